@@ -1,0 +1,1 @@
+//! Text to packed batches: readers, tokenizer, shards, examples and masking.

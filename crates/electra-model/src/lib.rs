@@ -1,0 +1,1 @@
+//! ELECTRA networks, their parameters and their files.

@@ -1,0 +1,1 @@
+//! Training: the pre-training loop, its run directory and its reports.

@@ -1,0 +1,3 @@
+//! The `electra` command.
+
+fn main() {}
