@@ -1,5 +1,8 @@
 //! Numerics of the ELECTRA system: devices, arrays and operators. Nothing here knows what a
 //! generator or a discriminator is.
 
+pub mod backend;
 pub mod batch;
+pub mod params;
+pub mod reference;
 pub mod rng;

@@ -1,0 +1,694 @@
+//! The contract: every operator once, as a forward and backward pair over packed batches.
+//!
+//! Two storeys. Below stand the plain operators that each backend has. Above stand methods
+//! composed of them (a block, a layer, a run of layers), which a backend may override to fuse.
+//! [`Reference`](crate::reference::Reference) is the contract in its plainest form and the oracle
+//! that every other backend is tested against.
+//!
+//! `T` is the number of tokens of a packed batch, `S` of its sequences, `H` the hidden size, `M`
+//! the number of masked rows, `V` of vocabulary entries, `E` the embedding size.
+
+use crate::params::{ParamLayout, ParamView};
+use crate::rng::Rng;
+
+/// A matrix of activations on a device: a handle, valid on the backend that made it.
+///
+/// What a backend keeps behind it (f32, bf16, int8 with scales) is its own business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Array {
+    pub(crate) slot: u32,
+    pub(crate) column: u32,
+    pub(crate) stride: u32,
+    /// Rows in use; at most as many as it was made with.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+impl Array {
+    /// The first `rows` rows.
+    pub fn first_rows(self, rows: usize) -> Array {
+        assert!(
+            rows <= self.rows,
+            "{rows} rows of an array of {}",
+            self.rows
+        );
+        Array { rows, ..self }
+    }
+
+    /// The columns `first .. first + cols` of every row.
+    pub fn columns(self, first: usize, cols: usize) -> Array {
+        assert!(first + cols <= self.cols);
+        Array {
+            column: self.column + first as u32,
+            cols,
+            ..self
+        }
+    }
+}
+
+/// A vector of `u32` on a device: a handle, valid on the backend that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ints {
+    pub(crate) slot: u32,
+    /// Elements in use; at most as many as it was made with.
+    pub len: usize,
+}
+
+impl Ints {
+    /// The first `len` elements.
+    pub fn first(self, len: usize) -> Ints {
+        assert!(
+            len <= self.len,
+            "{len} elements of a vector of {}",
+            self.len
+        );
+        Ints { len, ..self }
+    }
+}
+
+/// What identifies a row to the random numbers: its example in the global batch and its position.
+#[derive(Clone, Copy, Debug)]
+pub struct RowKeys {
+    /// `[T]` number of the row's sequence in the global batch.
+    pub example: Ints,
+    /// `[T]` position of the row in its sequence.
+    pub position: Ints,
+}
+
+/// The sequences of a packed batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequences {
+    /// `[S + 1]` first row of each sequence, and `T`.
+    pub cu_seqlens: Ints,
+    /// Keys of the rows for random numbers.
+    pub keys: RowKeys,
+    /// Length of the longest sequence.
+    pub longest: usize,
+}
+
+/// A dropout: decisions are 16 random bits each, a function of (seed, step, example, position,
+/// site, column), so that backward and recomputation draw the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// Probability that a value is dropped, in [0, 1).
+    pub rate: f32,
+    /// The step's random numbers.
+    pub rng: Rng,
+    /// Which dropout of the network this is.
+    pub site: u32,
+}
+
+impl Dropout {
+    /// A value is dropped where its 16 bits are below this.
+    pub fn threshold(&self) -> u32 {
+        (f64::from(self.rate) * 65536.0).round() as u32
+    }
+
+    /// Factor on the values that are kept, so that the expectation stays.
+    pub fn scale(&self) -> f64 {
+        65536.0 / f64::from(65536 - self.threshold())
+    }
+
+    /// The Philox block, word and half that decide on column `index`: 128 columns share sixteen
+    /// blocks so that sixteen lanes can work side by side.
+    #[inline(always)]
+    pub fn place(index: usize) -> (u32, usize, u32) {
+        let within = index % 128;
+        (
+            (index / 128 * 16 + within % 16) as u32,
+            within / 32,
+            (within / 16 % 2) as u32,
+        )
+    }
+}
+
+/// Activation function of a feed-forward block or head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x Φ(x)` with the error function (Hendrycks and Gimpel 2016).
+    Gelu,
+    /// Its tanh form, `gelu_new`.
+    GeluTanh,
+}
+
+/// A linear layer's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: ParamView,
+    /// `[out]`.
+    pub bias: ParamView,
+}
+
+/// A layer norm's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// `[H]`.
+    pub weight: ParamView,
+    /// `[H]`.
+    pub bias: ParamView,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// What `adamw` does to one range of the flat array.
+#[derive(Clone, Copy, Debug)]
+pub struct ParamUpdate {
+    /// The range.
+    pub view: ParamView,
+    /// Learning rate.
+    pub lr: f32,
+    /// Weight decay, 0 where none applies.
+    pub decay: f32,
+}
+
+/// Settings of Adam that hold for all parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Adam {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+}
+
+impl Default for Adam {
+    /// The values of the published system.
+    fn default() -> Self {
+        Adam {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-6,
+        }
+    }
+}
+
+/// The shape of an encoder layer: post-norm, full attention, absolute positions.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerSpec {
+    /// Hidden size.
+    pub hidden: usize,
+    /// Attention heads; they divide `hidden`.
+    pub heads: usize,
+    /// Width of the feed-forward block.
+    pub intermediate: usize,
+    /// Activation of the feed-forward block.
+    pub activation: Activation,
+}
+
+/// The parameters of an encoder layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerParams {
+    /// Query, key and value as one product, `[3H, H]`.
+    pub qkv: Linear,
+    /// Output projection of attention.
+    pub attention_output: Linear,
+    /// Norm after attention and its residual.
+    pub attention_norm: Norm,
+    /// First linear layer of the feed-forward block.
+    pub intermediate: Linear,
+    /// Second linear layer of the feed-forward block.
+    pub output: Linear,
+    /// Norm after the feed-forward block and its residual.
+    pub output_norm: Norm,
+}
+
+/// Dropout of an encoder layer in training.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerDropout {
+    /// Of attention probabilities.
+    pub attention: Dropout,
+    /// Of what attention adds to the residual.
+    pub attention_output: Dropout,
+    /// Of what the feed-forward block adds to the residual.
+    pub output: Dropout,
+}
+
+/// What an encoder layer computes, and backward reads again.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerArrays {
+    /// `[T, 3H]` query, key, value.
+    pub qkv: Array,
+    /// `[T, H]` attention before its output projection.
+    pub context: Array,
+    /// `[T, heads]` log of the sum of the exponentials of each row of scores.
+    pub log_sum: Array,
+    /// `[T, H]` input of the first norm.
+    pub attention_sum: Array,
+    /// `[T, 2]` mean and reciprocal deviation of the first norm.
+    pub attention_stats: Array,
+    /// `[T, H]` output of the first norm.
+    pub attention_normed: Array,
+    /// `[T, I]` feed-forward before the activation.
+    pub intermediate: Array,
+    /// `[T, I]` and after.
+    pub activated: Array,
+    /// `[T, H]` input of the second norm.
+    pub output_sum: Array,
+    /// `[T, 2]` its statistics.
+    pub output_stats: Array,
+    /// `[T, H]` output of the layer.
+    pub output: Array,
+}
+
+impl LayerArrays {
+    /// Arrays for up to `tokens` tokens.
+    pub fn new<B: Backend + ?Sized>(backend: &mut B, spec: &LayerSpec, tokens: usize) -> Self {
+        LayerArrays {
+            qkv: backend.array(tokens, 3 * spec.hidden),
+            context: backend.array(tokens, spec.hidden),
+            log_sum: backend.array(tokens, spec.heads),
+            attention_sum: backend.array(tokens, spec.hidden),
+            attention_stats: backend.array(tokens, 2),
+            attention_normed: backend.array(tokens, spec.hidden),
+            intermediate: backend.array(tokens, spec.intermediate),
+            activated: backend.array(tokens, spec.intermediate),
+            output_sum: backend.array(tokens, spec.hidden),
+            output_stats: backend.array(tokens, 2),
+            output: backend.array(tokens, spec.hidden),
+        }
+    }
+
+    /// The same arrays for the first `tokens` tokens.
+    pub fn first_rows(&self, tokens: usize) -> Self {
+        LayerArrays {
+            qkv: self.qkv.first_rows(tokens),
+            context: self.context.first_rows(tokens),
+            log_sum: self.log_sum.first_rows(tokens),
+            attention_sum: self.attention_sum.first_rows(tokens),
+            attention_stats: self.attention_stats.first_rows(tokens),
+            attention_normed: self.attention_normed.first_rows(tokens),
+            intermediate: self.intermediate.first_rows(tokens),
+            activated: self.activated.first_rows(tokens),
+            output_sum: self.output_sum.first_rows(tokens),
+            output_stats: self.output_stats.first_rows(tokens),
+            output: self.output.first_rows(tokens),
+        }
+    }
+}
+
+/// Gradients that pass through a layer; every layer of one shape can use the same.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerGradients {
+    /// `[T, H]` gradient by the layer's output, and after backward by its input.
+    pub hidden: Array,
+    /// `[T, H]` on the way.
+    pub residual: Array,
+    /// `[T, H]` on the way.
+    pub branch: Array,
+    /// `[T, 3H]` gradient by query, key, value.
+    pub qkv: Array,
+    /// `[T, I]` gradient inside the feed-forward block.
+    pub intermediate: Array,
+}
+
+impl LayerGradients {
+    /// Arrays for up to `tokens` tokens.
+    pub fn new<B: Backend + ?Sized>(backend: &mut B, spec: &LayerSpec, tokens: usize) -> Self {
+        LayerGradients {
+            hidden: backend.array(tokens, spec.hidden),
+            residual: backend.array(tokens, spec.hidden),
+            branch: backend.array(tokens, spec.hidden),
+            qkv: backend.array(tokens, 3 * spec.hidden),
+            intermediate: backend.array(tokens, spec.intermediate),
+        }
+    }
+
+    /// The same arrays for the first `tokens` tokens.
+    pub fn first_rows(&self, tokens: usize) -> Self {
+        LayerGradients {
+            hidden: self.hidden.first_rows(tokens),
+            residual: self.residual.first_rows(tokens),
+            branch: self.branch.first_rows(tokens),
+            qkv: self.qkv.first_rows(tokens),
+            intermediate: self.intermediate.first_rows(tokens),
+        }
+    }
+}
+
+/// A device, with everything one caller has on it: arrays and threads.
+///
+/// Handles belong to the backend that made them. Shapes that do not fit are a bug of the program
+/// and panic; nothing a user types reaches them unchecked.
+pub trait Backend {
+    /// Parameters in the forms that operators read; immutable while they run.
+    type Params;
+    /// A flat f32 array of the layout's length: gradients, moments.
+    type Flat;
+
+    // ---- memory -------------------------------------------------------------------------
+
+    /// A new array of zeros, `[rows, cols]`.
+    fn array(&mut self, rows: usize, cols: usize) -> Array;
+    /// A new vector of zeros.
+    fn ints(&mut self, len: usize) -> Ints;
+    /// Copies `values`, row-major `[rows, cols]`, to the device.
+    fn write(&mut self, to: Array, values: &[f32]);
+    /// Copies an array to `out`, row-major `[rows, cols]`.
+    fn read(&mut self, from: Array, out: &mut [f32]);
+    /// Copies `values` to the device.
+    fn write_ints(&mut self, to: Ints, values: &[u32]);
+    /// Copies a vector to `out`.
+    fn read_ints(&mut self, from: Ints, out: &mut [u32]);
+    /// Sets every element to zero.
+    fn zero(&mut self, array: Array);
+    /// `y = x`.
+    fn copy(&mut self, x: Array, y: Array);
+
+    /// Takes parameters to the device and packs those that are multiplied with.
+    fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> Self::Params;
+    /// Copies the parameters to `out`, of the layout's length.
+    fn read_params(&mut self, params: &Self::Params, out: &mut [f32]);
+    /// A new flat array of `len` zeros.
+    fn flat(&mut self, len: usize) -> Self::Flat;
+    /// Copies `values` to the device.
+    fn write_flat(&mut self, to: &mut Self::Flat, values: &[f32]);
+    /// Copies a flat array to `out`.
+    fn read_flat(&mut self, from: &Self::Flat, out: &mut [f32]);
+    /// Sets a flat array to zero.
+    fn zero_flat(&mut self, flat: &mut Self::Flat);
+
+    // ---- operators ----------------------------------------------------------------------
+
+    /// `y[t] = Σ_k table_k[ids_k[t]]`; `tables[k]` is `[n_k, E]`, every id below `n_k`.
+    fn embed(&mut self, params: &Self::Params, tables: &[(ParamView, Ints)], y: Array);
+    /// Adds `dy` to the gradient of each row that was read.
+    fn embed_backward(&mut self, tables: &[(ParamView, Ints)], dy: Array, grads: &mut Self::Flat);
+
+    /// `y = x Wᵀ + b`; x `[T, in]`, y `[T, out]`.
+    fn linear(&mut self, params: &Self::Params, x: Array, linear: &Linear, y: Array);
+    /// `dx = dy W`, or `dx += dy W`.
+    fn linear_backward_input(
+        &mut self,
+        params: &Self::Params,
+        dy: Array,
+        linear: &Linear,
+        dx: Array,
+        accumulate: bool,
+    );
+    /// Adds `dyᵀ x` to the weight's gradient and the column sums of `dy` to the bias's.
+    fn linear_backward_params(
+        &mut self,
+        x: Array,
+        dy: Array,
+        linear: &Linear,
+        grads: &mut Self::Flat,
+    );
+
+    /// `y = f(z)`, element by element.
+    fn activation(&mut self, activation: Activation, z: Array, y: Array);
+    /// `d = f'(z) d`, in place.
+    fn activation_backward(&mut self, activation: Activation, z: Array, d: Array);
+
+    /// `y = (x − mean) / sqrt(variance + eps) · weight + bias` over each row; stats `[T, 2]` keeps
+    /// the mean and the reciprocal deviation.
+    fn layer_norm(&mut self, params: &Self::Params, x: Array, norm: &Norm, y: Array, stats: Array);
+    /// Sets dx and adds to the gradients of weight and bias. `x` and `stats` are forward's.
+    fn layer_norm_backward(
+        &mut self,
+        params: &Self::Params,
+        x: Array,
+        stats: Array,
+        norm: &Norm,
+        dy: Array,
+        dx: Array,
+        grads: &mut Self::Flat,
+    );
+
+    /// `y = dropout(x)`; its backward is itself on the gradient. `x` and `y` may be one array.
+    fn dropout(&mut self, x: Array, dropout: &Dropout, keys: &RowKeys, y: Array);
+    /// `y = residual + dropout(x)`; without `dropout`, `y = residual + x`.
+    fn add(&mut self, residual: Array, x: Array, dropout: Option<(&Dropout, &RowKeys)>, y: Array);
+
+    /// Softmax attention within each sequence: `y = dropout(softmax(q kᵀ / √d)) v`, head by head.
+    ///
+    /// q, k, v, y: `[T, heads · d]`; log_sum `[T, heads]` keeps the log of each row's sum of
+    /// exponentials.
+    fn attention(
+        &mut self,
+        q: Array,
+        k: Array,
+        v: Array,
+        heads: usize,
+        sequences: &Sequences,
+        dropout: Option<&Dropout>,
+        y: Array,
+        log_sum: Array,
+    );
+    /// Sets dq, dk, dv. `y` and `log_sum` are forward's.
+    fn attention_backward(
+        &mut self,
+        qkv: [Array; 3],
+        heads: usize,
+        sequences: &Sequences,
+        dropout: Option<&Dropout>,
+        y: Array,
+        log_sum: Array,
+        dy: Array,
+        d_qkv: [Array; 3],
+    );
+
+    /// `y[m] = x[rows[m]]`.
+    fn gather_rows(&mut self, x: Array, rows: Ints, y: Array);
+    /// `dx[rows[m]] += dy[m]`; the rows are distinct.
+    fn scatter_add_rows(&mut self, dy: Array, rows: Ints, dx: Array);
+
+    /// `y = base`, then `y[rows[m]] = values[m]`; the rows are distinct.
+    fn replace(&mut self, base: Ints, rows: Ints, values: Ints, y: Ints);
+    /// `y[i] = 1` where `a[i] ≠ b[i]`, else 0.
+    fn not_equal(&mut self, a: Ints, b: Ints, y: Ints);
+
+    /// Log-probability of each row's target under softmax over the vocabulary, without an array
+    /// of `[M, V]`.
+    ///
+    /// x `[M, E]`; head `[V, E]` with bias; log_prob and log_sum `[M, 1]`; `predicted`, where
+    /// asked for, gets the most probable entry (the lowest of equals).
+    fn vocabulary_log_prob(
+        &mut self,
+        params: &Self::Params,
+        x: Array,
+        head: &Linear,
+        targets: Ints,
+        log_prob: Array,
+        log_sum: Array,
+        predicted: Option<Ints>,
+    );
+    /// Backward of `− scale · Σ log_prob`: sets dx and adds to the gradients of the head.
+    fn vocabulary_backward(
+        &mut self,
+        params: &Self::Params,
+        x: Array,
+        head: &Linear,
+        targets: Ints,
+        log_sum: Array,
+        scale: f32,
+        dx: Array,
+        grads: &mut Self::Flat,
+    );
+    /// Samples one entry a row from softmax(logits / temperature), `exclude[m]` left out if
+    /// given.
+    ///
+    /// By inversion: the first entry at which the running sum of probabilities passes the row's
+    /// uniform number, a function of (seed, step, example, position).
+    fn vocabulary_sample(
+        &mut self,
+        params: &Self::Params,
+        x: Array,
+        head: &Linear,
+        temperature: f32,
+        exclude: Option<Ints>,
+        rng: &Rng,
+        keys: &RowKeys,
+        rows: Ints,
+        sampled: Ints,
+    );
+
+    /// Binary cross-entropy of `sigmoid(logits)`: loss, logits `[T, 1]`, labels 0 or 1.
+    fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array);
+    /// Gradient of `scale · Σ loss` by the logits.
+    fn binary_cross_entropy_backward(
+        &mut self,
+        logits: Array,
+        labels: Ints,
+        scale: f32,
+        d_logits: Array,
+    );
+
+    /// Sum of all elements.
+    fn sum(&mut self, x: Array) -> f64;
+    /// Sum of squares of each of `views`.
+    fn squared_norms(&mut self, flat: &Self::Flat, views: &[ParamView]) -> Vec<f64>;
+    /// One step of AdamW as the published system takes it: no bias correction, decay inside the
+    /// update.
+    ///
+    /// With `g = grad_scale · grad`: `m = β1 m + (1 − β1) g`, `v = β2 v + (1 − β2) g²`,
+    /// `p −= lr (m / (√v + ε) + decay · p)`. What is packed is packed anew.
+    fn adamw(
+        &mut self,
+        params: &mut Self::Params,
+        grads: &Self::Flat,
+        first: &mut Self::Flat,
+        second: &mut Self::Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+    );
+
+    // ---- composed -----------------------------------------------------------------------
+
+    /// An encoder layer: attention and feed-forward, each with residual, then norm.
+    fn layer(
+        &mut self,
+        params: &Self::Params,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+    ) {
+        let hidden = spec.hidden;
+        self.linear(params, input, &layer.qkv, keep.qkv);
+        self.attention(
+            keep.qkv.columns(0, hidden),
+            keep.qkv.columns(hidden, hidden),
+            keep.qkv.columns(2 * hidden, hidden),
+            spec.heads,
+            sequences,
+            dropout.map(|d| &d.attention),
+            keep.context,
+            keep.log_sum,
+        );
+        // The branch is written where the layer's output will stand, and is gone by then.
+        let branch = keep.output;
+        self.linear(params, keep.context, &layer.attention_output, branch);
+        let keys = &sequences.keys;
+        let drop = dropout.map(|d| (&d.attention_output, keys));
+        self.add(input, branch, drop, keep.attention_sum);
+        self.layer_norm(
+            params,
+            keep.attention_sum,
+            &layer.attention_norm,
+            keep.attention_normed,
+            keep.attention_stats,
+        );
+        self.linear(
+            params,
+            keep.attention_normed,
+            &layer.intermediate,
+            keep.intermediate,
+        );
+        self.activation(spec.activation, keep.intermediate, keep.activated);
+        self.linear(params, keep.activated, &layer.output, branch);
+        let drop = dropout.map(|d| (&d.output, keys));
+        self.add(keep.attention_normed, branch, drop, keep.output_sum);
+        self.layer_norm(
+            params,
+            keep.output_sum,
+            &layer.output_norm,
+            keep.output,
+            keep.output_stats,
+        );
+    }
+
+    /// Backward of [`layer`](Backend::layer): `d.hidden` holds the gradient by the output and
+    /// gets the gradient by the input.
+    fn layer_backward(
+        &mut self,
+        params: &Self::Params,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+        d: &LayerGradients,
+        grads: &mut Self::Flat,
+    ) {
+        let (hidden, keys) = (spec.hidden, &sequences.keys);
+        self.layer_norm_backward(
+            params,
+            keep.output_sum,
+            keep.output_stats,
+            &layer.output_norm,
+            d.hidden,
+            d.residual,
+            grads,
+        );
+        let branch = match dropout {
+            Some(dropout) => {
+                self.dropout(d.residual, &dropout.output, keys, d.branch);
+                d.branch
+            }
+            None => d.residual,
+        };
+        self.linear_backward_params(keep.activated, branch, &layer.output, grads);
+        self.linear_backward_input(params, branch, &layer.output, d.intermediate, false);
+        self.activation_backward(spec.activation, keep.intermediate, d.intermediate);
+        self.linear_backward_params(
+            keep.attention_normed,
+            d.intermediate,
+            &layer.intermediate,
+            grads,
+        );
+        self.linear_backward_input(
+            params,
+            d.intermediate,
+            &layer.intermediate,
+            d.residual,
+            true,
+        );
+        self.layer_norm_backward(
+            params,
+            keep.attention_sum,
+            keep.attention_stats,
+            &layer.attention_norm,
+            d.residual,
+            d.hidden,
+            grads,
+        );
+        let branch = match dropout {
+            Some(dropout) => {
+                self.dropout(d.hidden, &dropout.attention_output, keys, d.branch);
+                d.branch
+            }
+            None => d.hidden,
+        };
+        self.linear_backward_params(keep.context, branch, &layer.attention_output, grads);
+        self.linear_backward_input(params, branch, &layer.attention_output, d.residual, false);
+        let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
+        self.attention_backward(
+            thirds(keep.qkv),
+            spec.heads,
+            sequences,
+            dropout.map(|d| &d.attention),
+            keep.context,
+            keep.log_sum,
+            d.residual,
+            thirds(d.qkv),
+        );
+        self.linear_backward_params(input, d.qkv, &layer.qkv, grads);
+        self.linear_backward_input(params, d.qkv, &layer.qkv, d.hidden, true);
+    }
+
+    /// A run of layers, each reading the one before; returns the last output.
+    fn layers(
+        &mut self,
+        params: &Self::Params,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        dropout: &[LayerDropout],
+        input: Array,
+        keep: &[LayerArrays],
+    ) -> Array {
+        let mut x = input;
+        for (i, (layer, keep)) in layers.iter().zip(keep).enumerate() {
+            self.layer(params, spec, layer, sequences, dropout.get(i), x, keep);
+            x = keep.output;
+        }
+        x
+    }
+}
