@@ -1,7 +1,7 @@
 """Makes the golden files beside this script: training traces and tiny Hugging Face model directories.
 
     python tests/golden/make_golden.py                  # everything
-    python tests/golden/make_golden.py trace trace_tied # some of it
+    python tests/golden/make_golden.py trace trace_tied # some of it; the directories are `tiny`
 
 Needs torch, transformers, safetensors, tokenizers, numpy. Everything is drawn from fixed seeds.
 
@@ -19,6 +19,10 @@ A trace is a pre-training run of ten steps with dropout off and given batches, o
 
 Metadata, each a JSON string: generator_config, discriminator_config, hyperparameters, shared, and f32_error, the
 distance of this f32 run from the same run in f64 (losses, gradients, changes), which bounds what a test can ask.
+
+The directories: `tiny-discriminator`, `tiny-generator` as transformers saves them, each with `expected.safetensors`
+(packed token_ids, type_ids, offsets, cu_seqlens, hidden, logits; metadata `texts`: pairs of first and second text);
+`-zip` and `-legacy` hold the same model as a PyTorch `.bin`, `-sharded` as several safetensors.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+from transformers import ElectraTokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "bench" / "peers"))
@@ -165,6 +170,18 @@ def f32_error(f32: dict[str, Any], f64: dict[str, Any]) -> dict[str, float]:
     }  # fmt: skip
 
 
+def save(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -> None:
+    """A safetensors file whose metadata stand in order, so that the same values make the same bytes."""
+    save_file(tensors, path, {k: json.dumps(v, ensure_ascii=True) for k, v in metadata.items()})
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(size)
+    assert len(text) == size
+    path.write_bytes(data[:8] + text + data[8 + size :])
+
+
 def full(config: Any) -> dict[str, Any]:
     """Every key of the configuration, defaults too."""
     return json.loads(config.to_json_string(use_diff=False))
@@ -193,9 +210,72 @@ def make_trace(name: str, spec: Trace) -> None:
         "hyperparameters": HYPER, "shared": pair.shared_names(), "f32_error": error,
     }  # fmt: skip
     path = HERE / f"{name}.safetensors"
-    save_file(tensors, path, {k: json.dumps(v) for k, v in metadata.items()})
+    save(tensors, path, metadata)
     print(f"{path.name}: {path.stat().st_size} bytes, losses {f32['losses'][0]} .. {f32['losses'][-1]}, "
           f"grad norms {f32['grad_norm'][0]:.3f} .. {f32['grad_norm'][-1]:.3f}, f32 against f64 {error}")  # fmt: skip
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = """the a of and in on to is was it old new small big red blue river stone boat tree house wind night morning
+water bird song road walk sing sleep ##ing ##ed ##er ##s ##ly 12 7""".split()
+TINY_VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,!?'-", *LETTERS, *(f"##{c}" for c in LETTERS), *WORDS]
+TINY_TEXTS: list[tuple[str, str | None]] = [
+    ("The old boat sleeps on the river.", None),
+    ("A small bird [MASK] in the tree, and it was [MASK]!", None),
+    ("Café Wind, NAÏVE singers", "It is morning."),
+    ("水", None),
+    ("It's 12 stones - 7 [MASK] boats?", "the night walked slowly to the house of the new red road"),
+]
+
+
+def make_tiny() -> None:
+    """A pair as pre-training exports it, in every form that an import meets."""
+    rng = np.random.default_rng(4)
+    common = {
+        "vocab_size": len(TINY_VOCAB), "embedding_size": 16, "max_position_embeddings": 40, "num_hidden_layers": 2,
+        "type_vocab_size": 2,
+    }  # fmt: skip
+    discriminator = er.config(**common, hidden_size=24, num_attention_heads=3, intermediate_size=44)
+    generator = er.config(**common, hidden_size=12, num_attention_heads=2, intermediate_size=20)
+    pair = er.Pair(discriminator, generator).eval()
+    draw_parameters(pair, rng)
+    for kind, model in (("discriminator", pair.discriminator), ("generator", pair.generator)):
+        folder = HERE / f"tiny-{kind}"
+        model.save_pretrained(folder)
+        (folder / "vocab.txt").write_text("".join(f"{w}\n" for w in TINY_VOCAB), "utf-8")
+        tokenizer = ElectraTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=40)
+        tokenizer.save_pretrained(folder)
+        save_expected(kind, model, tokenizer, folder / "expected.safetensors")
+        save_bin(kind, model)
+    pair.discriminator.save_pretrained(HERE / "tiny-discriminator-sharded", max_shard_size="12KB")
+
+
+@torch.no_grad()
+def save_expected(kind: str, model: Any, tokenizer: Any, path: Path) -> None:
+    """Token ids, types, offsets (in characters), last hidden states and logits of TINY_TEXTS, packed."""
+    found: dict[str, list[np.ndarray]] = {k: [] for k in ("token_ids", "type_ids", "offsets", "hidden", "logits")}
+    for first, second in TINY_TEXTS:
+        encoded = tokenizer(first, second, return_offsets_mapping=True, return_tensors="pt")
+        inputs = {k: encoded[k] for k in ("input_ids", "token_type_ids", "attention_mask")}
+        found["token_ids"].append(encoded["input_ids"][0].numpy().astype(np.uint32))
+        found["type_ids"].append(encoded["token_type_ids"][0].numpy().astype(np.uint32))
+        found["offsets"].append(encoded["offset_mapping"][0].numpy().astype(np.uint32))
+        found["hidden"].append(model.electra(**inputs).last_hidden_state[0].numpy())
+        found["logits"].append(model(**inputs).logits[0].numpy())
+    lengths = [ids.size for ids in found["token_ids"]]
+    tensors = {k: np.concatenate(v) for k, v in found.items()}
+    tensors["cu_seqlens"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32)
+    save(tensors, path, {"kind": kind, "texts": TINY_TEXTS})
+    print(f"{path.parent.name}: {lengths} tokens, logits {tensors['logits'].min():.3f} .. {tensors['logits'].max():.3f}")
+
+
+def save_bin(kind: str, model: Any) -> None:
+    """PyTorch's zip form and its older one, each with the stray buffer that old checkpoints carry."""
+    state = dict(model.state_dict()) | {"electra.embeddings.position_ids": torch.arange(40).expand((1, -1))}
+    for form, zipped in (("zip", True), ("legacy", False)):
+        folder = HERE / f"tiny-{kind}-{form}"
+        model.config.save_pretrained(folder)
+        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
 
 
 def main(wanted: list[str]) -> None:
@@ -203,6 +283,8 @@ def main(wanted: list[str]) -> None:
     for name, spec in TRACES.items():
         if not wanted or name in wanted:
             make_trace(name, spec)
+    if not wanted or "tiny" in wanted:
+        make_tiny()
 
 
 if __name__ == "__main__":
