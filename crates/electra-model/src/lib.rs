@@ -1,1 +1,4 @@
 //! ELECTRA networks, their parameters and their files.
+
+pub mod config;
+pub mod files;
