@@ -344,6 +344,8 @@ pub trait Backend {
     fn array(&mut self, rows: usize, cols: usize) -> Array;
     /// A new vector of zeros.
     fn ints(&mut self, len: usize) -> Ints;
+    /// Frees every array and vector; the handles must not be used again.
+    fn release_arrays(&mut self);
     /// Copies `values`, row-major `[rows, cols]`, to the device.
     fn write(&mut self, to: Array, values: &[f32]);
     /// Copies an array to `out`, row-major `[rows, cols]`.

@@ -1,4 +1,9 @@
 //! ELECTRA networks, their parameters and their files.
 
 pub mod config;
+pub mod discriminator;
+pub mod encoder;
 pub mod files;
+pub mod generator;
+pub mod init;
+pub mod pretraining;

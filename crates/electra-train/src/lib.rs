@@ -1,1 +1,4 @@
 //! Training: the pre-training loop, its run directory and its reports.
+
+pub mod optimizer;
+pub mod schedule;

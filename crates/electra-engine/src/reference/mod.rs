@@ -166,6 +166,11 @@ impl<T: Real> Backend for Reference<T> {
         }
     }
 
+    fn release_arrays(&mut self) {
+        self.arrays.clear();
+        self.ints.clear();
+    }
+
     fn write(&mut self, to: Array, values: &[f32]) {
         let values: Vec<T> = values.iter().map(|&v| T::of(v.into())).collect();
         self.store(to, &values);

@@ -1,0 +1,547 @@
+//! Generator and discriminator trained together by replaced token detection.
+//!
+//! Loss = `gen_weight · mean over masked rows of −log p(target)`
+//! `+ disc_weight · mean over all tokens of binary cross-entropy(replaced?)`
+//! (Clark et al. 2020, equation 4; the reference averages both over the whole batch).
+
+use crate::config::{ConfigError, ElectraConfig};
+use crate::discriminator::{
+    Discriminator, DiscriminatorArrays, DiscriminatorGradients, ReplacedTokenHead,
+};
+use crate::encoder::{Body, Embeddings, Encoder, EncoderArrays, EncoderInput};
+use crate::generator::{Generator, GeneratorArrays, GeneratorGradients, MaskedLmHead};
+use electra_engine::backend::*;
+use electra_engine::batch::PackedBatch;
+use electra_engine::params::ParamLayout;
+use electra_engine::rng::Rng;
+
+/// Why a generator and a discriminator cannot be trained together.
+#[derive(Debug, thiserror::Error)]
+pub enum PairError {
+    /// One of the configurations is wrong by itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What is shared has two sizes.
+    #[error(
+        "generator and discriminator share what \"{key}\" sizes, but it is {generator} in one and \
+         {discriminator} in the other; make them equal or share less"
+    )]
+    Disagreement {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// The generator's value.
+        generator: usize,
+        /// The discriminator's value.
+        discriminator: usize,
+    },
+}
+
+/// What the two networks share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// The embedding tables and their norm: the reference's default.
+    Embeddings,
+    /// Nothing (`untied_generator_embeddings`).
+    Nothing,
+    /// The whole encoder (`untied_generator = false`).
+    Encoder,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// Generator and discriminator.
+    ReplacedTokens(Sharing),
+    /// A discriminator whose replacements come from elsewhere (`uniform_generator`).
+    GivenReplacements,
+    /// A masked language model alone (`electra_objective = false`).
+    MaskedLm,
+}
+
+/// Prefix of the generator's names among parameters trained together.
+pub const GENERATOR: &str = "generator.";
+/// Prefix of the discriminator's.
+pub const DISCRIMINATOR: &str = "discriminator.";
+
+/// The networks of a pre-training run and the layout of their parameters.
+#[derive(Clone, Debug)]
+pub struct Pretraining {
+    /// Every parameter under its prefixed names.
+    pub layout: ParamLayout,
+    /// Absent with [`Objective::GivenReplacements`].
+    pub generator: Option<Generator>,
+    /// Absent with [`Objective::MaskedLm`].
+    pub discriminator: Option<Discriminator>,
+}
+
+impl Pretraining {
+    /// Declares the networks. Where they share, their configurations must agree.
+    pub fn new(
+        objective: Objective,
+        generator: &ElectraConfig,
+        discriminator: &ElectraConfig,
+    ) -> Result<Self, PairError> {
+        generator.validate()?;
+        discriminator.validate()?;
+        let mut layout = ParamLayout::new();
+        let layout_ref = &mut layout;
+        let (generator, discriminator) = match objective {
+            Objective::ReplacedTokens(sharing) => {
+                let (g, d) = declare_pair(layout_ref, sharing, generator, discriminator)?;
+                (Some(g), Some(d))
+            }
+            Objective::GivenReplacements => {
+                let head = ReplacedTokenHead::declare(layout_ref, DISCRIMINATOR, discriminator);
+                let body = Body::declare(layout_ref, DISCRIMINATOR, discriminator);
+                let embeddings = Embeddings::declare(layout_ref, DISCRIMINATOR, discriminator);
+                let encoder = Encoder::new(embeddings, body, discriminator, 0);
+                (None, Some(Discriminator { encoder, head }))
+            }
+            Objective::MaskedLm => {
+                let head = MaskedLmHead::declare(layout_ref, GENERATOR, generator);
+                let body = Body::declare(layout_ref, GENERATOR, generator);
+                let embeddings = Embeddings::declare(layout_ref, GENERATOR, generator);
+                let head = head.tie(layout_ref, GENERATOR, embeddings.word);
+                let encoder = Encoder::new(embeddings, body, generator, 1);
+                (Some(Generator { encoder, head }), None)
+            }
+        };
+        Ok(Pretraining {
+            layout,
+            generator,
+            discriminator,
+        })
+    }
+}
+
+fn declare_pair(
+    layout: &mut ParamLayout,
+    sharing: Sharing,
+    generator: &ElectraConfig,
+    discriminator: &ElectraConfig,
+) -> Result<(Generator, Discriminator), PairError> {
+    require_agreement(sharing, generator, discriminator)?;
+    let d_head = ReplacedTokenHead::declare(layout, DISCRIMINATOR, discriminator);
+    let d_body = Body::declare(layout, DISCRIMINATOR, discriminator);
+    let g_head = MaskedLmHead::declare(layout, GENERATOR, generator);
+    let g_body = match sharing {
+        Sharing::Encoder => {
+            let encoder_names: Vec<String> = layout
+                .params()
+                .iter()
+                .flat_map(|p| p.names.iter())
+                .filter_map(|name| name.strip_prefix(DISCRIMINATOR))
+                .filter(|name| name.starts_with("electra."))
+                .map(str::to_owned)
+                .collect();
+            for name in encoder_names {
+                layout.alias(
+                    &format!("{GENERATOR}{name}"),
+                    &format!("{DISCRIMINATOR}{name}"),
+                );
+            }
+            d_body.clone()
+        }
+        _ => Body::declare(layout, GENERATOR, generator),
+    };
+    let d_embeddings = Embeddings::declare(layout, DISCRIMINATOR, discriminator);
+    let g_embeddings = match sharing {
+        Sharing::Nothing => Embeddings::declare(layout, GENERATOR, generator),
+        _ => {
+            Embeddings::alias(layout, GENERATOR, DISCRIMINATOR);
+            d_embeddings
+        }
+    };
+    let g_head = g_head.tie(layout, GENERATOR, g_embeddings.word);
+    Ok((
+        Generator {
+            encoder: Encoder::new(g_embeddings, g_body, generator, 1),
+            head: g_head,
+        },
+        Discriminator {
+            encoder: Encoder::new(d_embeddings, d_body, discriminator, 0),
+            head: d_head,
+        },
+    ))
+}
+
+/// What two networks share must have one size in both.
+fn require_agreement(
+    sharing: Sharing,
+    generator: &ElectraConfig,
+    discriminator: &ElectraConfig,
+) -> Result<(), PairError> {
+    let sizes = |c: &ElectraConfig| {
+        [
+            ("vocab_size", c.vocab_size),
+            ("embedding_size", c.embedding_size),
+            ("max_position_embeddings", c.max_position_embeddings),
+            ("type_vocab_size", c.type_vocab_size),
+            ("hidden_size", c.hidden_size),
+            ("num_hidden_layers", c.num_hidden_layers),
+            ("num_attention_heads", c.num_attention_heads),
+            ("intermediate_size", c.intermediate_size),
+        ]
+    };
+    let shared = match sharing {
+        Sharing::Nothing => 1,
+        Sharing::Embeddings => 4,
+        Sharing::Encoder => 8,
+    };
+    for ((key, g), (_, d)) in sizes(generator)
+        .into_iter()
+        .zip(sizes(discriminator))
+        .take(shared)
+    {
+        if g != d {
+            return Err(PairError::Disagreement {
+                key,
+                generator: g,
+                discriminator: d,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A masked batch on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct MaskedInput<'a> {
+    /// Tokens with masks in place.
+    pub batch: &'a PackedBatch,
+    /// `[T]` tokens as they were.
+    pub original_ids: &'a [u32],
+    /// `[M]` masked rows, ascending.
+    pub masked_rows: &'a [u32],
+    /// `[M]` tokens as they were in these rows.
+    pub targets: &'a [u32],
+    /// Number of the batch's first sequence in the global batch.
+    pub first_example: u32,
+}
+
+/// How a step is run.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOptions<'a> {
+    /// The step's random numbers.
+    pub rng: Rng,
+    /// Whether dropout is on.
+    pub dropout: bool,
+    /// Replacements `[M]`; otherwise they are sampled from the generator.
+    pub replacements: Option<&'a [u32]>,
+    /// Sampling temperature.
+    pub temperature: f32,
+    /// Whether the true token is never sampled.
+    pub disallow_correct: bool,
+    /// Factor on the sum of −log p over masked rows: `gen_weight` / masked rows of the global
+    /// batch.
+    pub mlm_scale: f32,
+    /// Factor on the sum of the discriminator's loss over tokens: `disc_weight` / tokens of the
+    /// global batch.
+    pub rtd_scale: f32,
+}
+
+/// Sums over a (micro-)batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepSums {
+    /// Sum of −log p over masked rows.
+    pub mlm: f64,
+    /// Sum of the discriminator's loss over tokens.
+    pub rtd: f64,
+    /// Masked rows.
+    pub masked: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Tokens that were replaced by another.
+    pub replaced: usize,
+}
+
+impl std::ops::AddAssign for StepSums {
+    fn add_assign(&mut self, other: Self) {
+        self.mlm += other.mlm;
+        self.rtd += other.rtd;
+        self.masked += other.masked;
+        self.tokens += other.tokens;
+        self.replaced += other.replaced;
+    }
+}
+
+/// What a step leaves on the host, where asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Detections {
+    /// `[M]` the generator's most probable tokens.
+    pub predicted: Vec<u32>,
+    /// `[M]` tokens put in.
+    pub sampled: Vec<u32>,
+    /// `[T]` logits of "replaced".
+    pub logits: Vec<f32>,
+    /// `[T]` 1 where replaced.
+    pub labels: Vec<u32>,
+}
+
+/// Every array of a pre-training step, for up to so many tokens, sequences and masked rows.
+#[derive(Clone, Debug)]
+struct Arrays {
+    tokens: usize,
+    sequences: usize,
+    masked: usize,
+    masked_ids: Ints,
+    original_ids: Ints,
+    replaced_ids: Ints,
+    type_ids: Ints,
+    position_ids: Ints,
+    example: Ints,
+    cu_seqlens: Ints,
+    rows: Ints,
+    targets: Ints,
+    sampled: Ints,
+    predicted: Ints,
+    labels: Ints,
+    generator: Option<(GeneratorArrays, GeneratorGradients)>,
+    discriminator: Option<(DiscriminatorArrays, DiscriminatorGradients)>,
+}
+
+impl Arrays {
+    fn new<B: Backend>(
+        backend: &mut B,
+        networks: &Pretraining,
+        [tokens, sequences, masked]: [usize; 3],
+    ) -> Self {
+        let generator = networks.generator.as_ref().map(|g| {
+            let encoder = EncoderArrays::for_training(backend, &g.encoder, tokens);
+            (
+                GeneratorArrays::new(backend, g, encoder, masked),
+                GeneratorGradients::new(backend, g, tokens, masked),
+            )
+        });
+        let discriminator = networks.discriminator.as_ref().map(|d| {
+            let encoder = EncoderArrays::for_training(backend, &d.encoder, tokens);
+            (
+                DiscriminatorArrays::new(backend, d, encoder, tokens),
+                DiscriminatorGradients::new(backend, d, tokens),
+            )
+        });
+        Arrays {
+            tokens,
+            sequences,
+            masked,
+            masked_ids: backend.ints(tokens),
+            original_ids: backend.ints(tokens),
+            replaced_ids: backend.ints(tokens),
+            type_ids: backend.ints(tokens),
+            position_ids: backend.ints(tokens),
+            example: backend.ints(tokens),
+            cu_seqlens: backend.ints(sequences + 1),
+            rows: backend.ints(masked),
+            targets: backend.ints(masked),
+            sampled: backend.ints(masked),
+            predicted: backend.ints(masked),
+            labels: backend.ints(tokens),
+            generator,
+            discriminator,
+        }
+    }
+}
+
+/// The device's side of a pre-training step: its arrays, made once and made anew only when a
+/// larger batch comes.
+#[derive(Debug, Default)]
+pub struct PretrainingStep {
+    arrays: Option<Arrays>,
+}
+
+/// The arrays of one batch, cut to its size.
+struct Batch {
+    generator: EncoderInput,
+    discriminator: EncoderInput,
+    original_ids: Ints,
+    rows: Ints,
+    targets: Ints,
+    sampled: Ints,
+    predicted: Ints,
+    labels: Ints,
+}
+
+impl PretrainingStep {
+    /// A step without arrays.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes room for batches of up to `tokens` tokens, `sequences` sequences and `masked`
+    /// masked rows.
+    pub fn reserve<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        networks: &Pretraining,
+        [tokens, sequences, masked]: [usize; 3],
+    ) {
+        let have = self
+            .arrays
+            .as_ref()
+            .map_or([0; 3], |a| [a.tokens, a.sequences, a.masked]);
+        let want = [
+            tokens.max(have[0]),
+            sequences.max(have[1]),
+            masked.max(have[2]),
+        ];
+        if have != want {
+            // Whoever made the old arrays must not keep them beside the new.
+            self.arrays = None;
+            backend.release_arrays();
+            self.arrays = Some(Arrays::new(backend, networks, want));
+        }
+    }
+
+    fn upload<B: Backend>(&self, backend: &mut B, input: &MaskedInput) -> Option<Batch> {
+        let a = self.arrays.as_ref()?;
+        let batch = input.batch;
+        let (tokens, masked) = (batch.tokens(), input.masked_rows.len());
+        let upload = |backend: &mut B, to: Ints, values: &[u32]| {
+            let to = to.first(values.len());
+            backend.write_ints(to, values);
+            to
+        };
+        let example: Vec<u32> = (0..batch.sequences())
+            .flat_map(|s| batch.rows(s).map(move |_| input.first_example + s as u32))
+            .collect();
+        let position_ids = upload(backend, a.position_ids, &batch.position_ids);
+        let sequences = Sequences {
+            cu_seqlens: upload(backend, a.cu_seqlens, &batch.cu_seqlens),
+            keys: RowKeys {
+                example: upload(backend, a.example, &example),
+                position: position_ids,
+            },
+            longest: (0..batch.sequences())
+                .map(|s| batch.rows(s).len())
+                .max()
+                .unwrap_or(0),
+        };
+        let generator = EncoderInput {
+            token_ids: upload(backend, a.masked_ids, &batch.token_ids),
+            type_ids: upload(backend, a.type_ids, &batch.type_ids),
+            position_ids,
+            sequences,
+        };
+        Some(Batch {
+            generator,
+            discriminator: EncoderInput {
+                token_ids: a.replaced_ids.first(tokens),
+                ..generator
+            },
+            original_ids: upload(backend, a.original_ids, input.original_ids),
+            rows: upload(backend, a.rows, input.masked_rows),
+            targets: upload(backend, a.targets, input.targets),
+            sampled: a.sampled.first(masked),
+            predicted: a.predicted.first(masked),
+            labels: a.labels.first(tokens),
+        })
+    }
+
+    /// Runs one (micro-)batch forward and, with `grads`, backward: adds to `grads` the gradient
+    /// of `mlm_scale · Σ MLM + rtd_scale · Σ RTD`. With `detections`, fills it.
+    pub fn run<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        networks: &Pretraining,
+        params: &B::Params,
+        input: &MaskedInput,
+        options: &StepOptions,
+        mut grads: Option<&mut B::Flat>,
+        detections: Option<&mut Detections>,
+    ) -> StepSums {
+        let (tokens, masked) = (input.batch.tokens(), input.masked_rows.len());
+        self.reserve(backend, networks, [tokens, input.batch.sequences(), masked]);
+        let (Some(batch), Some(arrays)) = (self.upload(backend, input), &self.arrays) else {
+            return StepSums::default();
+        };
+        let rng = options.dropout.then_some(&options.rng);
+        let mut sums = StepSums {
+            tokens,
+            masked,
+            ..StepSums::default()
+        };
+        if let Some(given) = options.replacements {
+            backend.write_ints(batch.sampled, given);
+        }
+        if let (Some(generator), Some((arrays, d))) = (&networks.generator, &arrays.generator) {
+            let arrays = arrays.first_rows(tokens, masked);
+            let (input, rows) = (&batch.generator, batch.rows);
+            let x = generator.forward(backend, params, input, rows, &arrays, rng);
+            let predicted = detections.is_some().then_some(batch.predicted);
+            generator.log_prob(backend, params, batch.targets, &arrays, predicted);
+            sums.mlm = -backend.sum(arrays.log_prob);
+            if networks.discriminator.is_some() && options.replacements.is_none() {
+                backend.vocabulary_sample(
+                    params,
+                    x,
+                    &generator.head.vocabulary,
+                    options.temperature,
+                    options.disallow_correct.then_some(batch.targets),
+                    &options.rng,
+                    &input.sequences.keys,
+                    rows,
+                    batch.sampled,
+                );
+            }
+            if let Some(grads) = grads.as_deref_mut() {
+                let d = d.first_rows(tokens, masked);
+                let (targets, scale) = (batch.targets, options.mlm_scale);
+                generator.backward(
+                    backend, params, input, rows, targets, scale, &arrays, rng, &d, grads,
+                );
+            }
+        }
+        let mut logits = None;
+        if let (Some(discriminator), Some((arrays, d))) =
+            (&networks.discriminator, &arrays.discriminator)
+        {
+            let arrays = arrays.first_rows(tokens);
+            let (input, labels) = (&batch.discriminator, batch.labels);
+            backend.replace(
+                batch.original_ids,
+                batch.rows,
+                batch.sampled,
+                input.token_ids,
+            );
+            backend.not_equal(input.token_ids, batch.original_ids, labels);
+            logits = Some(discriminator.forward(backend, params, input, &arrays, rng));
+            backend.binary_cross_entropy(arrays.logits, labels, arrays.loss);
+            sums.rtd = backend.sum(arrays.loss);
+            if let Some(grads) = grads {
+                let d = d.first_rows(tokens);
+                let scale = options.rtd_scale;
+                discriminator.backward(
+                    backend, params, input, labels, scale, &arrays, rng, &d, grads,
+                );
+            }
+            let mut host = vec![0; tokens];
+            backend.read_ints(labels, &mut host);
+            sums.replaced = host.iter().filter(|&&label| label != 0).count();
+        }
+        if let Some(out) = detections {
+            read_detections(backend, &batch, logits, out);
+        }
+        sums
+    }
+}
+
+fn read_detections<B: Backend>(
+    backend: &mut B,
+    batch: &Batch,
+    logits: Option<Array>,
+    out: &mut Detections,
+) {
+    for (from, to) in [
+        (batch.predicted, &mut out.predicted),
+        (batch.sampled, &mut out.sampled),
+        (batch.labels, &mut out.labels),
+    ] {
+        to.resize(from.len, 0);
+        backend.read_ints(from, to);
+    }
+    out.logits.clear();
+    if let Some(logits) = logits {
+        out.logits.resize(logits.rows, 0.0);
+        backend.read(logits, &mut out.logits);
+    }
+}

@@ -1,0 +1,109 @@
+//! Parameters in training: gradients, clipping and the optimizer's step.
+
+use electra_engine::backend::{Adam, Backend, ParamUpdate};
+use electra_engine::params::{ParamLayout, ParamView};
+
+/// Settings of the optimizer; the defaults are the reference's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OptimizerConfig {
+    /// Added to the update as `weight_decay_rate · p`, norms and biases left out.
+    pub weight_decay_rate: f64,
+    /// Gradients are scaled down to this global norm.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig {
+            weight_decay_rate: 0.01,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// Parameters, gradients and moments on a device.
+#[derive(Debug)]
+pub struct TrainingState<B: Backend> {
+    /// Parameters.
+    pub params: B::Params,
+    /// Gradients of the step under way.
+    pub grads: B::Flat,
+    /// Adam's first moment.
+    pub first: B::Flat,
+    /// Adam's second moment.
+    pub second: B::Flat,
+    views: Vec<ParamView>,
+    names: Vec<String>,
+    decays: Vec<bool>,
+}
+
+/// The gradients of a step, measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientNorm {
+    /// Euclidean norm over all parameters.
+    pub norm: f64,
+    /// First parameter whose gradient is not finite.
+    pub non_finite: Option<String>,
+}
+
+impl<B: Backend> TrainingState<B> {
+    /// State at the start of a run; `values` is a flat array of the layout's length.
+    pub fn new(backend: &mut B, layout: &ParamLayout, values: &[f32]) -> Self {
+        TrainingState {
+            params: backend.params(layout, values),
+            grads: backend.flat(layout.len()),
+            first: backend.flat(layout.len()),
+            second: backend.flat(layout.len()),
+            views: layout.params().iter().map(|p| p.view).collect(),
+            names: layout.params().iter().map(|p| p.names[0].clone()).collect(),
+            decays: layout.params().iter().map(|p| p.decay).collect(),
+        }
+    }
+
+    /// Sets the gradients to zero.
+    pub fn zero_grads(&mut self, backend: &mut B) {
+        backend.zero_flat(&mut self.grads);
+    }
+
+    /// Norm of the gradients, and the first parameter where it is not finite.
+    pub fn gradient_norm(&self, backend: &mut B) -> GradientNorm {
+        let squares = backend.squared_norms(&self.grads, &self.views);
+        let non_finite = squares.iter().position(|s| !s.is_finite());
+        GradientNorm {
+            norm: squares.iter().sum::<f64>().sqrt(),
+            non_finite: non_finite.map(|i| self.names[i].clone()),
+        }
+    }
+
+    /// Clips to the configured norm and takes one step of AdamW at learning rate `lr`.
+    pub fn step(&mut self, backend: &mut B, config: &OptimizerConfig, norm: f64, lr: f64) {
+        let clip = if norm > config.clip_norm {
+            config.clip_norm / norm
+        } else {
+            1.0
+        };
+        let updates: Vec<ParamUpdate> = self
+            .views
+            .iter()
+            .zip(&self.decays)
+            .map(|(&view, &decay)| ParamUpdate {
+                view,
+                lr: lr as f32,
+                decay: if decay {
+                    config.weight_decay_rate as f32
+                } else {
+                    0.0
+                },
+            })
+            .collect();
+        backend.adamw(
+            &mut self.params,
+            &self.grads,
+            &mut self.first,
+            &mut self.second,
+            &Adam::default(),
+            clip as f32,
+            &updates,
+        );
+    }
+}
