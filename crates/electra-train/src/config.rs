@@ -1,0 +1,726 @@
+//! Hyper-parameters of pre-training, with the names of the published system.
+//!
+//! Defaults come from a preset; `base` and `large` carry the values that the reference code has
+//! only in comments. An unknown name is an error that suggests the nearest known one.
+
+use electra_model::config::{Activation, ElectraConfig};
+use electra_model::pretraining::{Objective, Sharing};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+/// What can be wrong with hyper-parameters.
+#[derive(Debug, thiserror::Error)]
+pub enum PretrainConfigError {
+    /// No such preset.
+    #[error("there is no preset \"{0}\"; the presets are tiny, small, base and large")]
+    UnknownPreset(String),
+    /// No such hyper-parameter.
+    #[error("{place}: there is no hyper-parameter \"{key}\"{suggestion}")]
+    UnknownKey {
+        /// Where it was given.
+        place: String,
+        /// What was given.
+        key: String,
+        /// "; did you mean …?" or empty.
+        suggestion: String,
+    },
+    /// A value of the wrong type.
+    #[error("{place}: \"{key}\" {problem}")]
+    Value {
+        /// Where it was given.
+        place: String,
+        /// The hyper-parameter.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// An option of the reference that is not built.
+    #[error(
+        "\"{key}\" is an option of the reference code that is not built here; leave it {leave}"
+    )]
+    NotBuilt {
+        /// The hyper-parameter.
+        key: &'static str,
+        /// The value that stands for "off".
+        leave: &'static str,
+    },
+    /// A file of hyper-parameters cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The sizes make no network.
+    #[error(transparent)]
+    Network(#[from] electra_model::config::ConfigError),
+}
+
+/// How examples are made from documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExampleKind {
+    /// Each document in runs of `max_seq_length − 2` tokens.
+    Runs,
+    /// The reference's builder of two segments.
+    TwoSegments,
+}
+
+/// Hyper-parameters of a pre-training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// Size of the networks: `tiny`, `small`, `base`, `large`.
+    pub model_size: String,
+    /// Train generator and discriminator; `false`: a masked language model alone.
+    pub electra_objective: bool,
+    /// The energy-based variant; not built.
+    pub electric_objective: bool,
+    /// Weight of the generator's loss.
+    pub gen_weight: f64,
+    /// Weight of the discriminator's loss.
+    pub disc_weight: f64,
+    /// Share of tokens that are masked.
+    pub mask_prob: f64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Power of the learning rate's decay.
+    pub lr_decay_power: f64,
+    /// Weight decay.
+    pub weight_decay_rate: f64,
+    /// Steps of warm-up.
+    pub num_warmup_steps: u64,
+    /// Steps of the run.
+    pub num_train_steps: u64,
+    /// Steps between checkpoints.
+    pub save_checkpoints_steps: u64,
+    /// Checkpoints kept; 0 keeps all.
+    pub keep_checkpoint_max: usize,
+    /// Steps between evaluations on the held-out part; 0 for none.
+    pub eval_steps: u64,
+    /// Batches of an evaluation at the most.
+    pub num_eval_steps: usize,
+    /// Share of the documents that is held out.
+    pub held_out: f64,
+    /// Sizes that differ from the preset's: keys of the discriminator's `config.json`.
+    pub model_hparam_overrides: Map<String, Value>,
+    /// Embedding size; null for the preset's.
+    pub embedding_size: Option<usize>,
+    /// Size of the vocabulary; null for the tokenizer's.
+    pub vocab_size: Option<usize>,
+    /// Tokens of an example, special ones included.
+    pub max_seq_length: usize,
+    /// How examples are made.
+    pub examples: ExampleKind,
+    /// Sequences of a batch.
+    pub train_batch_size: usize,
+    /// Tokens of a batch at the most, instead of `train_batch_size`; null for none.
+    pub train_batch_tokens: Option<usize>,
+    /// Micro-batches that a batch is split into, to save memory.
+    pub gradient_accumulation_steps: usize,
+    /// Sequences of a batch in evaluation.
+    pub eval_batch_size: usize,
+    /// Layers of the generator as a share of the discriminator's.
+    pub generator_layers: f64,
+    /// Hidden size of the generator as a share of the discriminator's.
+    pub generator_hidden_size: f64,
+    /// Whether the generator has an encoder of its own.
+    pub untied_generator: bool,
+    /// Whether it has embeddings of its own.
+    pub untied_generator_embeddings: bool,
+    /// Replace by random tokens, without a generator network.
+    pub uniform_generator: bool,
+    /// Generator of two causal towers; not built.
+    pub two_tower_generator: bool,
+    /// Never sample the true token.
+    pub disallow_correct: bool,
+    /// Sampling temperature.
+    pub temperature: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Skipped steps in a row (loss or gradient not finite) after which the run stops.
+    pub max_skipped_steps: u32,
+    /// Shrink everything, to see whether it runs at all.
+    pub debug: bool,
+}
+
+/// Settings that a resumed run may change: none changes a number of the run.
+pub const MAY_CHANGE: &[&str] = &[
+    "save_checkpoints_steps",
+    "keep_checkpoint_max",
+    "max_skipped_steps",
+];
+
+/// What a preset sets.
+struct Preset {
+    layers: usize,
+    hidden: usize,
+    embedding: usize,
+    generator_hidden_size: f64,
+    mask_prob: f64,
+    learning_rate: f64,
+    warmup: u64,
+    batch: usize,
+    max_seq_length: usize,
+    steps: u64,
+}
+
+fn preset(name: &str) -> Result<Preset, PretrainConfigError> {
+    let small = Preset {
+        layers: 12,
+        hidden: 256,
+        embedding: 128,
+        generator_hidden_size: 1.0 / 4.0,
+        mask_prob: 0.15,
+        learning_rate: 5e-4,
+        warmup: 10_000,
+        batch: 128,
+        max_seq_length: 128,
+        steps: 1_000_000,
+    };
+    Ok(match name {
+        "tiny" => Preset {
+            layers: 4,
+            hidden: 128,
+            generator_hidden_size: 1.0 / 2.0,
+            learning_rate: 1e-3,
+            warmup: 1_000,
+            batch: 32,
+            max_seq_length: 64,
+            steps: 10_000,
+            ..small
+        },
+        "small" => small,
+        "base" => Preset {
+            hidden: 768,
+            embedding: 768,
+            generator_hidden_size: 1.0 / 3.0,
+            learning_rate: 2e-4,
+            batch: 256,
+            max_seq_length: 512,
+            steps: 766_000,
+            ..small
+        },
+        "large" => Preset {
+            layers: 24,
+            hidden: 1024,
+            embedding: 1024,
+            mask_prob: 0.25,
+            learning_rate: 2e-4,
+            batch: 2048,
+            max_seq_length: 512,
+            steps: 400_000,
+            ..small
+        },
+        other => return Err(PretrainConfigError::UnknownPreset(other.to_owned())),
+    })
+}
+
+impl PretrainConfig {
+    /// The hyper-parameters of a preset.
+    pub fn preset(name: &str) -> Result<Self, PretrainConfigError> {
+        let p = preset(name)?;
+        Ok(PretrainConfig {
+            model_size: name.to_owned(),
+            electra_objective: true,
+            electric_objective: false,
+            gen_weight: 1.0,
+            disc_weight: 50.0,
+            mask_prob: p.mask_prob,
+            learning_rate: p.learning_rate,
+            lr_decay_power: 1.0,
+            weight_decay_rate: 0.01,
+            num_warmup_steps: p.warmup,
+            num_train_steps: p.steps,
+            save_checkpoints_steps: 1000,
+            keep_checkpoint_max: 5,
+            eval_steps: 1000,
+            num_eval_steps: 100,
+            held_out: 0.01,
+            model_hparam_overrides: Map::new(),
+            embedding_size: None,
+            vocab_size: None,
+            max_seq_length: p.max_seq_length,
+            examples: ExampleKind::Runs,
+            train_batch_size: p.batch,
+            train_batch_tokens: None,
+            gradient_accumulation_steps: 1,
+            eval_batch_size: p.batch.min(128),
+            generator_layers: 1.0,
+            generator_hidden_size: p.generator_hidden_size,
+            untied_generator: true,
+            untied_generator_embeddings: false,
+            uniform_generator: false,
+            two_tower_generator: false,
+            disallow_correct: false,
+            temperature: 1.0,
+            seed: 0,
+            max_skipped_steps: 10,
+            debug: false,
+        })
+    }
+
+    /// Shrinks the run to a few small steps.
+    pub fn set_debug(&mut self) {
+        self.debug = true;
+        self.train_batch_size = 8;
+        self.eval_batch_size = 8;
+        self.num_train_steps = 20;
+        self.num_warmup_steps = 5;
+        self.save_checkpoints_steps = 10;
+        self.eval_steps = 10;
+        for (key, value) in [
+            ("num_hidden_layers", 3),
+            ("hidden_size", 144),
+            ("intermediate_size", 576),
+            ("num_attention_heads", 4),
+        ] {
+            self.model_hparam_overrides
+                .insert(key.to_owned(), value.into());
+        }
+    }
+
+    /// Takes hyper-parameters from a JSON object; `place` says where it stands.
+    pub fn merge(
+        &mut self,
+        given: &Map<String, Value>,
+        place: &str,
+    ) -> Result<(), PretrainConfigError> {
+        for (key, value) in given {
+            self.set_value(key, value.clone(), place)?;
+        }
+        Ok(())
+    }
+
+    /// Takes hyper-parameters from a JSON file.
+    pub fn merge_file(&mut self, path: &std::path::Path) -> Result<(), PretrainConfigError> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| PretrainConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        match serde_json::from_str(&text) {
+            Ok(Value::Object(given)) => self.merge(&given, &place),
+            Ok(_) => Err(PretrainConfigError::Value {
+                place,
+                key: "(whole file)".into(),
+                problem: "must be one JSON object of hyper-parameters".into(),
+            }),
+            Err(error) => Err(PretrainConfigError::Value {
+                place,
+                key: "(whole file)".into(),
+                problem: format!("is not JSON: {error}"),
+            }),
+        }
+    }
+
+    /// Sets one hyper-parameter from `key=value`; the value is JSON, or text where it is not.
+    /// `model_hparam_overrides.KEY=value` sets one size.
+    pub fn set(&mut self, assignment: &str) -> Result<(), PretrainConfigError> {
+        let place = format!("--set {assignment}");
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(PretrainConfigError::Value {
+                place,
+                key: assignment.to_owned(),
+                problem: "needs a value: --set name=value".into(),
+            });
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+        if let Some(size) = key.strip_prefix("model_hparam_overrides.") {
+            self.model_hparam_overrides.insert(size.to_owned(), value);
+            return Ok(());
+        }
+        self.set_value(key, value, &place)
+    }
+
+    fn set_value(
+        &mut self,
+        key: &str,
+        value: Value,
+        place: &str,
+    ) -> Result<(), PretrainConfigError> {
+        let mut all = self.to_map();
+        let Some(slot) = all.get_mut(key) else {
+            return Err(PretrainConfigError::UnknownKey {
+                place: place.to_owned(),
+                key: key.to_owned(),
+                suggestion: nearest(key, all.keys()),
+            });
+        };
+        *slot = value;
+        *self = serde_json::from_value(Value::Object(all)).map_err(|error| {
+            PretrainConfigError::Value {
+                place: place.to_owned(),
+                key: key.to_owned(),
+                problem: format!("has a value of the wrong type or range: {error}"),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The hyper-parameters as a JSON object.
+    pub fn to_map(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            _ => Map::new(),
+        }
+    }
+
+    /// Masked positions of an example at the most: `int((mask_prob + 0.005) · max_seq_length)`.
+    pub fn max_predictions_per_seq(&self) -> usize {
+        ((self.mask_prob + 0.005) * self.max_seq_length as f64) as usize
+    }
+
+    /// What is trained.
+    pub fn objective(&self) -> Objective {
+        if !self.electra_objective {
+            Objective::MaskedLm
+        } else if self.uniform_generator {
+            Objective::GivenReplacements
+        } else if !self.untied_generator {
+            Objective::ReplacedTokens(Sharing::Encoder)
+        } else if self.untied_generator_embeddings {
+            Objective::ReplacedTokens(Sharing::Nothing)
+        } else {
+            Objective::ReplacedTokens(Sharing::Embeddings)
+        }
+    }
+
+    /// Refuses what cannot be run, before anything is read or written.
+    pub fn validate(&self) -> Result<(), PretrainConfigError> {
+        for (on, key) in [
+            (self.electric_objective, "electric_objective"),
+            (self.two_tower_generator, "two_tower_generator"),
+        ] {
+            if on {
+                let leave = "false";
+                return Err(PretrainConfigError::NotBuilt { key, leave });
+            }
+        }
+        let check = |fine: bool, key: &str, problem: &str| match fine {
+            true => Ok(()),
+            false => Err(PretrainConfigError::Value {
+                place: "hyper-parameters".into(),
+                key: key.into(),
+                problem: problem.into(),
+            }),
+        };
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let share = |v: f64| v > 0.0 && v < 1.0;
+        check(
+            share(self.mask_prob),
+            "mask_prob",
+            "must lie between 0 and 1",
+        )?;
+        check(
+            positive(self.learning_rate),
+            "learning_rate",
+            "must be above 0",
+        )?;
+        check(positive(self.temperature), "temperature", "must be above 0")?;
+        check(
+            self.weight_decay_rate.is_finite() && self.weight_decay_rate >= 0.0,
+            "weight_decay_rate",
+            "must not be negative",
+        )?;
+        check(
+            self.gen_weight.is_finite() && self.gen_weight >= 0.0,
+            "gen_weight",
+            "must not be negative",
+        )?;
+        check(
+            self.disc_weight.is_finite() && self.disc_weight >= 0.0,
+            "disc_weight",
+            "must not be negative",
+        )?;
+        check(
+            self.lr_decay_power.is_finite() && self.lr_decay_power >= 0.0,
+            "lr_decay_power",
+            "must not be negative",
+        )?;
+        check(
+            (0.0..1.0).contains(&self.held_out),
+            "held_out",
+            "must be a share of the documents, from 0 up to below 1",
+        )?;
+        check(
+            self.eval_steps == 0 || self.held_out > 0.0,
+            "held_out",
+            "is 0, so there is nothing to evaluate on; set eval_steps=0 too",
+        )?;
+        check(
+            self.max_seq_length >= 4,
+            "max_seq_length",
+            "must be at least 4: [CLS], two tokens and [SEP]",
+        )?;
+        for (key, value) in [
+            ("num_train_steps", self.num_train_steps),
+            ("train_batch_size", self.train_batch_size as u64),
+            ("eval_batch_size", self.eval_batch_size as u64),
+            ("num_eval_steps", self.num_eval_steps as u64),
+            ("save_checkpoints_steps", self.save_checkpoints_steps),
+            (
+                "gradient_accumulation_steps",
+                self.gradient_accumulation_steps as u64,
+            ),
+            ("max_skipped_steps", self.max_skipped_steps.into()),
+        ] {
+            check(value > 0, key, "must be at least 1")?;
+        }
+        if let Some(tokens) = self.train_batch_tokens {
+            check(
+                tokens >= self.max_seq_length,
+                "train_batch_tokens",
+                "must hold at least one example of max_seq_length tokens",
+            )?;
+        }
+        check(
+            positive(self.generator_layers) && positive(self.generator_hidden_size),
+            "generator_hidden_size",
+            "and generator_layers must be above 0",
+        )?;
+        Ok(())
+    }
+
+    /// Configurations of generator and discriminator for a vocabulary of `vocab_size`.
+    pub fn networks(
+        &self,
+        vocab_size: usize,
+    ) -> Result<(ElectraConfig, ElectraConfig), PretrainConfigError> {
+        let p = preset(&self.model_size)?;
+        let mut discriminator = ElectraConfig {
+            vocab_size,
+            hidden_size: p.hidden,
+            num_hidden_layers: p.layers,
+            num_attention_heads: (p.hidden / 64).max(1),
+            intermediate_size: 4 * p.hidden,
+            embedding_size: self.embedding_size.unwrap_or(p.embedding),
+            architectures: Some(vec!["ElectraForPreTraining".into()]),
+            ..ElectraConfig::default()
+        };
+        self.apply_overrides(&mut discriminator)?;
+        discriminator.validate()?;
+        if self.max_seq_length > discriminator.max_position_embeddings {
+            return Err(PretrainConfigError::Value {
+                place: "hyper-parameters".into(),
+                key: "max_seq_length".into(),
+                problem: format!(
+                    "is {}, but the position table has {} entries; lower it or set \
+                     model_hparam_overrides.max_position_embeddings",
+                    self.max_seq_length, discriminator.max_position_embeddings
+                ),
+            });
+        }
+        let mut generator = ElectraConfig {
+            architectures: Some(vec!["ElectraForMaskedLM".into()]),
+            ..discriminator.clone()
+        };
+        if self.electra_objective && self.untied_generator {
+            let hidden =
+                (discriminator.hidden_size as f64 * self.generator_hidden_size).round() as usize;
+            let layers = (discriminator.num_hidden_layers as f64 * self.generator_layers).round();
+            generator.hidden_size = hidden;
+            generator.num_hidden_layers = (layers as usize).max(1);
+            generator.num_attention_heads = (hidden / 64).max(1);
+            generator.intermediate_size = 4 * hidden;
+        }
+        generator.validate()?;
+        Ok((generator, discriminator))
+    }
+
+    fn apply_overrides(&self, config: &mut ElectraConfig) -> Result<(), PretrainConfigError> {
+        let place = "model_hparam_overrides";
+        let wrong = |key: &str, problem: &str| PretrainConfigError::Value {
+            place: place.into(),
+            key: key.into(),
+            problem: problem.into(),
+        };
+        for (key, value) in &self.model_hparam_overrides {
+            let size = || {
+                value
+                    .as_u64()
+                    .map(|v| v as usize)
+                    .ok_or_else(|| wrong(key, "must be a whole number"))
+            };
+            let number = || value.as_f64().ok_or_else(|| wrong(key, "must be a number"));
+            match key.as_str() {
+                "num_hidden_layers" => config.num_hidden_layers = size()?,
+                "hidden_size" => config.hidden_size = size()?,
+                "num_attention_heads" => config.num_attention_heads = size()?,
+                "intermediate_size" => config.intermediate_size = size()?,
+                "max_position_embeddings" => config.max_position_embeddings = size()?,
+                "type_vocab_size" => config.type_vocab_size = size()?,
+                "hidden_dropout_prob" => config.hidden_dropout_prob = number()?,
+                "attention_probs_dropout_prob" => config.attention_probs_dropout_prob = number()?,
+                "initializer_range" => config.initializer_range = number()?,
+                "layer_norm_eps" => config.layer_norm_eps = number()?,
+                "hidden_act" => {
+                    config.hidden_act = match value.as_str() {
+                        Some("gelu") => Activation::Gelu,
+                        Some("gelu_new") => Activation::GeluNew,
+                        _ => return Err(wrong(key, "must be \"gelu\" or \"gelu_new\"")),
+                    }
+                }
+                _ => {
+                    let known = OVERRIDES.iter().map(|&k| k.to_owned()).collect::<Vec<_>>();
+                    return Err(PretrainConfigError::UnknownKey {
+                        place: place.into(),
+                        key: key.clone(),
+                        suggestion: nearest(key, known.iter()),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keys that `model_hparam_overrides` takes.
+const OVERRIDES: [&str; 11] = [
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "hidden_act",
+];
+
+/// "; did you mean …?" with the known name at the smallest edit distance, if any is near.
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
+    known
+        .map(|name| (edit_distance(key, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len() / 2)
+        .map_or_else(String::new, |(_, name)| {
+            format!("; did you mean \"{name}\"?")
+        })
+}
+
+/// Levenshtein's distance in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_carry_the_published_values() {
+        let base = PretrainConfig::preset("base").expect("a preset");
+        assert_eq!(
+            (
+                base.learning_rate,
+                base.max_seq_length,
+                base.train_batch_size
+            ),
+            (2e-4, 512, 256)
+        );
+        assert_eq!(base.max_predictions_per_seq(), 79);
+        let (generator, discriminator) = base.networks(30522).expect("networks");
+        assert_eq!(
+            (generator.hidden_size, generator.num_attention_heads),
+            (256, 4)
+        );
+        assert_eq!(
+            (
+                discriminator.num_attention_heads,
+                discriminator.intermediate_size
+            ),
+            (12, 3072)
+        );
+
+        let large = PretrainConfig::preset("large").expect("a preset");
+        assert_eq!((large.mask_prob, large.train_batch_size), (0.25, 2048));
+        assert_eq!(large.networks(30522).expect("networks").0.hidden_size, 256);
+
+        let small = PretrainConfig::preset("small").expect("a preset");
+        assert_eq!(small.max_predictions_per_seq(), 19);
+        let (generator, _) = small.networks(30522).expect("networks");
+        assert_eq!(
+            (
+                generator.hidden_size,
+                generator.num_attention_heads,
+                generator.intermediate_size
+            ),
+            (64, 1, 256)
+        );
+        assert_eq!(generator.embedding_size, 128);
+    }
+
+    fn message(result: Result<(), PretrainConfigError>) -> String {
+        result.expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn wrong_names_and_values_are_refused_by_name() {
+        let mut config = PretrainConfig::preset("small").expect("a preset");
+        config.set("learning_rate=1e-3").expect("a known name");
+        assert_eq!(config.learning_rate, 1e-3);
+        let text = message(config.set("learning_rte=1"));
+        assert!(
+            text.contains("\"learning_rte\"") && text.contains("did you mean \"learning_rate\""),
+            "{text}"
+        );
+        assert!(message(config.set("seed=-1")).contains("\"seed\""));
+        assert!(message(config.set("train_batch_size=many")).contains("\"train_batch_size\""));
+        assert!(message(config.set("seed")).contains("--set name=value"));
+        assert!(PretrainConfig::preset("huge").is_err());
+    }
+
+    #[test]
+    fn options_that_are_not_built_are_refused() {
+        for key in ["electric_objective", "two_tower_generator"] {
+            let mut config = PretrainConfig::preset("tiny").expect("a preset");
+            config.set(&format!("{key}=true")).expect("a known name");
+            let text = message(config.validate());
+            assert!(text.contains(key) && text.contains("not built"), "{text}");
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let mut config = PretrainConfig::preset("tiny").expect("a preset");
+        config
+            .set("model_hparam_overrides.num_attention_heads=3")
+            .expect("a known name");
+        let text = config.networks(100).expect_err("128 / 3").to_string();
+        assert!(
+            text.contains("num_attention_heads") || text.contains("hidden_size"),
+            "{text}"
+        );
+        let mut config = PretrainConfig::preset("tiny").expect("a preset");
+        config.set("max_seq_length=600").expect("a known name");
+        assert!(
+            config
+                .networks(100)
+                .expect_err("600 > 512")
+                .to_string()
+                .contains("512")
+        );
+        config
+            .set("model_hparam_overrides.hiden_size=4")
+            .expect("checked later");
+        let text = config.networks(100).expect_err("unknown").to_string();
+        assert!(text.contains("did you mean \"hidden_size\""), "{text}");
+    }
+}
