@@ -5,5 +5,6 @@ pub mod checkpoint;
 pub mod interrupt;
 pub mod metrics_log;
 pub mod progress;
+pub mod report;
 pub mod run_dir;
 pub mod tensorboard;
