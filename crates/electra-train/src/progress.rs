@@ -85,10 +85,10 @@ impl<W: Write> Observer for PlainDisplay<W> {
     fn on_step(&mut self, line: &StepLine) {
         let step = line.metrics.step;
         if step.is_multiple_of(self.log_steps) || step == line.total_steps {
+            let (losses, speed) = (describe_losses(line), describe_speed(line));
             self.print(format_args!(
-                "step {step}/{}  {}",
-                line.total_steps,
-                describe_step(line)
+                "step {step}/{}  {losses}  {speed}",
+                line.total_steps
             ));
         }
     }
@@ -127,12 +127,13 @@ impl Observer for BarDisplay {
     fn on_step(&mut self, line: &StepLine) {
         if self.bar.length().is_none() {
             self.bar.set_length(line.total_steps);
-            let template = "{bar:24.cyan/blue} {pos}/{len}  {wide_msg}";
+            let template = "{bar:20.cyan/blue} {pos}/{len}  {prefix}\n{wide_msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 self.bar.set_style(style.progress_chars("━╸─"));
             }
         }
-        self.bar.set_message(describe_step(line));
+        self.bar.set_prefix(describe_speed(line));
+        self.bar.set_message(describe_losses(line));
         self.bar.set_position(line.metrics.step);
     }
 
@@ -149,41 +150,34 @@ impl Observer for BarDisplay {
     }
 }
 
-/// `loss 25.31  mlm 6.012  rtd 0.386 (base 0.410)  auc 0.612  12.3k tok/s  mfu 41%  512 MB  1h02m left`
-fn describe_step(line: &StepLine) -> String {
+/// `loss 25.312  mlm 6.012  rtd 0.386 (base 0.410)  auc 0.612`
+fn describe_losses(line: &StepLine) -> String {
     let metrics = &line.metrics;
-    let mut text = format!("loss {:.3}", metrics.loss);
-    // Writing to a string cannot fail.
-    let _ = (|| {
-        if let Some(loss) = metrics.mlm_loss {
-            write!(text, "  mlm {loss:.3}")?;
-        }
-        if let Some(loss) = metrics.rtd_loss {
-            write!(text, "  rtd {loss:.3}")?;
-        }
-        if let Some(base) = metrics.rtd_base {
-            write!(text, " (base {base:.3})")?;
-        }
-        if let Some(auc) = line.rtd_auc {
-            write!(text, "  auc {auc:.3}")?;
-        }
-        write!(
-            text,
-            "  {} tok/s",
-            readable_count(metrics.tokens_per_s.into())
-        )?;
-        if let Some(mfu) = line.mfu {
-            write!(text, "  mfu {:.0}%", 100.0 * mfu)?;
-        }
-        if let Some(bytes) = line.memory_bytes {
-            write!(text, "  {}", readable_bytes(bytes))?;
-        }
-        if let Some(seconds) = line.seconds_left {
-            write!(text, "  {} left", readable_duration(seconds))?;
-        }
-        fmt::Result::Ok(())
-    })();
-    text
+    let base = metrics
+        .rtd_base
+        .map_or(String::new(), |base| format!(" (base {base:.3})"));
+    let parts = [
+        Some(format!("loss {:.3}", metrics.loss)),
+        metrics.mlm_loss.map(|loss| format!("mlm {loss:.3}")),
+        metrics.rtd_loss.map(|loss| format!("rtd {loss:.3}{base}")),
+        line.rtd_auc.map(|auc| format!("auc {auc:.3}")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+}
+
+/// `12.3k tok/s  mfu 41%  512 MB  1h02m left`
+fn describe_speed(line: &StepLine) -> String {
+    let parts = [
+        Some(format!(
+            "{} tok/s",
+            readable_count(line.metrics.tokens_per_s.into())
+        )),
+        line.mfu.map(|mfu| format!("mfu {:.0}%", 100.0 * mfu)),
+        line.memory_bytes.map(readable_bytes),
+        line.seconds_left
+            .map(|seconds| format!("{} left", readable_duration(seconds))),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
 }
 
 fn describe_eval(line: &EvalMetrics) -> String {

@@ -280,3 +280,59 @@ fn a_full_disk_in_the_middle_leaves_the_earlier_checkpoint_and_says_what_to_do()
     assert_eq!(names(dir.path()), ["step-00000010"]);
     assert_eq!(load(&store, 8).unwrap(), Some((10, vec![])));
 }
+
+/// A child process saves one checkpoint after the other until it is killed.
+#[cfg(unix)]
+#[test]
+fn a_process_killed_at_any_instant_leaves_its_newest_whole_checkpoint() {
+    const DIRECTORY: &str = "ELECTRA_TEST_KILLED_DIRECTORY";
+    if let Some(dir) = std::env::var_os(DIRECTORY) {
+        let store = CheckpointStore::open(dir, 2).unwrap();
+        let begun = load(&store, LEN).unwrap().map_or(0, |(step, _)| step);
+        for step in begun + 1.. {
+            save(&store, step, LEN);
+            println!("saved {step}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut reached = 0;
+    // Longer ones only where a machine is too slow to save anything in 120 ms.
+    let delays = [1, 5, 9, 14, 22, 31, 43, 57, 80, 120];
+    for delay_ms in delays.into_iter().chain((1..=20).map(|i| 500 * i)) {
+        if delay_ms > 120 && reached > 0 {
+            break;
+        }
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("a_process_killed_at_any_instant_leaves_its_newest_whole_checkpoint")
+            .env(DIRECTORY, dir.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay_ms));
+        child.kill().unwrap();
+        let shown = child.wait_with_output().unwrap().stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        let said = shown
+            .lines()
+            .filter_map(|line| line.strip_prefix("saved ")?.parse().ok())
+            .max();
+        reached = said.unwrap_or(reached).max(reached);
+
+        let store = CheckpointStore::open(dir.path(), 2).unwrap();
+        let found = load(&store, LEN).unwrap().unwrap_or_default();
+        assert!(
+            found.0 >= reached,
+            "killed after {delay_ms} ms: {found:?}, said {reached}"
+        );
+        assert!(found.1.is_empty(), "{found:?}");
+        assert!(
+            names(dir.path())
+                .iter()
+                .all(|name| name.starts_with("step-"))
+        );
+        assert!(store.steps().unwrap().len() <= 3);
+        reached = found.0;
+    }
+    assert!(reached > 0);
+}

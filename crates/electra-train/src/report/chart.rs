@@ -46,7 +46,7 @@ fn draw(
         .x_label_area_size(26)
         .y_label_area_size(54)
         .build_cartesian_2d(0.0..last_step.max(1.0), low..high)?;
-    let label = ("sans-serif", 12).into_font().color(&TEXT);
+    let label = ("sans-serif", 13).into_font().color(&TEXT);
     context
         .configure_mesh()
         .disable_x_mesh()
@@ -54,7 +54,7 @@ fn draw(
         .bold_line_style(GRID)
         .axis_style(GRID)
         .label_style(label)
-        .x_labels(6)
+        .x_labels(9)
         .y_labels(5)
         .x_label_formatter(&|value| readable_step(*value))
         .y_label_formatter(&|value| readable_value(*value, high - low))
@@ -115,7 +115,7 @@ fn readable_value(value: f64, span: f64) -> String {
         if value.abs() < 1e-12 {
             "0".to_owned()
         } else {
-            format!("{value:.1e}")
+            format!("{value:.1e}").replace(".0e", "e")
         }
     } else {
         let decimals = (1.0 - (span / 5.0).log10().floor()).clamp(0.0, 6.0) as usize;

@@ -5,6 +5,8 @@ use crate::metrics_log::{EvalMetrics, StepMetrics};
 
 /// Points that a curve is thinned to.
 const MAX_POINTS: usize = 1000;
+/// Points of a base line: few, so that its dashes stay apart.
+const MAX_BASE_POINTS: usize = 60;
 
 /// How a curve is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub(super) fn charts(report: &Report) -> Vec<ChartData> {
     };
     let base = |curve: Curve| Curve {
         role: Role::Base,
+        points: thinned(curve.points, MAX_BASE_POINTS),
         ..curve
     };
     let chart = |title, include, curves| ChartData {
@@ -57,7 +60,7 @@ pub(super) fn charts(report: &Report) -> Vec<ChartData> {
             "RTD loss",
             None,
             vec![
-                base(train("learned nothing", |line| line.rtd_base)),
+                base(train("nothing learned", |line| line.rtd_base)),
                 train("train", |line| line.rtd_loss),
                 eval("held out", |line| line.rtd_loss),
             ],
@@ -109,18 +112,18 @@ fn points(values: impl Iterator<Item = (u64, Option<f32>)>) -> Vec<(f64, f64)> {
         let value = value.filter(|value| value.is_finite())?;
         Some((step as f64, f64::from(value)))
     });
-    thinned(finite.collect())
+    thinned(finite.collect(), MAX_POINTS)
 }
 
-/// At most [`MAX_POINTS`] points: means over neighbours of equal number, give or take one.
-fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+/// At most `limit` points: means over neighbours of equal number, give or take one.
+fn thinned(points: Vec<(f64, f64)>, limit: usize) -> Vec<(f64, f64)> {
     let len = points.len();
-    if len <= MAX_POINTS {
+    if len <= limit {
         return points;
     }
-    (0..MAX_POINTS)
+    (0..limit)
         .map(|i| {
-            let bucket = &points[i * len / MAX_POINTS..(i + 1) * len / MAX_POINTS];
+            let bucket = &points[i * len / limit..(i + 1) * len / limit];
             let (x, y) = bucket
                 .iter()
                 .fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
@@ -138,12 +141,12 @@ mod tests {
         let points: Vec<_> = (0..2500)
             .map(|i| (f64::from(i), f64::from(i % 2)))
             .collect();
-        let thin = thinned(points.clone());
+        let thin = thinned(points.clone(), 1000);
         assert_eq!(thin.len(), 1000);
         assert_eq!(thin[0], (0.5, 0.5));
         assert_eq!(thin[999].0, 2498.0);
         assert!(thin.is_sorted_by(|a, b| a.0 < b.0));
-        assert_eq!(thinned(points[..1000].to_vec()), points[..1000]);
+        assert_eq!(thinned(points[..1000].to_vec(), 1000), points[..1000]);
     }
 
     #[test]
