@@ -1,3 +1,16 @@
 //! Model files: reading and writing what Hugging Face's tools read and write.
 
 pub mod atomic;
+mod dtype;
+mod error;
+mod mapped;
+mod pickle;
+mod pytorch;
+mod safetensors_file;
+mod sharded;
+mod tensors;
+
+pub use dtype::Dtype;
+pub use error::FileError;
+pub use safetensors_file::{NamedTensor, write_safetensors};
+pub use tensors::TensorFile;
