@@ -3,7 +3,9 @@
 pub mod atomic;
 mod dtype;
 mod error;
+mod kind;
 mod mapped;
+mod model_dir;
 mod pickle;
 mod pytorch;
 mod safetensors_file;
@@ -12,5 +14,7 @@ mod tensors;
 
 pub use dtype::Dtype;
 pub use error::FileError;
+pub use kind::ModelKind;
+pub use model_dir::{LoadReport, ModelDir, TOKENIZER_FILES, WEIGHT_FILES, Wanted, write_model_dir};
 pub use safetensors_file::{NamedTensor, write_safetensors};
 pub use tensors::TensorFile;

@@ -155,7 +155,7 @@ impl Machine<'_> {
                 0x95 => drop(self.take(8)?),
                 b'(' => self.marks.push(self.stack.len()),
                 b'0' => drop(self.pop()?),
-                b'1' => drop(self.to_mark()?),
+                b'1' => drop(self.pop_to_mark()?),
                 b'2' => {
                     let top = self.top()?;
                     self.stack.push(top);
@@ -194,7 +194,7 @@ impl Machine<'_> {
                 0x8e | 0x96 => self.blob(8)?,
                 b')' => self.push(Value::Tuple(Vec::new())),
                 b't' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.push(Value::Tuple(items));
                 }
                 0x85 => self.tuple(1)?,
@@ -202,7 +202,7 @@ impl Machine<'_> {
                 0x87 => self.tuple(3)?,
                 b']' => self.push(Value::List(Vec::new())),
                 b'l' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.push(Value::List(items));
                 }
                 b'a' => {
@@ -210,12 +210,12 @@ impl Machine<'_> {
                     self.extend_list(vec![item])?;
                 }
                 b'e' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.extend_list(items)?;
                 }
                 b'}' => self.push(Value::Dict(Vec::new())),
                 b'd' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.push(Value::Dict(Vec::new()));
                     self.extend_dict(items)?;
                 }
@@ -225,7 +225,7 @@ impl Machine<'_> {
                     self.extend_dict(vec![key, value])?;
                 }
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.extend_dict(items)?;
                 }
                 b'q' => {
@@ -345,7 +345,7 @@ impl Machine<'_> {
         Ok(top)
     }
 
-    fn to_mark(&mut self) -> Step<Vec<Id>> {
+    fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
         match self.marks.pop() {
             Some(height) if height <= self.stack.len() => Ok(self.stack.split_off(height)),
             _ => Err(self.damaged("a mark is missing")),
