@@ -3,6 +3,10 @@
 pub mod atomic;
 mod dtype;
 mod error;
+pub mod hub;
+#[cfg(feature = "hub")]
+mod hub_fetch;
+pub mod info;
 mod kind;
 mod mapped;
 mod model_dir;
@@ -11,6 +15,7 @@ mod pytorch;
 mod safetensors_file;
 mod sharded;
 mod tensors;
+mod tokenizer_facts;
 
 pub use dtype::Dtype;
 pub use error::FileError;

@@ -114,6 +114,13 @@ impl ModelDir {
         self.file.shape(self.names.get(name)?)
     }
 
+    /// The element types of its tensors, each once.
+    pub fn dtypes(&self) -> Vec<String> {
+        let types = self.names.values().filter_map(|name| self.file.dtype(name));
+        let unique: std::collections::BTreeSet<String> = types.map(|t| t.to_string()).collect();
+        unique.into_iter().collect()
+    }
+
     /// Refuse a model of another kind than `wanted`, with what to use instead. Every kind serves
     /// where an encoder is wanted.
     pub fn require(&self, wanted: ModelKind) -> Result<(), FileError> {

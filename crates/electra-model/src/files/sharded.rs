@@ -1,6 +1,6 @@
 //! Weights in several files: the `….index.json` beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -14,11 +14,20 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+fn read(path: &Path) -> Result<Index, FileError> {
+    let text = std::fs::read_to_string(path).map_err(FileError::read(path))?;
+    serde_json::from_str(&text)
+        .map_err(|e| FileError::damaged(path, format!("it is no index of shards ({e})")))
+}
+
+/// The names of the shards that an index needs.
+pub(crate) fn shard_names(path: &Path) -> Result<BTreeSet<String>, FileError> {
+    Ok(read(path)?.weight_map.into_values().collect())
+}
+
 /// Open every shard named in an index; the tensors of all of them as one file.
 pub(crate) fn open(path: &Path) -> Result<TensorFile, FileError> {
-    let text = std::fs::read_to_string(path).map_err(FileError::read(path))?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|e| FileError::damaged(path, format!("it is no index of shards ({e})")))?;
+    let index = read(path)?;
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     let mut shards = Vec::new();
     let mut wanted = BTreeMap::new();
