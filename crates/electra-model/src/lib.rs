@@ -7,3 +7,4 @@ pub mod files;
 pub mod generator;
 pub mod init;
 pub mod pretraining;
+pub mod flops;
