@@ -1,0 +1,175 @@
+//! `manifest.json`: what a directory of shards holds, and from what it was made.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of shards and manifest that this crate writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.json";
+/// The folder of the tokenizer beside the shards.
+pub const TOKENIZER_DIR: &str = "tokenizer";
+
+/// What was prepared, how, and the shards that came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// What the shards were made from.
+    pub plan: Plan,
+    /// Documents with at least one token.
+    pub documents: u64,
+    /// Lines with at least one token.
+    pub lines: u64,
+    /// Tokens, without special ones.
+    pub tokens: u64,
+    /// The shards, in order.
+    pub shards: Vec<ShardEntry>,
+}
+
+/// All that decides what the shards hold: two runs with one plan write the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`crate::tokenizer::Tokenizer::hash`].
+    pub tokenizer_hash: String,
+    /// Entries of the vocabulary.
+    pub vocab_size: u64,
+    /// A shard ends with the document that brings it to this many tokens.
+    pub shard_tokens: u64,
+    /// `auto`, or the format all inputs were read as.
+    pub format: String,
+    /// `blank-line` or `line`: where documents end in plain text.
+    pub documents_end: String,
+    /// JSON field or table column.
+    pub field: String,
+    /// Whether invalid UTF-8 was replaced.
+    pub lossy: bool,
+    /// The inputs, in order.
+    pub inputs: Vec<InputEntry>,
+}
+
+/// One input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputEntry {
+    /// File name without its folders, or `-`.
+    pub name: String,
+    /// Bytes as they lie on disk.
+    pub bytes: u64,
+    /// BLAKE3 of the first and last 64 KiB and the size.
+    pub sample_blake3: String,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardEntry {
+    /// File name.
+    pub file: String,
+    /// Documents.
+    pub documents: u64,
+    /// Lines.
+    pub lines: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// BLAKE3 of the file, hexadecimal.
+    pub blake3: String,
+}
+
+impl Plan {
+    /// The first thing in which `self` (what is there) and `wanted` differ, in words.
+    pub fn difference(&self, wanted: &Plan) -> Option<String> {
+        let fields = [
+            (
+                "tokenizer (its hash)",
+                self.tokenizer_hash.clone(),
+                wanted.tokenizer_hash.clone(),
+            ),
+            (
+                "vocabulary size",
+                self.vocab_size.to_string(),
+                wanted.vocab_size.to_string(),
+            ),
+            (
+                "tokens a shard",
+                self.shard_tokens.to_string(),
+                wanted.shard_tokens.to_string(),
+            ),
+            ("format", self.format.clone(), wanted.format.clone()),
+            (
+                "end of documents",
+                self.documents_end.clone(),
+                wanted.documents_end.clone(),
+            ),
+            ("field", self.field.clone(), wanted.field.clone()),
+            ("lossy", self.lossy.to_string(), wanted.lossy.to_string()),
+            (
+                "number of inputs",
+                self.inputs.len().to_string(),
+                wanted.inputs.len().to_string(),
+            ),
+        ];
+        for (name, there, wanted) in fields {
+            if there != wanted {
+                return Some(format!("{name}: {there} there, {wanted} now"));
+            }
+        }
+        for (i, (there, wanted)) in self.inputs.iter().zip(&wanted.inputs).enumerate() {
+            if there != wanted {
+                let what = if there.name != wanted.name {
+                    format!("{} there, {} now", there.name, wanted.name)
+                } else if there.bytes != wanted.bytes {
+                    format!(
+                        "{} of {} bytes there, {} now",
+                        there.name, there.bytes, wanted.bytes
+                    )
+                } else {
+                    format!("the content of {} has changed", there.name)
+                };
+                return Some(format!("input {}: {what}", i + 1));
+            }
+        }
+        None
+    }
+}
+
+/// Writes a file aside, syncs it, and puts it in its place with its directory synced: it is there
+/// whole or not at all.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let aside = path.with_extension("tmp");
+    let mut file = File::create(&aside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    drop(file);
+    put_in_place(&aside, path)
+}
+
+/// Renames a synced file and syncs the directory.
+///
+/// # Errors
+/// What the file system says.
+pub fn put_in_place(aside: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(aside, path)?;
+    if let Some(dir) = path.parent() {
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        // Some file systems cannot sync a directory; the rename is still atomic there.
+        if let Ok(dir) = File::open(dir) {
+            let _ = dir.sync_all();
+        }
+    }
+    Ok(())
+}

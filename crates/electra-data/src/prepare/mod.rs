@@ -1,0 +1,348 @@
+//! `prepare`: documents to token shards, on all cores, restartable.
+//!
+//! The stream of documents of each input is cut into blocks of about a megabyte of text, by its
+//! content alone. Each block belongs to one part of the work; the threads of a part tokenize its
+//! blocks, which are written in order to segments under `parts/`. The merge reads the blocks of all
+//! parts back in the order of the input and writes the shards. So neither the number of threads nor
+//! that of parts shows in them, and a killed run loses at most the segment it was writing.
+
+mod blocks;
+mod merge;
+mod plan;
+mod segments;
+mod workers;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use thiserror::Error;
+
+use crate::manifest::{MANIFEST, TOKENIZER_DIR};
+use crate::read::{Input, ReadError, ReadOptions};
+use crate::shards::{Corpus, ShardError, read_manifest};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+use plan::Job;
+
+/// Tokens a shard holds before it ends with its document.
+pub const SHARD_TOKENS: u64 = 32 << 20;
+
+/// What can go wrong in preparing.
+#[derive(Debug, Error)]
+pub enum PrepareError {
+    /// Reading the input.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Writing or reading shards.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// Writing the tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A file of the output directory that cannot be read or written.
+    #[error("{path}: {source}; is the directory writable, and is there room?")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Inputs without a word.
+    #[error("no text at all in {inputs}: every document is empty")]
+    NoText {
+        /// The inputs, in one string.
+        inputs: String,
+    },
+    /// No input was named.
+    #[error("no input; name files, folders, globs, or - for standard input")]
+    NoInput,
+    /// The directory holds something else.
+    #[error("{dir}: not empty, and not a directory of prepare; choose another")]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory was prepared from something else.
+    #[error("{dir} holds other work: {difference}; choose another directory, or remove this one")]
+    Differs {
+        /// The directory.
+        dir: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// Another process works on this.
+    #[error("{path}: another process is working on this; let it finish or stop it")]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// A part that there is not.
+    #[error("part {index} of {of}: parts are numbered from 0 to the number of parts less one")]
+    Part {
+        /// Which.
+        index: u32,
+        /// Of how many.
+        of: u32,
+    },
+    /// Standard input with several parts.
+    #[error("standard input cannot be split into parts; give files")]
+    StdinParts,
+    /// A merge before its parts.
+    #[error("{dir}: cannot merge, parts not complete: {missing}; run them first")]
+    Incomplete {
+        /// The directory.
+        dir: PathBuf,
+        /// Which, in one string.
+        missing: String,
+    },
+    /// A segment that is not what was written.
+    #[error("{path}: {what}; remove {part} and run that part again")]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+        /// The part's folder.
+        part: PathBuf,
+    },
+    /// Stopped from outside.
+    #[error("interrupted; the same command goes on from here")]
+    Interrupted,
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+    move |source| PrepareError::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+/// Which share of the work to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// All of it, and the merge.
+    All,
+    /// Part `index` of `of`, and no merge.
+    Part {
+        /// Counted from 0.
+        index: u32,
+        /// Number of parts.
+        of: u32,
+    },
+}
+
+/// How to prepare.
+#[derive(Clone, Debug)]
+pub struct PrepareOptions {
+    /// How the inputs are read.
+    pub read: ReadOptions,
+    /// Threads that tokenize.
+    pub threads: usize,
+    /// A shard ends with the document that brings it to this many tokens.
+    pub shard_tokens: u64,
+    /// The share of the work.
+    pub share: Share,
+}
+
+impl Default for PrepareOptions {
+    fn default() -> Self {
+        PrepareOptions {
+            read: ReadOptions::default(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            shard_tokens: SHARD_TOKENS,
+            share: Share::All,
+        }
+    }
+}
+
+/// Where the work stands, for a progress bar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of text tokenized by this run.
+    pub text_bytes: u64,
+    /// Tokens made by this run.
+    pub tokens: u64,
+    /// Inputs gone through or skipped as done.
+    pub inputs_done: u64,
+    /// Inputs in all.
+    pub inputs: u64,
+    /// Whether the blocks are done and the shards are being written.
+    pub merging: bool,
+}
+
+/// What a call of [`prepare`] or [`merge`] came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareReport {
+    /// What was done.
+    pub outcome: Outcome,
+    /// Documents of the whole corpus, once it is merged.
+    pub documents: u64,
+    /// Its lines.
+    pub lines: u64,
+    /// Its tokens.
+    pub tokens: u64,
+    /// Its shards.
+    pub shards: u64,
+    /// Bytes of text that this call tokenized.
+    pub text_bytes: u64,
+    /// Invalid UTF-8 sequences that this call replaced.
+    pub invalid_utf8: u64,
+}
+
+/// How far the work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The shards are written.
+    Complete,
+    /// They were there already; nothing was done.
+    AlreadyComplete,
+    /// The part is done; the merge is to come.
+    PartComplete,
+}
+
+/// Tokenizes `inputs` into shards in `out`, or one part of them.
+///
+/// `progress` is called about once a block. When `stop` becomes true the call returns
+/// [`PrepareError::Interrupted`] within a second or so and keeps what is done.
+///
+/// # Errors
+/// Whatever is wrong with inputs, output or a directory of other work. The directory stays good for
+/// the next run.
+pub fn prepare(
+    inputs: &[Input],
+    tokenizer: &Tokenizer,
+    out: &Path,
+    options: &PrepareOptions,
+    progress: &mut dyn FnMut(&Progress),
+    stop: &AtomicBool,
+) -> Result<PrepareReport, PrepareError> {
+    if inputs.is_empty() {
+        return Err(PrepareError::NoInput);
+    }
+    let (part, parts) = match options.share {
+        Share::All => (0, 1),
+        Share::Part { index, of } if index < of => (index, of),
+        Share::Part { index, of } => return Err(PrepareError::Part { index, of }),
+    };
+    let piped = inputs.contains(&Input::Stdin);
+    if piped && parts > 1 {
+        return Err(PrepareError::StdinParts);
+    }
+    let plan = plan::plan(inputs, tokenizer, options)?;
+    if let Some(report) = already_complete(out, &plan)? {
+        return Ok(report);
+    }
+    let job = Job::begin(out, plan, parts, piped)?;
+    let tokenizer_dir = out.join(TOKENIZER_DIR);
+    if !tokenizer_dir.join("vocab.txt").is_file() {
+        tokenizer.save(&tokenizer_dir)?;
+    }
+    let done = workers::run_part(&job, part, inputs, tokenizer, options, progress, stop)?;
+    let mut report = PrepareReport {
+        outcome: Outcome::PartComplete,
+        documents: 0,
+        lines: 0,
+        tokens: 0,
+        shards: 0,
+        text_bytes: done.text_bytes,
+        invalid_utf8: done.invalid_utf8,
+    };
+    if options.share == Share::All {
+        let manifest = merge::merge(&job, progress, stop)?;
+        report.outcome = Outcome::Complete;
+        fill_in(&mut report, &manifest);
+    }
+    Ok(report)
+}
+
+/// Joins the parts that lie in `out` into shards and removes them.
+///
+/// # Errors
+/// Parts that are missing or not complete; whatever is wrong with the output.
+pub fn merge(
+    out: &Path,
+    progress: &mut dyn FnMut(&Progress),
+    stop: &AtomicBool,
+) -> Result<PrepareReport, PrepareError> {
+    let mut report = PrepareReport {
+        outcome: Outcome::AlreadyComplete,
+        documents: 0,
+        lines: 0,
+        tokens: 0,
+        shards: 0,
+        text_bytes: 0,
+        invalid_utf8: 0,
+    };
+    if let Some(manifest) = read_manifest(out)? {
+        Corpus::open(out)?;
+        plan::remove_parts(out)?;
+        fill_in(&mut report, &manifest);
+        return Ok(report);
+    }
+    let job = Job::resume(out)?;
+    let manifest = merge::merge(&job, progress, stop)?;
+    report.outcome = Outcome::Complete;
+    fill_in(&mut report, &manifest);
+    Ok(report)
+}
+
+fn fill_in(report: &mut PrepareReport, manifest: &crate::manifest::Manifest) {
+    report.documents = manifest.documents;
+    report.lines = manifest.lines;
+    report.tokens = manifest.tokens;
+    report.shards = manifest.shards.len() as u64;
+}
+
+/// The report of a directory that is complete already with this plan.
+fn already_complete(
+    out: &Path,
+    wanted: &crate::manifest::Plan,
+) -> Result<Option<PrepareReport>, PrepareError> {
+    let Some(manifest) = read_manifest(out)? else {
+        return Ok(None);
+    };
+    plan::compare(out, &manifest.plan, wanted)?;
+    if wanted.inputs.iter().any(|input| input.name == "-") {
+        return Err(PrepareError::Differs {
+            dir: out.into(),
+            difference: "it was made from standard input, which cannot be compared with now".into(),
+        });
+    }
+    Corpus::open(out)?;
+    plan::remove_parts(out)?;
+    let mut report = PrepareReport {
+        outcome: Outcome::AlreadyComplete,
+        documents: 0,
+        lines: 0,
+        tokens: 0,
+        shards: 0,
+        text_bytes: 0,
+        invalid_utf8: 0,
+    };
+    fill_in(&mut report, &manifest);
+    Ok(Some(report))
+}
+
+/// Whether `out` may be written to: it is new, empty, or of prepare.
+fn refuse_foreign(out: &Path) -> Result<(), PrepareError> {
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error(out)(e)),
+    };
+    let ours = [MANIFEST, TOKENIZER_DIR, plan::PARTS];
+    for entry in entries {
+        let name = entry.map_err(io_error(out))?.file_name();
+        let name = name.to_string_lossy();
+        let shard = name.starts_with("shard-");
+        if !shard && !name.starts_with('.') && !ours.contains(&name.as_ref()) {
+            return Err(PrepareError::Foreign { dir: out.into() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! The plan of a directory: what it is made from, and which part has which block.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PrepareError, PrepareOptions, io_error, refuse_foreign};
+use crate::manifest::{InputEntry, Plan, put_in_place};
+use crate::read::{Input, ReadError, TextLayout};
+use crate::tokenizer::Tokenizer;
+
+/// The folder of unfinished work.
+pub(super) const PARTS: &str = "parts";
+/// Bytes hashed at each end of an input.
+const SAMPLE: u64 = 64 << 10;
+
+/// `parts/plan.json`.
+#[derive(Serialize, Deserialize)]
+struct PlanFile {
+    parts: u32,
+    plan: Plan,
+}
+
+/// The work of one directory.
+pub(super) struct Job {
+    pub(super) out: PathBuf,
+    pub(super) plan: Plan,
+    pub(super) parts: u32,
+}
+
+/// The plan that these inputs and options make.
+pub(super) fn plan(
+    inputs: &[Input],
+    tokenizer: &Tokenizer,
+    options: &PrepareOptions,
+) -> Result<Plan, PrepareError> {
+    let read = &options.read;
+    Ok(Plan {
+        tokenizer_hash: tokenizer.hash(),
+        vocab_size: tokenizer.vocab_size() as u64,
+        shard_tokens: options.shard_tokens.max(1),
+        format: read.format.map_or("auto", |format| format.name()).into(),
+        documents_end: match read.layout {
+            TextLayout::BlankLine => "blank-line",
+            TextLayout::Line => "line",
+        }
+        .into(),
+        field: read.field.clone(),
+        lossy: read.lossy,
+        inputs: inputs.iter().map(entry).collect::<Result<_, _>>()?,
+    })
+}
+
+fn entry(input: &Input) -> Result<InputEntry, ReadError> {
+    let Input::File(path) = input else {
+        return Ok(InputEntry {
+            name: "-".into(),
+            bytes: 0,
+            sample_blake3: String::new(),
+        });
+    };
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => ReadError::Missing { path: path.clone() },
+        _ => ReadError::Io {
+            path: path.clone(),
+            source,
+        },
+    };
+    let mut file = File::open(path).map_err(io)?;
+    let bytes = file.metadata().map_err(io)?.len();
+    let mut hash = blake3::Hasher::new();
+    hash.update(&bytes.to_le_bytes());
+    let mut sample = Vec::new();
+    file.by_ref()
+        .take(SAMPLE)
+        .read_to_end(&mut sample)
+        .map_err(io)?;
+    if bytes > SAMPLE {
+        file.seek(SeekFrom::Start(SAMPLE.max(bytes - SAMPLE)))
+            .map_err(io)?;
+        file.take(SAMPLE).read_to_end(&mut sample).map_err(io)?;
+    }
+    hash.update(&sample);
+    Ok(InputEntry {
+        name: path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        bytes,
+        sample_blake3: hash.finalize().to_hex().to_string(),
+    })
+}
+
+/// Refuses a plan other than the one that is there. What was read strictly holds nothing that
+/// lossy reading would change, so strict work may go on lossily.
+pub(super) fn compare(dir: &Path, there: &Plan, wanted: &Plan) -> Result<(), PrepareError> {
+    let mut wanted = wanted.clone();
+    wanted.lossy &= there.lossy;
+    match there.difference(&wanted) {
+        None => Ok(()),
+        Some(difference) => Err(PrepareError::Differs {
+            dir: dir.into(),
+            difference,
+        }),
+    }
+}
+
+/// Removes the folder of unfinished work, if it is there.
+pub(super) fn remove_parts(out: &Path) -> Result<(), PrepareError> {
+    let parts = out.join(PARTS);
+    match fs::remove_dir_all(&parts) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error(&parts)(e)),
+        _ => Ok(()),
+    }
+}
+
+impl Job {
+    /// Begins the work in `out`, or takes it up where it is the same.
+    pub(super) fn begin(
+        out: &Path,
+        plan: Plan,
+        parts: u32,
+        start_over: bool,
+    ) -> Result<Self, PrepareError> {
+        refuse_foreign(out)?;
+        let folder = out.join(PARTS);
+        let path = folder.join("plan.json");
+        if let Some(there) = read_plan(&path)? {
+            compare(out, &there.plan, &plan)?;
+            if there.parts != parts {
+                return Err(PrepareError::Differs {
+                    dir: out.into(),
+                    difference: format!("number of parts: {} there, {parts} now", there.parts),
+                });
+            }
+            if start_over {
+                remove_parts(out)?;
+            }
+        }
+        fs::create_dir_all(&folder).map_err(io_error(&folder))?;
+        let file = PlanFile { parts, plan };
+        let text = serde_json::to_vec_pretty(&file).map_err(|e| io_error(&path)(e.into()))?;
+        if fs::read(&path).ok().as_ref() != Some(&text) {
+            // Parts that start at the same moment each write the same plan.
+            let aside = folder.join(format!("plan.{}.tmp", std::process::id()));
+            let written = fs::write(&aside, &text).and_then(|()| {
+                File::open(&aside)?.sync_all()?;
+                put_in_place(&aside, &path)
+            });
+            written.map_err(io_error(&path))?;
+        }
+        Ok(Job {
+            out: out.into(),
+            plan: file.plan,
+            parts,
+        })
+    }
+
+    /// The work that lies in `out`.
+    pub(super) fn resume(out: &Path) -> Result<Self, PrepareError> {
+        let path = out.join(PARTS).join("plan.json");
+        let there = read_plan(&path)?.ok_or_else(|| PrepareError::Incomplete {
+            dir: out.into(),
+            missing: "all".into(),
+        })?;
+        Ok(Job {
+            out: out.into(),
+            plan: there.plan,
+            parts: there.parts,
+        })
+    }
+
+    /// The folder of a part.
+    pub(super) fn part_dir(&self, part: u32) -> PathBuf {
+        self.out
+            .join(PARTS)
+            .join(format!("part-{part:05}-of-{:05}", self.parts))
+    }
+
+    /// Takes the lock `path` for as long as the file lives.
+    pub(super) fn lock(&self, path: &Path) -> Result<File, PrepareError> {
+        let file = File::create(path).map_err(io_error(path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(PrepareError::Busy { path: path.into() }),
+            // A file system without locks: go without.
+            Err(TryLockError::Error(_)) => Ok(file),
+        }
+    }
+
+    /// The part that block `block` of input `input` belongs to.
+    ///
+    /// Inputs are laid end to end by their sizes on disk and divided evenly; the blocks of an
+    /// input are spread over its stretch by their numbers' bits reversed, which is even however
+    /// many blocks there turn out to be.
+    pub(super) fn owner(&self, input: usize, block: u32) -> u32 {
+        let size = |entry: &InputEntry| u128::from(entry.bytes.max(1));
+        let before: u128 = self.plan.inputs[..input].iter().map(size).sum();
+        let total: u128 = self.plan.inputs.iter().map(size).sum();
+        let place =
+            (before << 32) + u128::from(block.reverse_bits()) * size(&self.plan.inputs[input]);
+        (place * u128::from(self.parts) / (total << 32)) as u32
+    }
+
+    /// Whether a part has blocks in an input.
+    pub(super) fn touches(&self, input: usize, part: u32) -> bool {
+        (self.owner(input, 0)..=self.owner(input, u32::MAX)).contains(&part)
+    }
+}
+
+fn read_plan(path: &Path) -> Result<Option<PlanFile>, PrepareError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_error(path)(e)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| io_error(path)(e.into()))
+}
