@@ -211,11 +211,13 @@ class Trainer:
 
     @torch.no_grad()
     def sample(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Gumbel-max over softmax(logits / temperature)."""
+        """Draws from softmax(logits / temperature), one uniform number a row against the cumulated probabilities."""
         logits = logits.float() / self.h.temperature
         if self.h.disallow_correct:
             logits[torch.arange(len(targets)), targets] -= 1000.0
-        return (logits - torch.empty_like(logits).exponential_().log_()).argmax(-1)
+        cumulated = logits.softmax(-1).cumsum_(-1)
+        drawn = torch.rand(len(targets), 1) * cumulated[:, -1:]
+        return torch.searchsorted(cumulated, drawn).squeeze(1).clamp_(max=logits.shape[1] - 1)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Losses, and what evaluation measures."""

@@ -3,7 +3,7 @@
     python tests/golden/make_golden.py                  # everything
     python tests/golden/make_golden.py trace trace_tied # some of it; the directories are `tiny`
 
-Needs torch, transformers, safetensors, tokenizers, numpy. Everything is drawn from fixed seeds.
+Needs bench/peers/requirements.txt. Everything is drawn from fixed seeds.
 
 A trace is a pre-training run of ten steps with dropout off and given batches, one safetensors file:
 
