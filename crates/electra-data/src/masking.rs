@@ -212,7 +212,11 @@ mod tests {
                 replaced += f64::from(u8::from(masked.batch.token_ids[r as usize] == 4));
             }
         }
-        assert!((replaced / chosen - 0.85).abs() < 0.003, "{}", replaced / chosen);
+        assert!(
+            (replaced / chosen - 0.85).abs() < 0.003,
+            "{}",
+            replaced / chosen
+        );
         let expected = steps as f64 * 10.0 / 62.0;
         for &hit in &hits[1..63] {
             assert!((hit / expected - 1.0).abs() < 0.06, "{hit} of {expected}");

@@ -4,7 +4,7 @@ pub mod config;
 pub mod discriminator;
 pub mod encoder;
 pub mod files;
+pub mod flops;
 pub mod generator;
 pub mod init;
 pub mod pretraining;
-pub mod flops;
