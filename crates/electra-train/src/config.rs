@@ -503,17 +503,7 @@ impl PretrainConfig {
         };
         self.apply_overrides(&mut discriminator)?;
         discriminator.validate()?;
-        if self.max_seq_length > discriminator.max_position_embeddings {
-            return Err(PretrainConfigError::Value {
-                place: "hyper-parameters".into(),
-                key: "max_seq_length".into(),
-                problem: format!(
-                    "is {}, but the position table has {} entries; lower it or set \
-                     model_hparam_overrides.max_position_embeddings",
-                    self.max_seq_length, discriminator.max_position_embeddings
-                ),
-            });
-        }
+        self.check_positions(&discriminator)?;
         let mut generator = ElectraConfig {
             architectures: Some(vec!["ElectraForMaskedLM".into()]),
             ..discriminator.clone()
@@ -529,6 +519,22 @@ impl PretrainConfig {
         }
         generator.validate()?;
         Ok((generator, discriminator))
+    }
+
+    /// Refuses examples that are longer than the position table of `network`.
+    pub fn check_positions(&self, network: &ElectraConfig) -> Result<(), PretrainConfigError> {
+        if self.max_seq_length <= network.max_position_embeddings {
+            return Ok(());
+        }
+        Err(PretrainConfigError::Value {
+            place: "hyper-parameters".into(),
+            key: "max_seq_length".into(),
+            problem: format!(
+                "is {}, but the position table has {} entries; lower it or set \
+                 model_hparam_overrides.max_position_embeddings",
+                self.max_seq_length, network.max_position_embeddings
+            ),
+        })
     }
 
     fn apply_overrides(&self, config: &mut ElectraConfig) -> Result<(), PretrainConfigError> {

@@ -3,10 +3,15 @@
 pub mod atomic_file;
 pub mod checkpoint;
 pub mod config;
+pub mod evaluation;
+pub mod export;
 pub mod interrupt;
+pub mod job;
 pub mod metrics_log;
 pub mod optimizer;
+pub mod pretrain;
 pub mod progress;
+pub mod replacements;
 pub mod report;
 pub mod run_dir;
 pub mod schedule;
