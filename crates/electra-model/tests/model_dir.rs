@@ -24,7 +24,7 @@ fn write(dir: &Path, names: &[&str]) {
         shape: &[3, 2],
         values: &values,
     });
-    write_model_dir(dir, ModelKind::Encoder, &config(), tensors).unwrap();
+    write_model_dir(dir, ModelKind::Discriminator, &config(), tensors).unwrap();
 }
 
 fn want(name: &str) -> Wanted<'_> {
@@ -187,7 +187,7 @@ fn a_nan_in_a_wanted_tensor_is_refused() {
         shape: &[1, 2],
         values: &[0.0, f32::NEG_INFINITY],
     };
-    write_model_dir(dir.path(), ModelKind::Encoder, &config(), [tensor]).unwrap();
+    write_model_dir(dir.path(), ModelKind::Discriminator, &config(), [tensor]).unwrap();
     let model = ModelDir::open(dir.path()).unwrap();
     let want = Wanted {
         shape: &[1, 2],

@@ -71,7 +71,7 @@ pub enum FileError {
     /// A tensor holds NaN or an infinity.
     #[error(
         "{path}: tensor {tensor} holds {value} at element {index}; \
-         its training had diverged: use an earlier checkpoint",
+         its training diverged or the file was altered: use another checkpoint",
         path = path.display()
     )]
     NotFinite {

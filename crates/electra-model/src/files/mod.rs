@@ -11,6 +11,7 @@ mod kind;
 mod mapped;
 mod model_dir;
 mod pickle;
+mod pickle_values;
 mod pytorch;
 mod safetensors_file;
 mod sharded;

@@ -304,6 +304,16 @@ pub fn write_model_dir<'a>(
     tensors: impl IntoIterator<Item = NamedTensor<'a>>,
 ) -> Result<(), FileError> {
     std::fs::create_dir_all(dir).map_err(FileError::write(dir))?;
+    // Alone, the encoder's tensors have no prefix.
+    let alone = kind == ModelKind::Encoder;
+    let tensors = tensors.into_iter().map(|t| NamedTensor {
+        name: t
+            .name
+            .strip_prefix("electra.")
+            .filter(|_| alone)
+            .unwrap_or(t.name),
+        ..t
+    });
     write_safetensors(&dir.join("model.safetensors"), tensors)?;
     let config = ElectraConfig {
         architectures: Some(vec![kind.architecture().into()]),
