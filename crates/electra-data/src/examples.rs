@@ -67,7 +67,9 @@ pub enum ExampleError {
         unit: &'static str,
     },
     /// A batch that no example fits.
-    #[error("a batch of {budget} tokens holds no example of {max_seq_length}; raise the batch or lower max_seq_length")]
+    #[error(
+        "a batch of {budget} tokens holds no example of {max_seq_length}; raise the batch or lower max_seq_length"
+    )]
     Budget {
         /// Tokens a batch.
         budget: usize,
@@ -399,8 +401,7 @@ impl Examples {
         let mut draw = || {
             let (low, high) = (document as u32, (document >> 32) as u32);
             draws += 1;
-            self.rng
-                .uniform(Purpose::Examples, 0, low, high, draws - 1)
+            self.rng.uniform(Purpose::Examples, 0, low, high, draws - 1)
         };
         let shortest = SHORTEST as u64;
         let target = if draw() < 0.05 {
@@ -420,9 +421,7 @@ impl Examples {
             let end = shard.line_start(line + 1).min(place.end).max(at);
             line += 1;
             let in_a = a == at
-                && (a == start
-                    || end - start < target_a
-                    || (a - start < target_a && draw() < 0.5));
+                && (a == start || end - start < target_a || (a - start < target_a && draw() < 0.5));
             if in_a {
                 a = end;
             }

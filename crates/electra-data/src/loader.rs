@@ -113,9 +113,7 @@ impl Loader {
             let example = self.order.example(batch.next, self.examples.len());
             let full = match self.size {
                 BatchSize::Sequences(n) => batch.examples.len() >= n.max(1),
-                BatchSize::Tokens(n) => {
-                    batch.packed.tokens() + self.examples.length(example)? > n
-                }
+                BatchSize::Tokens(n) => batch.packed.tokens() + self.examples.length(example)? > n,
             };
             if full {
                 break;

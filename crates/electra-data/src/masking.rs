@@ -108,6 +108,7 @@ impl Masking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use electra_engine::rng::Rng;
     use proptest::prelude::*;
 
     const SPECIAL: SpecialIds = SpecialIds {
@@ -212,7 +213,11 @@ mod tests {
                 replaced += f64::from(u8::from(masked.batch.token_ids[r as usize] == 4));
             }
         }
-        assert!((replaced / chosen - 0.85).abs() < 0.003, "{}", replaced / chosen);
+        assert!(
+            (replaced / chosen - 0.85).abs() < 0.003,
+            "{}",
+            replaced / chosen
+        );
         let expected = steps as f64 * 10.0 / 62.0;
         for &hit in &hits[1..63] {
             assert!((hit / expected - 1.0).abs() < 0.06, "{hit} of {expected}");

@@ -69,7 +69,9 @@ mod tests {
     fn epochs_and_seeds_differ_and_repeat() {
         let read = |seed, epoch: u64| -> Vec<u64> {
             let order = Order::Shuffled { seed };
-            (0..100).map(|i| order.example(epoch * 100 + i, 100)).collect()
+            (0..100)
+                .map(|i| order.example(epoch * 100 + i, 100))
+                .collect()
         };
         assert_eq!(read(1, 0), read(1, 0));
         assert_ne!(read(1, 0), read(1, 1));
@@ -89,7 +91,10 @@ mod tests {
             counts[((cursor % n) * n + order.example(cursor, n)) as usize] += 1.0;
         }
         let expected = epochs as f64 / n as f64;
-        let chi: f64 = counts.iter().map(|c| (c - expected).powi(2) / expected).sum();
+        let chi: f64 = counts
+            .iter()
+            .map(|c| (c - expected).powi(2) / expected)
+            .sum();
         // 144 degrees of freedom: mean 144, standard deviation 17.
         assert!(chi < 144.0 + 5.0 * 17.0, "chi-square {chi}");
     }

@@ -60,7 +60,9 @@ pub enum ShardError {
         what: String,
     },
     /// A file with a wrong length.
-    #[error("{path}: {found} bytes where {expected} are due; the file is truncated or has grown; copy it anew, or prepare the data again")]
+    #[error(
+        "{path}: {found} bytes where {expected} are due; the file is truncated or has grown; copy it anew, or prepare the data again"
+    )]
     Size {
         /// The file.
         path: PathBuf,
@@ -70,7 +72,9 @@ pub enum ShardError {
         found: u64,
     },
     /// A file whose content is not what was written.
-    #[error("{path}: checksum {found} where the manifest says {expected}; the file was altered; copy it anew, or prepare the data again")]
+    #[error(
+        "{path}: checksum {found} where the manifest says {expected}; the file was altered; copy it anew, or prepare the data again"
+    )]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -80,7 +84,9 @@ pub enum ShardError {
         found: String,
     },
     /// A token that the vocabulary does not have.
-    #[error("{path}: token {token} at position {position}, but the vocabulary has {vocab_size} entries; the file was altered, or the manifest is another's")]
+    #[error(
+        "{path}: token {token} at position {position}, but the vocabulary has {vocab_size} entries; the file was altered, or the manifest is another's"
+    )]
     TokenOutOfRange {
         /// The file.
         path: PathBuf,
@@ -92,7 +98,9 @@ pub enum ShardError {
         vocab_size: u64,
     },
     /// Offsets that do not rise.
-    #[error("{path}: {what} offset {index} is out of order; the file was altered; copy it anew, or prepare the data again")]
+    #[error(
+        "{path}: {what} offset {index} is out of order; the file was altered; copy it anew, or prepare the data again"
+    )]
     Offsets {
         /// The file.
         path: PathBuf,
@@ -102,7 +110,9 @@ pub enum ShardError {
         index: u64,
     },
     /// Shards made with another tokenizer.
-    #[error("{dir}: the shards were made with tokenizer {there}, not with {given}; give that one (it lies in {dir}/tokenizer), or prepare the data again")]
+    #[error(
+        "{dir}: the shards were made with tokenizer {there}, not with {given}; give that one (it lies in {dir}/tokenizer), or prepare the data again"
+    )]
     OtherTokenizer {
         /// The directory.
         dir: PathBuf,
@@ -236,7 +246,8 @@ impl ShardWriter {
     pub(crate) fn finish(mut self) -> Result<ShardEntry, ShardError> {
         let width = token_bytes(self.vocab_size);
         let length = self.tokens * width as u64;
-        self.scratch.resize((length.next_multiple_of(4) - length) as usize, 0);
+        self.scratch
+            .resize((length.next_multiple_of(4) - length) as usize, 0);
         put_u32s(&self.lines, &mut self.scratch);
         put_u32s(&self.documents, &mut self.scratch);
         self.flush_scratch()?;
@@ -345,7 +356,9 @@ impl Shard {
         }
         let hash = blake3::Hash::from_slice(&header[48..80]).map(|h| h.to_hex().to_string());
         if hash.ok().as_ref() != Some(&manifest.plan.tokenizer_hash) {
-            return Err(wrong("it was made with another tokenizer than the manifest's".into()));
+            return Err(wrong(
+                "it was made with another tokenizer than the manifest's".into(),
+            ));
         }
         if tokens.max(lines).max(documents) > u64::from(u32::MAX) {
             return Err(wrong("its header counts more than a shard can hold".into()));
@@ -413,8 +426,8 @@ impl Shard {
     ) -> Result<(), ShardError> {
         let end = range.end.min(self.tokens);
         let start = range.start.min(end);
-        let bytes = &self.map
-            [HEADER + start as usize * self.width..HEADER + end as usize * self.width];
+        let bytes =
+            &self.map[HEADER + start as usize * self.width..HEADER + end as usize * self.width];
         let first = out.len();
         if self.width == 2 {
             out.extend(
@@ -429,7 +442,10 @@ impl Shard {
                     .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
             );
         }
-        match out[first..].iter().position(|&t| u64::from(t) >= vocab_size) {
+        match out[first..]
+            .iter()
+            .position(|&t| u64::from(t) >= vocab_size)
+        {
             None => Ok(()),
             Some(at) => Err(ShardError::TokenOutOfRange {
                 path: self.path.clone(),
@@ -488,7 +504,8 @@ impl Corpus {
     /// No or a bad manifest; a shard that is missing, truncated, of another format, tokenizer or
     /// size than the manifest says.
     pub fn open(dir: &Path) -> Result<Self, ShardError> {
-        let manifest = read_manifest(dir)?.ok_or_else(|| ShardError::NoManifest { dir: dir.into() })?;
+        let manifest =
+            read_manifest(dir)?.ok_or_else(|| ShardError::NoManifest { dir: dir.into() })?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first_document = vec![0];
         let mut documents = 0;
@@ -613,4 +630,4 @@ pub fn read_manifest(dir: &Path) -> Result<Option<Manifest>, ShardError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

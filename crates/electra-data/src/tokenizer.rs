@@ -24,7 +24,9 @@ use crate::words::Normalisation;
 #[derive(Debug, Error)]
 pub enum TokenizerError {
     /// Nothing there.
-    #[error("no tokenizer at {path}: expected a vocab.txt, or a directory with tokenizer.json or vocab.txt")]
+    #[error(
+        "no tokenizer at {path}: expected a vocab.txt, or a directory with tokenizer.json or vocab.txt"
+    )]
     Missing {
         /// What was looked for.
         path: PathBuf,
@@ -52,7 +54,9 @@ pub enum TokenizerError {
         line: usize,
     },
     /// One token twice.
-    #[error("{path}: token {token:?} stands twice, as ids {first} and {second}; a vocabulary has each token once")]
+    #[error(
+        "{path}: token {token:?} stands twice, as ids {first} and {second}; a vocabulary has each token once"
+    )]
     Duplicate {
         /// The file.
         path: PathBuf,
@@ -64,7 +68,9 @@ pub enum TokenizerError {
         second: usize,
     },
     /// Special tokens that are not in the vocabulary.
-    #[error("{path}: the vocabulary lacks {missing}; ELECTRA needs [PAD] [UNK] [CLS] [SEP] [MASK] (is this a WordPiece vocabulary?)")]
+    #[error(
+        "{path}: the vocabulary lacks {missing}; ELECTRA needs [PAD] [UNK] [CLS] [SEP] [MASK] (is this a WordPiece vocabulary?)"
+    )]
     NoSpecial {
         /// The file.
         path: PathBuf,
@@ -563,3 +569,6 @@ fn tokens_of_json(
     }
     Ok(entries.into_iter().map(|(_, t)| t.to_owned()).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,11 +74,7 @@ impl WordCounts {
     ///
     /// # Errors
     /// Those of the reader.
-    pub fn add_inputs(
-        &mut self,
-        inputs: &[Input],
-        options: &ReadOptions,
-    ) -> Result<(), ReadError> {
+    pub fn add_inputs(&mut self, inputs: &[Input], options: &ReadOptions) -> Result<(), ReadError> {
         let mut text = String::new();
         for input in inputs {
             let mut reader = Reader::open(input, options)?;

@@ -213,9 +213,7 @@ mod tests {
     fn words_are_lower_case_without_accents_and_apart_from_punctuation() {
         assert_eq!(
             words("Héllo, wo\u{ad}rld!中文 ≠ ¿Qué?", Normalisation::UNCASED),
-            [
-                "hello", ",", "world", "!", "中", "文", "=", "¿", "que", "?"
-            ]
+            ["hello", ",", "world", "!", "中", "文", "=", "¿", "que", "?"]
         );
         assert_eq!(
             words("Héllo Ärger", Normalisation::CASED),

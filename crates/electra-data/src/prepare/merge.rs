@@ -127,7 +127,8 @@ impl<'a> Blocks<'a> {
             }
             // The input is used up, unless a part has more of it.
             let early = |head: &Option<StoredBlock>| {
-                head.as_ref().is_some_and(|b| (b.input, b.block) < (self.input + 1, 0))
+                head.as_ref()
+                    .is_some_and(|b| (b.input, b.block) < (self.input + 1, 0))
             };
             if let Some(part) = self.heads.iter().position(early) {
                 let dir = self.job.part_dir(part as u32);

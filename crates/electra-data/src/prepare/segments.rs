@@ -224,10 +224,7 @@ fn words(bytes: &[u8]) -> Vec<u32> {
 
 /// Where a part stands: the number of its good segments, and the last block in them. Segments from
 /// the first bad one on are removed.
-pub(super) fn recover(
-    dir: &Path,
-    width: usize,
-) -> Result<(u32, Option<(u32, u32)>), PrepareError> {
+pub(super) fn recover(dir: &Path, width: usize) -> Result<(u32, Option<(u32, u32)>), PrepareError> {
     loop {
         let mut reader = SegmentReader::new(dir, width);
         let mut last = None;

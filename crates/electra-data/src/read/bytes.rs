@@ -68,11 +68,7 @@ pub(super) fn open(input: &Input, options: &ReadOptions) -> Result<Opened, ReadE
         source,
     };
     let (raw, compression, format): (Box<dyn Read + Send>, _, _) = match input {
-        Input::Stdin => (
-            Box::new(io::stdin()),
-            Compression::None,
-            Some(Format::Text),
-        ),
+        Input::Stdin => (Box::new(io::stdin()), Compression::None, Some(Format::Text)),
         Input::File(path) => {
             let file = File::open(path).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => ReadError::Missing { path: path.clone() },

@@ -72,9 +72,7 @@ impl JsonlSource {
             return match found {
                 Found::Text(text) => Ok(Some(text)),
                 Found::Null => continue,
-                Found::Other => {
-                    Err(self.wrong(format!("field {:?} holds no string", self.field)))
-                }
+                Found::Other => Err(self.wrong(format!("field {:?} holds no string", self.field))),
                 Found::Absent(names) => Err(self.wrong(format!(
                     "no field {:?}; this object has: {}",
                     self.field,

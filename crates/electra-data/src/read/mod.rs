@@ -46,7 +46,10 @@ pub enum ReadError {
         why: String,
     },
     /// A file of a kind that its name does not tell.
-    #[error("{path}: unknown kind of file; known: {}; or name the format", Format::KNOWN)]
+    #[error(
+        "{path}: unknown kind of file; known: {}; or name the format",
+        Format::KNOWN
+    )]
     UnknownFormat {
         /// The file.
         path: PathBuf,
