@@ -167,6 +167,11 @@ impl Backend for Cpu {
         }
     }
 
+    fn release_arrays(&mut self) {
+        self.arrays.clear();
+        self.ints.clear();
+    }
+
     fn write(&mut self, to: Array, values: &[f32]) {
         assert_eq!(values.len(), to.rows * to.cols);
         let view = self.view(to);
