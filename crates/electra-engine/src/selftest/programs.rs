@@ -5,9 +5,11 @@ use crate::backend::*;
 use crate::params::{Init, ParamLayout, ParamView};
 use crate::rng::{Purpose, Rng};
 
+type Program<B> = fn(&mut Context<B>);
+
 /// Runs all of them.
 pub(super) fn all<B: Backend>(c: &mut Context<B>) {
-    let programs: [(&'static str, fn(&mut Context<B>)); 13] = [
+    let programs: [(&'static str, Program<B>); 13] = [
         ("memory", memory),
         ("embed", embed),
         ("linear", linear),
