@@ -108,6 +108,7 @@ impl Masking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use electra_engine::rng::Rng;
     use proptest::prelude::*;
 
     const SPECIAL: SpecialIds = SpecialIds {

@@ -630,4 +630,4 @@ pub fn read_manifest(dir: &Path) -> Result<Option<Manifest>, ShardError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

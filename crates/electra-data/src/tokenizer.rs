@@ -569,3 +569,6 @@ fn tokens_of_json(
     }
     Ok(entries.into_iter().map(|(_, t)| t.to_owned()).collect())
 }
+
+#[cfg(test)]
+mod tests;

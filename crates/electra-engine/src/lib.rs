@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod cpu;
 pub mod params;
 pub mod reference;
 pub mod rng;

@@ -3,6 +3,7 @@
 
 use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
+use electra_engine::cpu::{Cpu, CpuOptions, Isa};
 use electra_engine::reference::Reference;
 use electra_engine::rng::Rng;
 use electra_model::config::ElectraConfig;
@@ -310,6 +311,23 @@ fn the_reference_in_f64_follows_pytorch() {
 fn the_reference_in_f32_follows_pytorch() {
     for (name, sharing) in VARIANTS {
         replay(&mut Reference::<f32>::new(), name, sharing, F32, 1);
+    }
+}
+
+#[test]
+fn the_cpu_in_f32_follows_pytorch_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for threads in [1, 2, 3] {
+            let options = CpuOptions {
+                threads: Some(threads),
+                isa: Some(isa),
+                ..CpuOptions::default()
+            };
+            for (name, sharing) in VARIANTS {
+                let mut cpu = Cpu::new(options).expect("an instruction set that is available");
+                replay(&mut cpu, name, sharing, F32, 1);
+            }
+        }
     }
 }
 

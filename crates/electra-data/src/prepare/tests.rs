@@ -1,1 +1,411 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::Ordering::Relaxed;
 
+use super::*;
+use crate::read::{TextLayout, documents, expand};
+use crate::tokenizer::SPECIAL_TOKENS;
+use crate::words::Normalisation;
+
+fn tokenizer() -> Tokenizer {
+    let mut tokens: Vec<String> = SPECIAL_TOKENS.map(str::to_owned).to_vec();
+    for c in "abcdefghijklmnopqrstuvwxyz0123456789".chars() {
+        tokens.push(c.to_string());
+        tokens.push(format!("##{c}"));
+    }
+    Tokenizer::new(tokens, Normalisation::UNCASED, "test".as_ref()).unwrap()
+}
+
+/// Several inputs: small ones, one of several blocks, one with a long document in one line, empty
+/// documents and lines among them.
+fn corpus(dir: &Path) -> Vec<Input> {
+    let mut number = 1u64;
+    let mut word = move || {
+        number = number
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        format!("w{}", (number >> 40) % 5000)
+    };
+    let mut text = |documents: usize, lines: usize, words: usize| -> String {
+        let line = |w: &mut dyn FnMut() -> String| -> String {
+            (0..words).map(|_| w()).collect::<Vec<_>>().join(" ")
+        };
+        let document = |w: &mut dyn FnMut() -> String| -> String {
+            (0..lines).map(|_| line(w)).collect::<Vec<_>>().join("\n")
+        };
+        (0..documents)
+            .map(|_| document(&mut word))
+            .collect::<Vec<_>>()
+            .join("\n\n")
+    };
+    let files = [
+        ("a.txt", text(3, 4, 10)),
+        ("b.txt", text(2000, 20, 15)),
+        ("c.txt", text(1, 1, 400_000)),
+        (
+            "d.txt",
+            format!("\n\n\u{1}\n\u{2}\n\n{}\n\u{1}\n", text(5, 5, 5)),
+        ),
+        ("e.txt", String::new()),
+        ("f.txt", text(700, 3, 40)),
+    ];
+    for (name, text) in files {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let gz = zstd::encode_all(fs::read(dir.join("b.txt")).unwrap().as_slice(), 1).unwrap();
+    fs::write(dir.join("g.txt.zst"), gz).unwrap();
+    expand(&[dir.to_string_lossy().into_owned()]).unwrap()
+}
+
+fn options(threads: usize, share: Share) -> PrepareOptions {
+    PrepareOptions {
+        threads,
+        shard_tokens: 300_000,
+        share,
+        ..Default::default()
+    }
+}
+
+fn go(
+    inputs: &[Input],
+    out: &Path,
+    options: &PrepareOptions,
+) -> Result<PrepareReport, PrepareError> {
+    let stop = AtomicBool::new(false);
+    prepare(inputs, &tokenizer(), out, options, &mut |_| {}, &stop)
+}
+
+/// Every file of a directory by name.
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            for (inner, bytes) in self::files(&entry.path()) {
+                files.insert(format!("{name}/{inner}"), bytes);
+            }
+        } else {
+            files.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn every_token_of_every_document_is_in_the_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = corpus(dir.path());
+    let out = tempfile::tempdir().unwrap();
+    let report = go(&inputs, out.path(), &options(2, Share::All)).unwrap();
+    let corpus = Corpus::open(out.path()).unwrap();
+    corpus.verify().unwrap();
+    assert!(report.shards > 3);
+    let tokenizer = tokenizer();
+    corpus.check_tokenizer(&tokenizer.hash()).unwrap();
+    let mut at = 0;
+    let (mut lines, mut tokens) = (0, 0);
+    for document in documents(&inputs, &ReadOptions::default()).unwrap() {
+        let wanted: Vec<Vec<u32>> = document
+            .lines()
+            .map(|line| tokenizer.encode(line))
+            .filter(|line| !line.is_empty())
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let (shard, local) = corpus.locate(at);
+        let shard = &corpus.shards()[shard];
+        let (first, last) = (shard.document_start(local), shard.document_start(local + 1));
+        let found: Vec<Vec<u32>> = (first..last)
+            .map(|line| {
+                let mut ids = Vec::new();
+                let range = shard.line_start(line)..shard.line_start(line + 1);
+                shard.read(range, corpus.vocab_size(), &mut ids).unwrap();
+                ids
+            })
+            .collect();
+        assert!(found == wanted, "document {at}");
+        at += 1;
+        lines += wanted.len() as u64;
+        tokens += wanted.iter().map(Vec::len).sum::<usize>() as u64;
+    }
+    assert_eq!(
+        (report.documents, report.lines, report.tokens),
+        (at, lines, tokens)
+    );
+    assert_eq!(corpus.documents(), at);
+}
+
+#[test]
+fn threads_and_parts_do_not_show_in_the_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = corpus(dir.path());
+    let alone = tempfile::tempdir().unwrap();
+    go(&inputs, alone.path(), &options(1, Share::All)).unwrap();
+    let wanted = files(alone.path());
+    for of in [1, 2, 3, 7] {
+        let out = tempfile::tempdir().unwrap();
+        if of == 1 {
+            go(&inputs, out.path(), &options(4, Share::All)).unwrap();
+        } else {
+            for index in (0..of).rev() {
+                let error = merge(out.path(), &mut |_| {}, &AtomicBool::new(false));
+                assert!(matches!(error, Err(PrepareError::Incomplete { .. })));
+                let report = go(&inputs, out.path(), &options(2, Share::Part { index, of }));
+                assert_eq!(report.unwrap().outcome, Outcome::PartComplete);
+            }
+            let report = merge(out.path(), &mut |_| {}, &AtomicBool::new(false)).unwrap();
+            assert_eq!(report.outcome, Outcome::Complete);
+        }
+        assert!(files(out.path()) == wanted, "{of} parts");
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_and_one_that_is_complete_does_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = corpus(dir.path());
+    let alone = tempfile::tempdir().unwrap();
+    let whole = go(&inputs, alone.path(), &options(1, Share::All)).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let (mut stops, mut bytes) = (0, 0);
+    let options = options(2, Share::All);
+    let last = loop {
+        let stop = AtomicBool::new(false);
+        let mut steps = 0;
+        let mut progress = |_: &Progress| {
+            steps += 1;
+            stop.store(steps >= 3 + stops, Relaxed);
+        };
+        match prepare(
+            &inputs,
+            &tokenizer(),
+            out.path(),
+            &options,
+            &mut progress,
+            &stop,
+        ) {
+            Ok(report) => break report,
+            Err(PrepareError::Interrupted) => {
+                stops += 1;
+                // What a kill leaves behind: a file half written.
+                let part = out.path().join("parts/part-00000-of-00001");
+                if part.is_dir() {
+                    fs::write(part.join("segment-000009.tmp"), "half").unwrap();
+                }
+            }
+            Err(e) => panic!("{e}"),
+        }
+        bytes += 1;
+    };
+    assert!(stops > 1 && bytes > 1 && last.text_bytes < whole.text_bytes);
+    assert!(files(out.path()) == files(alone.path()));
+    let again = go(&inputs, out.path(), &options).unwrap();
+    assert_eq!(
+        (again.outcome, again.text_bytes),
+        (Outcome::AlreadyComplete, 0)
+    );
+    assert_eq!(again.tokens, whole.tokens);
+}
+
+#[test]
+fn a_damaged_segment_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = corpus(dir.path());
+    let (alone, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    go(&inputs, alone.path(), &options(1, Share::All)).unwrap();
+    for index in 0..2 {
+        go(
+            &inputs,
+            out.path(),
+            &options(1, Share::Part { index, of: 2 }),
+        )
+        .unwrap();
+    }
+    let part = out.path().join("parts/part-00001-of-00002");
+    let segment = part.join("segment-000000.bin");
+    let mut bytes = fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let error = merge(out.path(), &mut |_| {}, &AtomicBool::new(false)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("its checksum does not hold; remove"),
+        "{error}"
+    );
+    fs::remove_file(part.join("complete")).unwrap();
+    go(
+        &inputs,
+        out.path(),
+        &options(1, Share::Part { index: 1, of: 2 }),
+    )
+    .unwrap();
+    merge(out.path(), &mut |_| {}, &AtomicBool::new(false)).unwrap();
+    assert!(files(out.path()) == files(alone.path()));
+}
+
+#[test]
+fn other_work_in_the_directory_is_refused_by_what_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.txt");
+    fs::write(&path, "one two\n\nthree\n").unwrap();
+    let inputs = [Input::File(path.clone())];
+    for complete in [true, false] {
+        let out = tempfile::tempdir().unwrap();
+        let share = if complete {
+            Share::All
+        } else {
+            Share::Part { index: 0, of: 2 }
+        };
+        let base = options(1, share);
+        fs::write(&path, "one two\n\nthree\n").unwrap();
+        go(&inputs, out.path(), &base).unwrap();
+        let error = |inputs: &[Input], options: &PrepareOptions, wanted: &str| {
+            let error = go(inputs, out.path(), options).unwrap_err().to_string();
+            assert!(
+                error.contains("holds other work") && error.contains(wanted),
+                "{error}"
+            );
+        };
+        let mut other = base.clone();
+        other.shard_tokens = 5;
+        error(&inputs, &other, "tokens a shard: 300000 there, 5 now");
+        let mut other = base.clone();
+        other.read.layout = TextLayout::Line;
+        error(
+            &inputs,
+            &other,
+            "end of documents: blank-line there, line now",
+        );
+        let twice = [inputs[0].clone(), inputs[0].clone()];
+        error(&twice, &base, "number of inputs: 1 there, 2 now");
+        let mut lossy = base.clone();
+        lossy.read.lossy = true;
+        go(&inputs, out.path(), &lossy).unwrap();
+        fs::write(&path, "one two\n\nTHREE\n").unwrap();
+        error(&inputs, &lossy, "input 1: the content of a.txt has changed");
+        fs::write(&path, "one\n").unwrap();
+        error(&inputs, &lossy, "a.txt of 15 bytes there, 4 now");
+        if !complete {
+            let other = options(1, Share::Part { index: 0, of: 3 });
+            fs::write(&path, "one two\n\nthree\n").unwrap();
+            error(
+                &inputs,
+                &PrepareOptions {
+                    read: lossy.read,
+                    ..other
+                },
+                "number of parts",
+            );
+        }
+    }
+}
+
+#[test]
+fn bad_requests_and_outputs_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let path = dir.path().join("a.txt");
+    fs::write(&path, " \n\n\u{1}\n").unwrap();
+    let inputs = [Input::File(path.clone())];
+    let base = options(1, Share::All);
+    let error = |inputs: &[Input], out: &Path, options: &PrepareOptions, wanted: &str| {
+        let error = go(inputs, out, options).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    };
+    error(&inputs, &out, &base, "no text at all in a.txt");
+    error(&[], &out, &base, "no input; name files");
+    error(
+        &inputs,
+        &out,
+        &options(1, Share::Part { index: 2, of: 2 }),
+        "part 2 of 2",
+    );
+    let gone = [Input::File(dir.path().join("gone.txt"))];
+    error(&gone, &out, &base, "gone.txt: no such file");
+    let split = options(1, Share::Part { index: 0, of: 2 });
+    error(
+        &[Input::Stdin],
+        &out,
+        &split,
+        "standard input cannot be split",
+    );
+    error(
+        &inputs,
+        dir.path(),
+        &base,
+        "not empty, and not a directory of prepare",
+    );
+    error(&inputs, &path, &base, "Not a directory");
+    error(
+        &inputs,
+        Path::new("/proc/none/out"),
+        &base,
+        "is the directory writable",
+    );
+    fs::write(&path, b"good\n\xFF\xFF\n").unwrap();
+    let fresh = dir.path().join("fresh");
+    error(
+        &inputs,
+        &fresh,
+        &base,
+        "2 invalid UTF-8 sequences, the first at byte 5",
+    );
+    let mut lossy = base.clone();
+    lossy.read.lossy = true;
+    let report = go(&inputs, &fresh, &lossy).unwrap();
+    assert_eq!((report.invalid_utf8, report.tokens), (2, 4));
+}
+
+#[test]
+fn two_processes_do_not_do_the_same_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.txt");
+    fs::write(&path, "one two\n").unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let part = out.path().join("parts/part-00000-of-00001");
+    fs::create_dir_all(&part).unwrap();
+    let lock = fs::File::create(part.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let inputs = [Input::File(path)];
+    let error = go(&inputs, out.path(), &options(1, Share::All)).unwrap_err();
+    assert!(
+        error.to_string().contains("another process is working"),
+        "{error}"
+    );
+}
+
+#[test]
+fn blocks_are_spread_evenly_over_parts() {
+    let entry = |bytes| crate::manifest::InputEntry {
+        name: "x".into(),
+        bytes,
+        sample_blake3: String::new(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan::plan(&[], &tokenizer(), &PrepareOptions::default()).unwrap();
+    let job = Job {
+        out: dir.path().into(),
+        plan: crate::manifest::Plan {
+            inputs: vec![entry(100), entry(0), entry(300), entry(100)],
+            ..plan
+        },
+        parts: 5,
+    };
+    let mut counts = [0; 5];
+    for (input, blocks) in [(0, 1000), (1, 1), (2, 3000), (3, 1000)] {
+        for block in 0..blocks {
+            let owner = job.owner(input, block);
+            assert!(job.touches(input, owner));
+            counts[owner as usize] += 1;
+        }
+    }
+    assert!(
+        counts.iter().all(|&n| (980..1020).contains(&n)),
+        "{counts:?}"
+    );
+    assert!(!job.touches(0, 4) && !job.touches(3, 0));
+}

@@ -44,7 +44,11 @@ pub fn expand(names: &[String]) -> Result<Vec<Input>, ReadError> {
         } else if path.exists() {
             inputs.push(Input::File(path.to_owned()));
         } else if name.contains(['*', '?', '[']) {
-            let matches = glob::glob(name).map_err(|e| ReadError::Pattern {
+            let options = glob::MatchOptions {
+                require_literal_leading_dot: true,
+                ..Default::default()
+            };
+            let matches = glob::glob_with(name, options).map_err(|e| ReadError::Pattern {
                 pattern: name.clone(),
                 why: e.to_string(),
             })?;

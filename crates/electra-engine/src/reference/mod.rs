@@ -6,6 +6,8 @@
 mod attention;
 mod vocabulary;
 
+pub(crate) use attention::HEAD_BLOCKS;
+
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
 use crate::rng::{Purpose, Rng};

@@ -1,0 +1,126 @@
+//! Activation functions and the binary cross-entropy.
+
+use super::Cpu;
+use super::isa::Kernel;
+use super::math::{normal_cdf, sigmoid};
+use super::simd::{LANES, Simd};
+use crate::backend::{Activation, Array, Ints};
+
+/// √(2 / π)
+const ROOT: f32 = 0.797_884_6;
+const CUBIC: f32 = 0.044715;
+/// 1 / √(2 π)
+const DENSITY: f32 = 0.398_942_3;
+
+/// f(z) and f'(z).
+#[inline(always)]
+fn activate<S: Simd>(activation: Activation, z: S::V) -> (S::V, S::V) {
+    match activation {
+        Activation::Gelu => {
+            let (cdf, bell) = normal_cdf::<S>(z);
+            let slope = S::fma(z, S::mul(bell, S::splat(DENSITY)), cdf);
+            (S::mul(z, cdf), slope)
+        }
+        Activation::GeluTanh => {
+            // (1 + tanh u) / 2 is the sigmoid s of 2 u; its slope is 2 s (1 − s) u'.
+            let square = S::mul(z, z);
+            let inner = S::fma(square, S::splat(CUBIC), S::splat(1.0));
+            let s = sigmoid::<S>(S::mul(S::mul(z, inner), S::splat(2.0 * ROOT)));
+            let slope = S::fma(square, S::splat(3.0 * CUBIC), S::splat(1.0));
+            let slope = S::mul(slope, S::splat(2.0 * ROOT));
+            let rise = S::mul(S::mul(s, S::sub(S::splat(1.0), s)), slope);
+            // z · rise vanishes for large |z|, where z³ may not be finite.
+            let rise = S::select_less(S::abs(z), S::splat(30.0), rise, S::splat(0.0));
+            (S::mul(z, s), S::fma(z, rise, s))
+        }
+    }
+}
+
+struct Activate<'a>(Activation, &'a [f32], &'a mut [f32]);
+
+impl Kernel for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (z, y) in self.1.chunks(LANES).zip(self.2.chunks_mut(LANES)) {
+            S::write(y, activate::<S>(self.0, S::read(z)).0);
+        }
+    }
+}
+
+struct ActivateBackward<'a>(Activation, &'a [f32], &'a mut [f32]);
+
+impl Kernel for ActivateBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (z, d) in self.1.chunks(LANES).zip(self.2.chunks_mut(LANES)) {
+            let slope = activate::<S>(self.0, S::read(z)).1;
+            let product = S::mul(slope, S::read(d));
+            S::write(d, product);
+        }
+    }
+}
+
+impl Cpu {
+    pub(super) fn activate(&mut self, activation: Activation, z: Array, y: Array) {
+        assert!(z.rows == y.rows && z.cols == y.cols);
+        let (z, y, isa) = (self.view(z), self.view(y), self.isa);
+        assert!(!z.overlaps(&y));
+        self.pool.rows(y.rows, y.cols, |rows, _| {
+            for r in rows {
+                // SAFETY: row r of y is this task's, and nobody writes to z.
+                let (z, y) = unsafe { (z.row(r), y.row_mut(r)) };
+                isa.run(Activate(activation, z, y));
+            }
+        });
+    }
+
+    pub(super) fn activate_backward(&mut self, activation: Activation, z: Array, d: Array) {
+        assert!(z.rows == d.rows && z.cols == d.cols);
+        let (z, d, isa) = (self.view(z), self.view(d), self.isa);
+        assert!(!z.overlaps(&d));
+        self.pool.rows(d.rows, d.cols, |rows, _| {
+            for r in rows {
+                // SAFETY: row r of d is this task's, and nobody writes to z.
+                let (z, d) = unsafe { (z.row(r), d.row_mut(r)) };
+                isa.run(ActivateBackward(activation, z, d));
+            }
+        });
+    }
+
+    /// Calls `f(x, label)` for each logit. There is one a token: nothing to split.
+    fn each_logit(&mut self, logits: Array, labels: Ints, out: Array, f: impl Fn(f32, f32) -> f32) {
+        assert!(logits.cols == 1 && out.cols == 1);
+        assert!(logits.rows == out.rows && labels.len == out.rows);
+        let (x, y) = (self.view(logits), self.view(out));
+        for (r, &label) in self.ids(labels).iter().enumerate() {
+            // SAFETY: one thread reads an element, then writes one.
+            unsafe {
+                let value = x.at(r, 0).read();
+                y.at(r, 0).write(f(value, label as f32));
+            }
+        }
+    }
+
+    pub(super) fn cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {
+        self.each_logit(logits, labels, loss, |x, label| {
+            x.max(0.0) - x * label + (-x.abs()).exp().ln_1p()
+        });
+    }
+
+    pub(super) fn cross_entropy_backward(
+        &mut self,
+        logits: Array,
+        labels: Ints,
+        scale: f32,
+        d_logits: Array,
+    ) {
+        self.each_logit(logits, labels, d_logits, |x, label| {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            scale * (sigmoid - label)
+        });
+    }
+}

@@ -1,0 +1,289 @@
+//! The matrix product: tiles of six rows by up to 64 columns, over a packed right side.
+//!
+//! Each element of the result is summed over the depth in order, by itself, whatever stands
+//! around it; so neither the number of rows nor the split into tasks changes a bit.
+
+use super::isa::{Isa, Kernel};
+use super::simd::{LANES, Simd};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Rows of a tile.
+pub(crate) const STRIP: usize = 6;
+/// Columns of a packed panel.
+pub(crate) const PANEL: usize = 64;
+/// Units of depth that are taken at once, so that a panel stays in the L2 cache.
+const DEPTH: usize = 1024;
+
+/// What the words of both sides of a product are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One f32 a word.
+    F32,
+    /// Two bf16 that are neighbours along the depth a word.
+    Bf16,
+}
+
+impl Form {
+    /// Words that a depth of `depth` values takes.
+    pub(crate) fn units(self, depth: usize) -> usize {
+        match self {
+            Form::F32 => depth,
+            Form::Bf16 => depth.div_ceil(2),
+        }
+    }
+}
+
+/// What a product starts from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    /// Zero.
+    Zero,
+    /// What stands in the result.
+    Sum,
+    /// A bias, one f32 a column.
+    Bias(*const f32),
+}
+
+/// The right side `[depth, cols]` in panels of 64 columns (the last one narrower, in sixteens),
+/// each panel row by row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    pub(crate) data: *const f32,
+    /// Units of the whole right side.
+    pub(crate) depth: usize,
+    /// Columns in use.
+    pub(crate) cols: usize,
+}
+
+// SAFETY: an address; the products that read say why that is sound.
+unsafe impl Send for Panels {}
+// SAFETY: as above.
+unsafe impl Sync for Panels {}
+
+impl Panels {
+    /// Words that panels take.
+    pub(crate) fn words(depth: usize, cols: usize) -> usize {
+        depth * cols.next_multiple_of(LANES)
+    }
+
+    /// Number of panels.
+    pub(crate) fn count(&self) -> usize {
+        self.cols.div_ceil(PANEL)
+    }
+
+    /// Columns of panel `p`, those of the padding included.
+    pub(crate) fn width(&self, p: usize) -> usize {
+        PANEL.min((self.cols - p * PANEL).next_multiple_of(LANES))
+    }
+}
+
+/// `c = start + a b` for some rows and panels.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    pub(crate) rows: usize,
+    /// Units of depth.
+    pub(crate) depth: usize,
+    /// The left side: row `i`, unit `k` at `i · row_step + k · unit_step`.
+    pub(crate) a: *const f32,
+    pub(crate) row_step: usize,
+    pub(crate) unit_step: usize,
+    pub(crate) b: Panels,
+    /// The unit of `b` that meets the left side's first.
+    pub(crate) first_unit: usize,
+    /// Panels to do; `c` and the bias point to column 0 all the same.
+    pub(crate) panels: Range<usize>,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    pub(crate) start: Start,
+}
+
+impl Product {
+    /// Computes the product.
+    ///
+    /// # Safety
+    /// The left side, the panels and the bias can be read, the result written, and nobody else
+    /// writes to the former or uses the latter meanwhile.
+    pub(crate) unsafe fn run(self, isa: Isa, form: Form) {
+        assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
+        match form {
+            Form::F32 => isa.run(Blocked::<F32>(self, PhantomData)),
+            Form::Bf16 => isa.run_bf16(Blocked::<Bf16>(self, PhantomData)),
+        }
+    }
+}
+
+/// A word's arithmetic.
+trait Unit {
+    fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V;
+}
+
+struct F32;
+struct Bf16;
+
+impl Unit for F32 {
+    #[inline(always)]
+    fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
+        S::fma(a, b, acc)
+    }
+}
+
+impl Unit for Bf16 {
+    #[inline(always)]
+    fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
+        S::dot_bf16(acc, a, b)
+    }
+}
+
+struct Blocked<U>(Product, PhantomData<U>);
+
+impl<U: Unit> Kernel for Blocked<U> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let p = self.0;
+        let mut done = 0;
+        loop {
+            let depth = DEPTH.min(p.depth - done);
+            for panel in p.panels.clone() {
+                let width = p.b.width(panel);
+                let first = panel * PANEL;
+                let b =
+                    p.b.data
+                        .wrapping_add(first * p.b.depth + (p.first_unit + done) * width);
+                for row in (0..p.rows).step_by(STRIP) {
+                    let tile = Tile {
+                        depth,
+                        a: p.a.wrapping_add(row * p.row_step + done * p.unit_step),
+                        row_step: p.row_step,
+                        unit_step: p.unit_step,
+                        b,
+                        width,
+                        c: p.c.wrapping_add(row * p.c_stride + first),
+                        c_stride: p.c_stride,
+                        cols: PANEL.min(p.b.cols - first),
+                        start: match p.start {
+                            _ if done > 0 => Start::Sum,
+                            Start::Bias(bias) => Start::Bias(bias.wrapping_add(first)),
+                            start => start,
+                        },
+                    };
+                    // SAFETY: a part of the product, whose caller vouches for its memory.
+                    unsafe { tile.rows::<S, U>(STRIP.min(p.rows - row)) };
+                }
+            }
+            done += depth;
+            if done == p.depth {
+                break;
+            }
+        }
+    }
+}
+
+/// One panel's part of up to six rows.
+#[derive(Clone, Copy)]
+struct Tile {
+    depth: usize,
+    a: *const f32,
+    row_step: usize,
+    unit_step: usize,
+    b: *const f32,
+    width: usize,
+    c: *mut f32,
+    c_stride: usize,
+    cols: usize,
+    start: Start,
+}
+
+impl Tile {
+    /// # Safety
+    /// As for [`Product::run`].
+    #[inline(always)]
+    unsafe fn rows<S: Simd, U: Unit>(self, rows: usize) {
+        // SAFETY: as the caller says.
+        unsafe {
+            match rows {
+                1 => self.columns::<S, U, 1>(),
+                2 => self.columns::<S, U, 2>(),
+                3 => self.columns::<S, U, 3>(),
+                4 => self.columns::<S, U, 4>(),
+                5 => self.columns::<S, U, 5>(),
+                _ => self.columns::<S, U, STRIP>(),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Product::run`].
+    #[inline(always)]
+    unsafe fn columns<S: Simd, U: Unit, const ROWS: usize>(self) {
+        // SAFETY: as the caller says.
+        unsafe {
+            if S::TILE == 1 {
+                for first in (0..self.width).step_by(LANES) {
+                    self.multiply::<S, U, ROWS, 1>(first);
+                }
+            } else {
+                match self.width / LANES {
+                    1 => self.multiply::<S, U, ROWS, 1>(0),
+                    2 => self.multiply::<S, U, ROWS, 2>(0),
+                    3 => self.multiply::<S, U, ROWS, 3>(0),
+                    _ => self.multiply::<S, U, ROWS, 4>(0),
+                }
+            }
+        }
+    }
+
+    /// `ROWS` rows by `VECTORS · 16` columns from `first`, in registers.
+    ///
+    /// # Safety
+    /// As for [`Product::run`].
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, U: Unit, const ROWS: usize, const VECTORS: usize>(
+        self,
+        first: usize,
+    ) {
+        let mut acc = [[S::splat(0.0); VECTORS]; ROWS];
+        let lanes = |j: usize| LANES.min(self.cols - first - j * LANES);
+        // SAFETY: as the caller says; no more than `cols` columns of the result and the bias, and
+        // `width` of the panel.
+        unsafe {
+            for i in 0..ROWS {
+                for j in 0..VECTORS {
+                    let at = first + j * LANES;
+                    acc[i][j] = match self.start {
+                        Start::Zero => S::splat(0.0),
+                        Start::Sum => S::load_first(self.c.add(i * self.c_stride + at), lanes(j)),
+                        Start::Bias(bias) => S::load_first(bias.add(at), lanes(j)),
+                    };
+                }
+            }
+            let (mut a, mut b) = (self.a, self.b.add(first));
+            for _ in 0..self.depth {
+                let mut right = [S::splat(0.0); VECTORS];
+                for j in 0..VECTORS {
+                    right[j] = S::load(b.add(j * LANES));
+                }
+                for i in 0..ROWS {
+                    let left = S::splat(*a.add(i * self.row_step));
+                    for j in 0..VECTORS {
+                        acc[i][j] = U::dot::<S>(left, right[j], acc[i][j]);
+                    }
+                }
+                a = a.wrapping_add(self.unit_step);
+                b = b.wrapping_add(self.width);
+            }
+            for i in 0..ROWS {
+                for j in 0..VECTORS {
+                    let to = self.c.add(i * self.c_stride + first + j * LANES);
+                    if lanes(j) == LANES {
+                        S::store(to, acc[i][j]);
+                    } else {
+                        S::store_first(to, lanes(j), acc[i][j]);
+                    }
+                }
+            }
+        }
+    }
+}

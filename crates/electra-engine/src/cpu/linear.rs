@@ -1,0 +1,235 @@
+//! Linear layers: `x Wᵀ + b`, `dy W` and `dyᵀ x`.
+
+use super::buffer::Scratch;
+use super::gemm::{Form, PANEL, Panels, Product, STRIP, Start};
+use super::isa::Isa;
+use super::pack::{Columns, Source, pack_panel, pack_rows_bf16, pack_strip, strip_words};
+use super::params::CpuParams;
+use super::view::{Shared, View, part};
+use super::{Cpu, Flat};
+use crate::backend::{Array, Linear};
+
+/// Rows that a task takes through a product: its part of both sides stays in the L2 cache.
+pub(super) const ROW_BLOCK: usize = 96;
+/// Tasks that a product of few rows is split into, by columns.
+const MIN_TASKS: usize = 8;
+/// Multiplications below which a product is one task.
+const SMALL: usize = 1 << 17;
+/// Tokens whose rows are packed together for a weight's gradient.
+const TOKEN_CHUNK: usize = 512;
+/// Strips of rows a task of a weight's gradient takes.
+const STRIPS: usize = 16;
+
+/// Rows of an activation as left side of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) data: *const f32,
+    pub(super) row_step: usize,
+    pub(super) units: usize,
+}
+
+/// Words of scratch that [`left_side`] needs.
+pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
+    match form {
+        Form::F32 => 0,
+        Form::Bf16 => rows * form.units(depth),
+    }
+}
+
+/// The rows of a source in a product's form: themselves, or rounded into `room`.
+///
+/// # Safety
+/// The source can be read.
+pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut [f32]) -> Left {
+    match form {
+        Form::F32 => Left {
+            data: source.data,
+            row_step: source.stride,
+            units: source.cols,
+        },
+        Form::Bf16 => {
+            // SAFETY: as the caller says.
+            unsafe { pack_rows_bf16(isa, source, room) };
+            let units = form.units(source.cols);
+            Left {
+                data: room.as_ptr(),
+                row_step: units,
+                units,
+            }
+        }
+    }
+}
+
+/// Rows `rows` of a view to pack.
+pub(super) fn source(view: View, rows: std::ops::Range<usize>) -> Source {
+    Source {
+        data: view.at(rows.start, 0),
+        rows: rows.len(),
+        cols: view.cols,
+        stride: view.stride,
+    }
+}
+
+impl Cpu {
+    pub(super) fn linear_forward(
+        &mut self,
+        params: &CpuParams,
+        x: Array,
+        linear: &Linear,
+        y: Array,
+    ) {
+        assert!(linear.bias.len() == y.cols && linear.weight.cols == x.cols);
+        let bias = params.slice(linear.bias).as_ptr().cast_mut();
+        let weight = params.forward(linear.weight);
+        let (x, y) = (self.view(x), self.view(y));
+        self.product(x, weight, Init::Bias(Shared(bias)), y);
+    }
+
+    pub(super) fn linear_backward(
+        &mut self,
+        params: &CpuParams,
+        dy: Array,
+        linear: &Linear,
+        dx: Array,
+        accumulate: bool,
+    ) {
+        assert!(linear.weight.rows == dy.cols && linear.weight.cols == dx.cols);
+        let weight = self.backward_panels(params, linear.weight);
+        let start = if accumulate { Init::Sum } else { Init::Zero };
+        let (dy, dx) = (self.view(dy), self.view(dx));
+        self.product(dy, weight, start, dx);
+    }
+
+    /// `y = start + x · weight`, by blocks of rows and, where those are few, of panels.
+    fn product(&mut self, x: View, weight: Panels, start: Init, y: View) {
+        assert!(x.rows == y.rows && weight.cols == y.cols && !x.overlaps(&y));
+        if y.rows == 0 {
+            return;
+        }
+        let (isa, form) = (self.isa, self.form);
+        let blocks = y.rows.div_ceil(ROW_BLOCK);
+        let block = y.rows.div_ceil(blocks).next_multiple_of(STRIP);
+        let blocks = y.rows.div_ceil(block);
+        let groups = if y.rows * x.cols * y.cols < SMALL {
+            1
+        } else {
+            MIN_TASKS.div_ceil(blocks).min(weight.count())
+        };
+        let group = weight.count().div_ceil(groups);
+        let groups = weight.count().div_ceil(group);
+        self.pool
+            .run(blocks * groups, |task, scratch: &mut Scratch| {
+                let rows = part(y.rows, block, task / groups);
+                let [room] = scratch.split([left_words(form, rows.len(), x.cols)]);
+                // SAFETY: nobody writes to x during the operator.
+                let left = unsafe { left_side(isa, form, source(x, rows.clone()), room) };
+                let product = Product {
+                    rows: rows.len(),
+                    depth: left.units,
+                    a: left.data,
+                    row_step: left.row_step,
+                    unit_step: 1,
+                    b: weight,
+                    first_unit: 0,
+                    panels: part(weight.count(), group, task % groups),
+                    c: y.at(rows.start, 0),
+                    c_stride: y.stride,
+                    start: match start {
+                        Init::Zero => Start::Zero,
+                        Init::Sum => Start::Sum,
+                        Init::Bias(bias) => Start::Bias(bias.0),
+                    },
+                };
+                // SAFETY: the sizes fit as asserted; the task alone has these rows and panels of y.
+                unsafe { product.run(isa, form) };
+            });
+    }
+
+    pub(super) fn linear_gradient(
+        &mut self,
+        x: Array,
+        dy: Array,
+        linear: &Linear,
+        grads: &mut Flat,
+    ) {
+        assert!(linear.weight.rows == dy.cols && linear.weight.cols == x.cols);
+        assert!(linear.bias.len() == dy.cols && x.rows == dy.rows);
+        assert!(linear.weight.range().end.max(linear.bias.range().end) <= grads.len());
+        let grads = Shared(grads.as_ptr());
+        let (x, dy) = (self.view(x), self.view(dy));
+        let (weight, bias) = (linear.weight.offset, linear.bias.offset);
+        for first in (0..x.rows).step_by(TOKEN_CHUNK) {
+            let tokens = first..x.rows.min(first + TOKEN_CHUNK);
+            self.accumulate_outer(
+                source(dy, tokens.clone()),
+                source(x, tokens),
+                Shared(grads.add(weight)),
+                Shared(grads.add(bias)),
+            );
+        }
+    }
+
+    /// Adds `dyᵀ x` to `weight` and the column sums of dy to `bias`.
+    fn accumulate_outer(&mut self, dy: Source, x: Source, weight: Shared, bias: Shared) {
+        let (isa, form) = (self.isa, self.form);
+        let units = form.units(x.rows);
+        self.left.reserve(strip_words(dy.cols, units));
+        self.right.reserve(Panels::words(units, x.cols));
+        let left = Shared(self.left.as_ptr());
+        let panels = Panels {
+            data: self.right.as_ptr(),
+            depth: units,
+            cols: x.cols,
+        };
+        let groups = dy.cols.div_ceil(STRIPS * STRIP);
+        let strips = move |group: usize| part(dy.cols.div_ceil(STRIP), STRIPS, group);
+        self.pool.run(groups + panels.count(), |task, _| {
+            if task >= groups {
+                // SAFETY: nobody writes to x; the panel is this task's.
+                unsafe { pack_panel(isa, form, x, Columns::Columns, panels, task - groups) };
+                return;
+            }
+            for strip in strips(task) {
+                let columns = part(dy.cols, STRIP, strip);
+                let words = STRIP * units;
+                // SAFETY: nobody writes to dy; the strip and its bias are this task's.
+                unsafe {
+                    let to = left.slice_mut(strip * words, words);
+                    let sums = bias.slice_mut(columns.start, columns.len());
+                    pack_strip(isa, form, dy, strip, to, Some(sums));
+                }
+            }
+        });
+        self.pool.run(groups * panels.count(), |task, _| {
+            let panel = task / groups;
+            for strip in strips(task % groups) {
+                let rows = part(dy.cols, STRIP, strip);
+                let product = Product {
+                    rows: rows.len(),
+                    depth: units,
+                    a: left.add(strip * STRIP * units),
+                    row_step: 1,
+                    unit_step: STRIP,
+                    b: panels,
+                    first_unit: 0,
+                    panels: panel..panel + 1,
+                    c: weight.add(rows.start * x.cols),
+                    c_stride: x.cols,
+                    start: Start::Sum,
+                };
+                // SAFETY: strips and panels are packed; this tile of the gradient, inside the flat
+                // array as the caller asserted, is this task's.
+                unsafe { product.run(isa, form) };
+            }
+        });
+        debug_assert!(panels.count() * PANEL >= x.cols);
+    }
+}
+
+/// [`Start`] with an address that tasks can share.
+#[derive(Clone, Copy)]
+enum Init {
+    Zero,
+    Sum,
+    Bias(Shared),
+}

@@ -1,0 +1,427 @@
+//! The CPU backend: threads, vectors, and products over packed weights.
+//!
+//! Each operator gives the same bits for any number of threads, and a row or sequence the same
+//! bits whatever else is in the batch: work is split by shape alone, and every sum has one order.
+
+mod attention;
+mod attention_backward;
+mod buffer;
+mod dropout;
+mod elementwise;
+mod gemm;
+mod isa;
+mod linear;
+mod math;
+mod norm;
+mod optimizer;
+mod pack;
+mod params;
+mod pool;
+mod rows;
+mod simd;
+mod view;
+mod vocabulary;
+mod vocabulary_backward;
+
+pub use buffer::Buffer;
+pub use isa::Isa;
+pub use params::CpuParams;
+
+use crate::backend::*;
+use crate::params::{ParamLayout, ParamView};
+use crate::rng::Rng;
+use gemm::Form;
+use pool::Pool;
+use view::View;
+
+/// A flat f32 array on the CPU.
+pub type Flat = Buffer;
+
+/// In what the products of linear layers and the vocabulary are computed. Sums, statistics,
+/// softmax, attention and residuals are f32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// Both sides rounded to bf16, to the nearest, summed in f32.
+    Bf16,
+}
+
+/// Settings of a [`Cpu`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Threads, the caller among them; `None` for as many as the system grants.
+    pub threads: Option<usize>,
+    /// Precision of products.
+    pub precision: Precision,
+    /// An instruction set of [`Isa::available`]; `None` for the best.
+    pub isa: Option<Isa>,
+}
+
+/// Why a [`Cpu`] was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// The instruction set asked for.
+    #[error("this CPU has no {}; it has {}", .0.name(), Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>().join(", "))]
+    MissingIsa(Isa),
+}
+
+/// The CPU with its threads, for one caller.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: Pool,
+    isa: Isa,
+    precision: Precision,
+    form: Form,
+    arrays: Vec<Buffer>,
+    ints: Vec<Vec<u32>>,
+    /// Memory that the tasks of one operator share.
+    left: Buffer,
+    right: Buffer,
+}
+
+impl Cpu {
+    /// A backend without arrays.
+    pub fn new(options: CpuOptions) -> Result<Self, CpuError> {
+        let available = Isa::available();
+        let isa = options.isa.unwrap_or(available[0]);
+        if !available.contains(&isa) {
+            return Err(CpuError::MissingIsa(isa));
+        }
+        let threads = options.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        Ok(Cpu {
+            pool: Pool::new(threads),
+            isa,
+            precision: options.precision,
+            form: match options.precision {
+                Precision::Bf16 if isa.has_bf16() => Form::Bf16,
+                _ => Form::F32,
+            },
+            arrays: Vec::new(),
+            ints: Vec::new(),
+            left: Buffer::zeroed(0),
+            right: Buffer::zeroed(0),
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The precision in use: what was asked for, or what it fell back to.
+    pub fn precision(&self) -> Precision {
+        match self.form {
+            Form::F32 => Precision::F32,
+            Form::Bf16 => Precision::Bf16,
+        }
+    }
+
+    /// What the user should know once: a precision that this CPU has not.
+    pub fn notice(&self) -> Option<String> {
+        (self.precision() != self.precision).then(|| {
+            format!(
+                "bf16 products need AVX512_BF16, which {} has not: computing in f32",
+                self.isa.name()
+            )
+        })
+    }
+
+    fn view(&self, array: Array) -> View {
+        View::new(&self.arrays[array.slot as usize], array)
+    }
+
+    fn ids(&self, ints: Ints) -> &[u32] {
+        &self.ints[ints.slot as usize][..ints.len]
+    }
+}
+
+impl Backend for Cpu {
+    type Params = CpuParams;
+    type Flat = Flat;
+
+    fn array(&mut self, rows: usize, cols: usize) -> Array {
+        self.arrays.push(Buffer::zeroed(rows * cols));
+        Array {
+            slot: self.arrays.len() as u32 - 1,
+            column: 0,
+            stride: cols as u32,
+            rows,
+            cols,
+        }
+    }
+
+    fn ints(&mut self, len: usize) -> Ints {
+        self.ints.push(vec![0; len]);
+        Ints {
+            slot: self.ints.len() as u32 - 1,
+            len,
+        }
+    }
+
+    fn release_arrays(&mut self) {
+        self.arrays.clear();
+        self.ints.clear();
+    }
+
+    fn write(&mut self, to: Array, values: &[f32]) {
+        assert_eq!(values.len(), to.rows * to.cols);
+        let view = self.view(to);
+        for (r, row) in values.chunks_exact(to.cols.max(1)).enumerate() {
+            // SAFETY: nobody else uses the array.
+            unsafe { view.row_mut(r).copy_from_slice(row) };
+        }
+    }
+
+    fn read(&mut self, from: Array, out: &mut [f32]) {
+        assert_eq!(out.len(), from.rows * from.cols);
+        let view = self.view(from);
+        for (r, row) in out.chunks_exact_mut(from.cols.max(1)).enumerate() {
+            // SAFETY: nobody writes to the array.
+            row.copy_from_slice(unsafe { view.row(r) });
+        }
+    }
+
+    fn write_ints(&mut self, to: Ints, values: &[u32]) {
+        self.ints[to.slot as usize][..to.len].copy_from_slice(values);
+    }
+
+    fn read_ints(&mut self, from: Ints, out: &mut [u32]) {
+        out.copy_from_slice(self.ids(from));
+    }
+
+    fn zero(&mut self, array: Array) {
+        let view = self.view(array);
+        for r in 0..array.rows {
+            // SAFETY: nobody else uses the array.
+            unsafe { view.row_mut(r).fill(0.0) };
+        }
+    }
+
+    fn copy(&mut self, x: Array, y: Array) {
+        self.add_dropped(None, x, None, y);
+    }
+
+    fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> CpuParams {
+        self.new_params(layout, values)
+    }
+
+    fn read_params(&mut self, params: &CpuParams, out: &mut [f32]) {
+        out.copy_from_slice(params.master.as_slice());
+    }
+
+    fn flat(&mut self, len: usize) -> Flat {
+        Buffer::zeroed(len)
+    }
+
+    fn write_flat(&mut self, to: &mut Flat, values: &[f32]) {
+        to.as_mut_slice().copy_from_slice(values);
+    }
+
+    fn read_flat(&mut self, from: &Flat, out: &mut [f32]) {
+        out.copy_from_slice(from.as_slice());
+    }
+
+    fn zero_flat(&mut self, flat: &mut Flat) {
+        flat.as_mut_slice().fill(0.0);
+    }
+
+    fn embed(&mut self, params: &CpuParams, tables: &[(ParamView, Ints)], y: Array) {
+        self.embed_sum(params, tables, y);
+    }
+
+    fn embed_backward(&mut self, tables: &[(ParamView, Ints)], dy: Array, grads: &mut Flat) {
+        self.embed_gradient(tables, dy, grads);
+    }
+
+    fn linear(&mut self, params: &CpuParams, x: Array, linear: &Linear, y: Array) {
+        self.linear_forward(params, x, linear, y);
+    }
+
+    fn linear_backward_input(
+        &mut self,
+        params: &CpuParams,
+        dy: Array,
+        linear: &Linear,
+        dx: Array,
+        accumulate: bool,
+    ) {
+        self.linear_backward(params, dy, linear, dx, accumulate);
+    }
+
+    fn linear_backward_params(&mut self, x: Array, dy: Array, linear: &Linear, grads: &mut Flat) {
+        self.linear_gradient(x, dy, linear, grads);
+    }
+
+    fn activation(&mut self, activation: Activation, z: Array, y: Array) {
+        self.activate(activation, z, y);
+    }
+
+    fn activation_backward(&mut self, activation: Activation, z: Array, d: Array) {
+        self.activate_backward(activation, z, d);
+    }
+
+    fn layer_norm(&mut self, params: &CpuParams, x: Array, norm: &Norm, y: Array, stats: Array) {
+        self.norm_forward(params, x, norm, y, stats);
+    }
+
+    fn layer_norm_backward(
+        &mut self,
+        params: &CpuParams,
+        x: Array,
+        stats: Array,
+        norm: &Norm,
+        dy: Array,
+        dx: Array,
+        grads: &mut Flat,
+    ) {
+        self.norm_backward(params, x, stats, norm, dy, dx, grads);
+    }
+
+    fn dropout(&mut self, x: Array, dropout: &Dropout, keys: &RowKeys, y: Array) {
+        self.add_dropped(None, x, Some((dropout, keys)), y);
+    }
+
+    fn add(&mut self, residual: Array, x: Array, dropout: Option<(&Dropout, &RowKeys)>, y: Array) {
+        self.add_dropped(Some(residual), x, dropout, y);
+    }
+
+    fn attention(
+        &mut self,
+        q: Array,
+        k: Array,
+        v: Array,
+        heads: usize,
+        sequences: &Sequences,
+        dropout: Option<&Dropout>,
+        y: Array,
+        log_sum: Array,
+    ) {
+        self.attend(q, k, v, heads, sequences, dropout, y, log_sum);
+    }
+
+    fn attention_backward(
+        &mut self,
+        qkv: [Array; 3],
+        heads: usize,
+        sequences: &Sequences,
+        dropout: Option<&Dropout>,
+        y: Array,
+        log_sum: Array,
+        dy: Array,
+        d_qkv: [Array; 3],
+    ) {
+        self.attend_backward(qkv, heads, sequences, dropout, y, log_sum, dy, d_qkv);
+    }
+
+    fn gather_rows(&mut self, x: Array, rows: Ints, y: Array) {
+        self.gather(x, rows, y);
+    }
+
+    fn scatter_add_rows(&mut self, dy: Array, rows: Ints, dx: Array) {
+        self.scatter_add(dy, rows, dx);
+    }
+
+    fn replace(&mut self, base: Ints, rows: Ints, values: Ints, y: Ints) {
+        self.replace_ids(base, rows, values, y);
+    }
+
+    fn not_equal(&mut self, a: Ints, b: Ints, y: Ints) {
+        self.compare_ids(a, b, y);
+    }
+
+    fn vocabulary_log_prob(
+        &mut self,
+        params: &CpuParams,
+        x: Array,
+        head: &Linear,
+        targets: Ints,
+        log_prob: Array,
+        log_sum: Array,
+        predicted: Option<Ints>,
+    ) {
+        self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+    }
+
+    fn vocabulary_backward(
+        &mut self,
+        params: &CpuParams,
+        x: Array,
+        head: &Linear,
+        targets: Ints,
+        log_sum: Array,
+        scale: f32,
+        dx: Array,
+        grads: &mut Flat,
+    ) {
+        self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
+    }
+
+    fn vocabulary_sample(
+        &mut self,
+        params: &CpuParams,
+        x: Array,
+        head: &Linear,
+        temperature: f32,
+        exclude: Option<Ints>,
+        rng: &Rng,
+        keys: &RowKeys,
+        rows: Ints,
+        sampled: Ints,
+    ) {
+        self.sample(
+            params,
+            x,
+            head,
+            temperature,
+            exclude,
+            rng,
+            keys,
+            rows,
+            sampled,
+        );
+    }
+
+    fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {
+        self.cross_entropy(logits, labels, loss);
+    }
+
+    fn binary_cross_entropy_backward(
+        &mut self,
+        logits: Array,
+        labels: Ints,
+        scale: f32,
+        d_logits: Array,
+    ) {
+        self.cross_entropy_backward(logits, labels, scale, d_logits);
+    }
+
+    fn sum(&mut self, x: Array) -> f64 {
+        self.total(x)
+    }
+
+    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
+        self.norms(flat, views)
+    }
+
+    fn adamw(
+        &mut self,
+        params: &mut CpuParams,
+        grads: &Flat,
+        first: &mut Flat,
+        second: &mut Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+    ) {
+        self.adam_step(params, grads, first, second, adam, grad_scale, updates);
+    }
+}

@@ -1,0 +1,168 @@
+//! AdamW, and norms of flat arrays.
+
+use super::isa::Kernel;
+use super::params::CpuParams;
+use super::pool::ELEMENTS;
+use super::simd::{LANES, Simd};
+use super::view::{Shared, part};
+use super::{Cpu, Flat};
+use crate::backend::{Adam, Array, ParamUpdate};
+use crate::params::ParamView;
+
+struct AdamStep<'a> {
+    params: &'a mut [f32],
+    grads: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    adam: Adam,
+    grad_scale: f32,
+    lr: f32,
+    decay: f32,
+}
+
+impl Kernel for AdamStep<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (beta1, beta2) = (S::splat(self.adam.beta1), S::splat(self.adam.beta2));
+        let (rest1, rest2) = (
+            S::splat(1.0 - self.adam.beta1),
+            S::splat(1.0 - self.adam.beta2),
+        );
+        let epsilon = S::splat(self.adam.epsilon);
+        let grad_scale = S::splat(self.grad_scale);
+        let (lr, decay) = (S::splat(-self.lr), S::splat(self.decay));
+        for (((p, g), m), v) in self
+            .params
+            .chunks_mut(LANES)
+            .zip(self.grads.chunks(LANES))
+            .zip(self.first.chunks_mut(LANES))
+            .zip(self.second.chunks_mut(LANES))
+        {
+            let g = S::mul(S::read(g), grad_scale);
+            let first = S::fma(beta1, S::read(m), S::mul(rest1, g));
+            let second = S::fma(beta2, S::read(v), S::mul(S::mul(rest2, g), g));
+            let root = S::add(S::sqrt(second), epsilon);
+            let before = S::read(p);
+            let step = S::fma(decay, before, S::div(first, root));
+            S::write(m, first);
+            S::write(v, second);
+            S::write(p, S::fma(lr, step, before));
+        }
+    }
+}
+
+/// Sum of squares in f64, eight running sums.
+struct SquaredNorm<'a>(&'a [f32]);
+
+impl Kernel for SquaredNorm<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> f64 {
+        const SUMS: usize = 8;
+        let mut sums = [0.0f64; SUMS];
+        let chunks = self.0.chunks_exact(SUMS);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for i in 0..SUMS {
+                let x = f64::from(chunk[i]);
+                sums[i] += x * x;
+            }
+        }
+        let mut total = 0.0;
+        for &x in rest {
+            total += f64::from(x) * f64::from(x);
+        }
+        for sum in sums {
+            total += sum;
+        }
+        total
+    }
+}
+
+impl Cpu {
+    pub(super) fn adam_step(
+        &mut self,
+        params: &mut CpuParams,
+        grads: &Flat,
+        first: &mut Flat,
+        second: &mut Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+    ) {
+        let len = params.master.len();
+        assert!(grads.len() == len && first.len() == len && second.len() == len);
+        let isa = self.isa;
+        let master = Shared(params.master.as_ptr());
+        let (m, v) = (Shared(first.as_ptr()), Shared(second.as_ptr()));
+        for update in updates {
+            let view = update.view;
+            assert!(view.range().end <= len);
+            self.pool.run(view.len().div_ceil(ELEMENTS), |task, _| {
+                let range = part(view.len(), ELEMENTS, task);
+                let (at, n) = (view.offset + range.start, range.len());
+                // SAFETY: the range lies in all four arrays and is this task's.
+                let (params, first, second) = unsafe {
+                    (
+                        master.slice_mut(at, n),
+                        m.slice_mut(at, n),
+                        v.slice_mut(at, n),
+                    )
+                };
+                isa.run(AdamStep {
+                    params,
+                    grads: &grads.as_slice()[at..at + n],
+                    first,
+                    second,
+                    adam: *adam,
+                    grad_scale,
+                    lr: update.lr,
+                    decay: update.decay,
+                });
+            });
+        }
+        let changed: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
+        params.repack(&mut self.pool, isa, self.form, &changed);
+    }
+
+    pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
+        let isa = self.isa;
+        let flat = flat.as_slice();
+        let mut norms = Vec::with_capacity(views.len());
+        for view in views {
+            let values = &flat[view.range()];
+            let parts = values.len().div_ceil(ELEMENTS);
+            // One f64 a part, in the words of two f32.
+            self.left.reserve(2 * parts);
+            let sums = Shared(self.left.as_ptr());
+            self.pool.run(parts, |task, _| {
+                let sum = isa.run(SquaredNorm(&values[part(values.len(), ELEMENTS, task)]));
+                // SAFETY: the buffer has room for `parts` f64 and is aligned to 64 bytes; this
+                // one is this task's.
+                unsafe { sums.add(0).cast::<f64>().add(task).write(sum) };
+            });
+            let mut total = 0.0;
+            for task in 0..parts {
+                // SAFETY: written above.
+                total += unsafe { sums.add(0).cast::<f64>().add(task).read() };
+            }
+            norms.push(total);
+        }
+        norms
+    }
+
+    pub(super) fn total(&mut self, x: Array) -> f64 {
+        let x = self.view(x);
+        let mut total = 0.0;
+        for r in 0..x.rows {
+            // SAFETY: nobody writes meanwhile.
+            for &value in unsafe { x.row(r) } {
+                total += f64::from(value);
+            }
+        }
+        total
+    }
+}

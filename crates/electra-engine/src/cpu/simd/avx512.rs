@@ -1,0 +1,204 @@
+//! AVX-512: one register a vector.
+
+use super::{LANES, Simd};
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+/// AVX-512 (F, BW, DQ, VL), in kernels on bf16 with BF16.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+/// Calls an intrinsic.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: as the trait says, a kernel runs only where the CPU has the instructions.
+        unsafe { $call }
+    };
+}
+
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    ((1u32 << n) - 1) as __mmask16
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    type U = __m512i;
+    const TILE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        op!(_mm512_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> __m512 {
+        op!(_mm512_maskz_loadu_ps(first(n), from))
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: __m512) {
+        op!(_mm512_storeu_ps(to, v))
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, n: usize, v: __m512) {
+        op!(_mm512_mask_storeu_ps(to, first(n), v))
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn add(a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn sqrt(a: __m512) -> __m512 {
+        op!(_mm512_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn abs(a: __m512) -> __m512 {
+        op!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn round(a: __m512) -> __m512 {
+        op!(_mm512_roundscale_ps::<
+            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
+        >(a))
+    }
+    #[inline(always)]
+    fn scale(x: __m512, n: __m512) -> __m512 {
+        op!(_mm512_scalef_ps(x, n))
+    }
+    #[inline(always)]
+    fn select_less(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(
+            _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
+            y,
+            x
+        ))
+    }
+
+    #[inline(always)]
+    fn transpose(rows: &mut [__m512; LANES]) {
+        // Pairs of rows, then of pairs: 4 × 4 blocks are transposed inside each 128-bit quarter.
+        for i in (0..LANES).step_by(4) {
+            let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+            op!({
+                let ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+                let ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+                let cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+                let cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+                rows[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low));
+                rows[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low));
+                rows[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
+                rows[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
+            });
+        }
+        // Then the 4 × 4 quarters among each other.
+        for i in 0..4 {
+            let [a, b, c, d] = [rows[i], rows[i + 4], rows[i + 8], rows[i + 12]];
+            op!({
+                let ab_even = _mm512_shuffle_f32x4::<0x88>(a, b);
+                let ab_odd = _mm512_shuffle_f32x4::<0xdd>(a, b);
+                let cd_even = _mm512_shuffle_f32x4::<0x88>(c, d);
+                let cd_odd = _mm512_shuffle_f32x4::<0xdd>(c, d);
+                rows[i] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+                rows[i + 8] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+                rows[i + 4] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+                rows[i + 12] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
+            });
+        }
+    }
+
+    #[inline(always)]
+    fn splat_u(x: u32) -> __m512i {
+        op!(_mm512_set1_epi32(x as i32))
+    }
+    #[inline(always)]
+    fn iota() -> __m512i {
+        op!(_mm512_setr_epi32(
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        ))
+    }
+    #[inline(always)]
+    fn add_u(a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn xor_u(a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_xor_si512(a, b))
+    }
+    #[inline(always)]
+    fn mul_wide(a: __m512i, b: u32) -> (__m512i, __m512i) {
+        op!({
+            let b = _mm512_set1_epi32(b as i32);
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), b);
+            (
+                _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64::<32>(even), odd),
+                _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd)),
+            )
+        })
+    }
+    #[inline(always)]
+    fn keep(bits: __m512i, half: u32, threshold: u32, v: __m512) -> __m512 {
+        op!({
+            let bits = if half == 0 {
+                _mm512_and_si512(bits, _mm512_set1_epi32(0xffff))
+            } else {
+                _mm512_srli_epi32::<16>(bits)
+            };
+            let threshold = _mm512_set1_epi32(threshold as i32);
+            _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(bits, threshold), v)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_bf16(acc: __m512, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_dpbf16_ps(
+            acc,
+            transmute::<__m512, __m512bh>(a),
+            transmute::<__m512, __m512bh>(b)
+        ))
+    }
+    #[inline(always)]
+    fn pair_bf16(low: __m512, high: __m512) -> __m512 {
+        op!({
+            let low = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
+            let high = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
+            let low = _mm512_cvtepu16_epi32(low);
+            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+            _mm512_castsi512_ps(_mm512_or_si512(low, high))
+        })
+    }
+    #[inline(always)]
+    fn row_bf16(first: __m512, second: __m512) -> __m512 {
+        op!(transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(
+            second, first
+        )))
+    }
+}

@@ -1,0 +1,98 @@
+//! Arrays as tasks see them: raw, so that tasks can write to disjoint rows side by side.
+
+use super::buffer::Buffer;
+use crate::backend::Array;
+
+/// A matrix inside a buffer; in bounds by construction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    data: *mut f32,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) stride: usize,
+    slot: u32,
+    column: usize,
+}
+
+// SAFETY: a view is an address; who reads or writes through it says why that is sound.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// The elements of `array` in the buffer of its slot.
+    pub(crate) fn new(buffer: &Buffer, array: Array) -> Self {
+        let (column, stride) = (array.column as usize, array.stride as usize);
+        assert!(column + array.cols <= stride.max(array.cols));
+        let end = match array.rows {
+            0 => 0,
+            rows => (rows - 1) * stride + column + array.cols,
+        };
+        assert!(end <= buffer.len(), "an array of another backend");
+        View {
+            data: buffer.as_ptr().wrapping_add(column),
+            rows: array.rows,
+            cols: array.cols,
+            stride,
+            slot: array.slot,
+            column,
+        }
+    }
+
+    /// Address of an element.
+    pub(crate) fn at(&self, row: usize, col: usize) -> *mut f32 {
+        assert!(row < self.rows && col < self.cols);
+        self.data.wrapping_add(row * self.stride + col)
+    }
+
+    /// Whether the two share an element.
+    pub(crate) fn overlaps(&self, other: &View) -> bool {
+        self.slot == other.slot
+            && self.column < other.column + other.cols
+            && other.column < self.column + self.cols
+    }
+
+    /// # Safety
+    /// Nobody writes to the row meanwhile.
+    pub(crate) unsafe fn row<'a>(&self, row: usize) -> &'a [f32] {
+        assert!(row < self.rows);
+        // SAFETY: in bounds by construction; not written to, says the caller.
+        unsafe { std::slice::from_raw_parts(self.data.add(row * self.stride), self.cols) }
+    }
+
+    /// # Safety
+    /// Nobody else reads or writes the row meanwhile.
+    pub(crate) unsafe fn row_mut<'a>(&self, row: usize) -> &'a mut [f32] {
+        assert!(row < self.rows);
+        // SAFETY: in bounds by construction; not used by others, says the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.cols) }
+    }
+}
+
+/// An address that tasks share; who reads or writes through it says why that is sound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared(pub(crate) *mut f32);
+
+// SAFETY: an address, no more.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The address `offset` elements on.
+    pub(crate) fn add(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+
+    /// # Safety
+    /// `offset .. offset + len` lies in the allocation, and nobody else uses it meanwhile.
+    pub(crate) unsafe fn slice_mut<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.add(offset), len) }
+    }
+}
+
+/// Part `index` of `0..len` in parts of `size`.
+pub(crate) fn part(len: usize, size: usize, index: usize) -> std::ops::Range<usize> {
+    index * size..len.min((index + 1) * size)
+}

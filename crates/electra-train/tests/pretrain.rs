@@ -1,0 +1,503 @@
+//! The whole loop on a small made-up corpus: it learns, resumes to the bit, and refuses what it
+//! must.
+
+use electra_data::prepare::{PrepareOptions, prepare};
+use electra_data::read::{ReadOptions, expand};
+use electra_data::tokenizer::Tokenizer;
+use electra_data::vocabulary::{VocabularyOptions, WordCounts};
+use electra_data::words::Normalisation;
+use electra_engine::backend::Backend;
+use electra_engine::cpu::{Cpu, CpuOptions};
+use electra_engine::reference::Reference;
+use electra_engine::rng::{Purpose, Rng};
+use electra_model::files::{ModelDir, ModelKind};
+use electra_train::checkpoint::Checkpoint;
+use electra_train::config::PretrainConfig;
+use electra_train::interrupt::StopFlag;
+use electra_train::job::{InitFrom, JobError, PretrainJob};
+use electra_train::metrics_log::{EvalMetrics, MetricsLine, read_metrics};
+use electra_train::pretrain::{Outcome, PretrainError, RunContext, pretrain};
+use electra_train::progress::{Observer, StepLine};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use tempfile::TempDir;
+
+/// Sentences in which every second word follows from the one before, so that there is something
+/// to learn.
+fn text(documents: u32) -> String {
+    let rng = Rng::new(1, 1);
+    let mut text = String::new();
+    for document in 0..documents {
+        for line in 0..4 {
+            let mut words = Vec::new();
+            for place in 0..6 {
+                let noun = rng.below(20, Purpose::Test, 0, document, line * 10 + place, 0);
+                words.push(format!("w{noun} v{}", (noun * 7 + 3) % 20));
+            }
+            text += &format!("{}.\n", words.join(" "));
+        }
+        text += "\n";
+    }
+    text
+}
+
+/// Shards of the made-up corpus.
+fn corpus(dir: &Path) -> PathBuf {
+    let (input, shards) = (dir.join("text.txt"), dir.join("shards"));
+    std::fs::write(&input, text(120)).expect("a writable directory");
+    let inputs = expand(&[input.display().to_string()]).expect("the input");
+    let mut counts = WordCounts::new(Normalisation::UNCASED);
+    counts
+        .add_inputs(&inputs, &ReadOptions::default())
+        .expect("text");
+    let options = VocabularyOptions {
+        size: 100,
+        min_frequency: 2,
+    };
+    let tokenizer: Tokenizer = counts.train(&options).expect("a vocabulary");
+    let stop = AtomicBool::new(false);
+    prepare(
+        &inputs,
+        &tokenizer,
+        &shards,
+        &PrepareOptions::default(),
+        &mut |_| (),
+        &stop,
+    )
+    .expect("shards");
+    shards
+}
+
+fn config(settings: &[&str]) -> PretrainConfig {
+    let mut config = PretrainConfig::preset("tiny").expect("a preset");
+    for setting in [
+        "model_hparam_overrides={\"hidden_size\":32,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"intermediate_size\":64}",
+        "embedding_size=16",
+        "max_seq_length=32",
+        "train_batch_size=8",
+        "eval_batch_size=8",
+        "num_train_steps=12",
+        "num_warmup_steps=2",
+        "save_checkpoints_steps=4",
+        "keep_checkpoint_max=2",
+        "eval_steps=5",
+        "held_out=0.1",
+    ]
+    .iter()
+    .chain(settings)
+    {
+        config.set(setting).unwrap_or_else(|e| panic!("{setting}: {e}"));
+    }
+    config
+}
+
+/// Asks to stop after a step, and keeps what it is told.
+struct StopAfter {
+    step: u64,
+    flag: StopFlag,
+    messages: Vec<String>,
+}
+
+impl Observer for StopAfter {
+    fn on_step(&mut self, line: &StepLine) {
+        if line.metrics.step == self.step {
+            self.flag.request();
+        }
+    }
+    fn on_eval(&mut self, _: &EvalMetrics) {}
+    fn on_message(&mut self, message: &str) {
+        self.messages.push(message.to_owned());
+    }
+}
+
+struct Ran {
+    outcome: Result<Outcome, PretrainError>,
+    messages: Vec<String>,
+}
+
+/// Runs `config` on `shards` into `out`, to the end or until after step `stop`.
+fn run_on<B: Backend>(
+    backend: &mut B,
+    config: PretrainConfig,
+    shards: &Path,
+    out: &Path,
+    stop: u64,
+) -> Ran {
+    let job = PretrainJob::open(config, shards, None, None).expect("a job");
+    run_job(backend, &job, out, stop)
+}
+
+fn run_job<B: Backend>(backend: &mut B, job: &PretrainJob, out: &Path, stop: u64) -> Ran {
+    let flag = StopFlag::new();
+    let mut observer = StopAfter {
+        step: stop,
+        flag: flag.clone(),
+        messages: Vec::new(),
+    };
+    let outcome = pretrain(
+        backend,
+        job,
+        RunContext {
+            out,
+            resume_only: false,
+            observer: &mut observer,
+            stop: &flag,
+            precision: "f32",
+            environment: Vec::new(),
+            peak_flops: None,
+        },
+    );
+    Ran {
+        outcome,
+        messages: observer.messages,
+    }
+}
+
+fn cpu(threads: usize) -> Cpu {
+    Cpu::new(CpuOptions {
+        threads: Some(threads),
+        ..CpuOptions::default()
+    })
+    .expect("a CPU")
+}
+
+/// `metrics.jsonl` without what depends on the clock.
+fn timeless(out: &Path) -> Vec<MetricsLine> {
+    let mut lines = read_metrics(&out.join("metrics.jsonl")).expect("metrics");
+    for line in &mut lines {
+        match line {
+            MetricsLine::Step(m) => m.tokens_per_s = 0.0,
+            MetricsLine::Eval(m) => m.tokens_per_s = None,
+        }
+    }
+    lines
+}
+
+fn last_checkpoint(out: &Path, step: u64) -> Checkpoint {
+    let path = out.join(format!("checkpoints/step-{step:08}"));
+    let mut checkpoint = Checkpoint::read(&path).unwrap_or_else(|e| panic!("{e}"));
+    checkpoint.state["seconds"] = 0.into();
+    checkpoint
+}
+
+/// Asserts that two runs ended alike: parameters, moments, counters, metrics, models.
+fn assert_same_end(a: &Path, b: &Path, step: u64) {
+    let (left, right) = (last_checkpoint(a, step), last_checkpoint(b, step));
+    assert_eq!(left.state, right.state);
+    for ((name, left), (_, right)) in left.arrays.iter().zip(&right.arrays) {
+        let same = left
+            .iter()
+            .zip(right)
+            .all(|(l, r)| l.to_bits() == r.to_bits());
+        assert!(same, "{name} differs");
+    }
+    assert_eq!(timeless(a), timeless(b));
+    for model in ["discriminator", "generator"] {
+        let read = |out: &Path| std::fs::read(out.join(model).join("model.safetensors")).ok();
+        assert_eq!(read(a), read(b), "{model}");
+    }
+}
+
+#[test]
+fn a_run_stopped_anywhere_and_resumed_equals_the_uninterrupted_run() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let whole = dir.path().join("whole");
+    let ran = run_on(&mut cpu(2), config(&[]), &shards, &whole, 0);
+    assert!(
+        matches!(ran.outcome, Ok(Outcome::Finished(Some(_)))),
+        "{:?}",
+        ran.outcome
+    );
+    for stop in [1, 4, 5, 7, 11] {
+        let out = dir.path().join(format!("stopped-{stop}"));
+        let ran = run_on(&mut cpu(1), config(&[]), &shards, &out, stop);
+        assert_eq!(ran.outcome.expect("an end"), Outcome::Interrupted(stop));
+        let ran = run_on(&mut cpu(3), config(&[]), &shards, &out, 0);
+        assert!(
+            matches!(ran.outcome, Ok(Outcome::Finished(Some(_)))),
+            "{:?}",
+            ran.outcome
+        );
+        assert_same_end(&whole, &out, 12);
+    }
+    // A finished run does nothing more.
+    let ran = run_on(&mut cpu(1), config(&[]), &shards, &whole, 0);
+    assert!(
+        ran.messages.iter().any(|m| m.contains("done already")),
+        "{:?}",
+        ran.messages
+    );
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    run_on(&mut cpu(1), config(&[]), &shards, &out, 0)
+        .outcome
+        .expect("an end");
+    let mut kept: Vec<_> = std::fs::read_dir(out.join("checkpoints"))
+        .expect("checkpoints")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["step-00000008", "step-00000012"]);
+    assert!(out.join("report.html").is_file());
+}
+
+#[test]
+fn micro_batches_change_nothing_but_rounding() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let losses = |parts: &str| {
+        let out = dir.path().join(parts);
+        run_on(
+            &mut Reference::<f64>::new(),
+            config(&[parts]),
+            &shards,
+            &out,
+            3,
+        )
+        .outcome
+        .expect("an end");
+        timeless(&out)
+    };
+    let whole = losses("gradient_accumulation_steps=1");
+    for parts in [
+        "gradient_accumulation_steps=3",
+        "gradient_accumulation_steps=8",
+    ] {
+        for (a, b) in whole.iter().zip(losses(parts)) {
+            if let (MetricsLine::Step(a), MetricsLine::Step(b)) = (a, &b) {
+                assert!(
+                    (a.loss - b.loss).abs() <= 1e-5 * a.loss.abs(),
+                    "{a:?} {b:?}"
+                );
+                assert!(
+                    (a.grad_norm - b.grad_norm).abs() <= 1e-5 * a.grad_norm,
+                    "{a:?} {b:?}"
+                );
+                assert_eq!(a.rtd_base, b.rtd_base);
+            }
+        }
+    }
+}
+
+/// Losses of the first and the last steps of a run.
+fn learned(settings: &[&str]) -> (Vec<MetricsLine>, EvalMetrics) {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    let mut all = vec![
+        "num_train_steps=1200",
+        "eval_steps=1200",
+        "num_warmup_steps=20",
+        "learning_rate=3e-3",
+        "save_checkpoints_steps=1200",
+    ];
+    all.extend(settings);
+    match run_on(&mut cpu(2), config(&all), &shards, &out, 0).outcome {
+        Ok(Outcome::Finished(Some(eval))) => (timeless(&out), eval),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn generator_and_discriminator_learn() {
+    let (_, eval) = learned(&[]);
+    // Twenty words are equally likely at first; half of them follow from the word before.
+    assert!(eval.mlm_loss.expect("a loss") < 2.6, "{eval:?}");
+    assert!(eval.mlm_accuracy.expect("a share") > 0.2, "{eval:?}");
+    assert!(eval.rtd_auc.expect("an area") > 0.6, "{eval:?}");
+}
+
+#[test]
+fn random_replacements_are_found_without_a_generator() {
+    let (lines, eval) = learned(&["uniform_generator=true"]);
+    assert_eq!(eval.mlm_loss, None);
+    assert!(
+        eval.rtd_loss.expect("a loss") < 0.8 * eval.rtd_base.expect("an entropy"),
+        "{eval:?}"
+    );
+    assert!(matches!(&lines[0], MetricsLine::Step(m) if m.mlm_loss.is_none()));
+}
+
+#[test]
+fn a_masked_language_model_alone_is_of_full_size() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    let ran = run_on(
+        &mut cpu(1),
+        config(&["electra_objective=false"]),
+        &shards,
+        &out,
+        0,
+    );
+    ran.outcome.expect("an end");
+    assert!(!out.join("discriminator").exists());
+    let model = ModelDir::open(out.join("generator")).expect("a model");
+    assert_eq!(
+        (model.kind(), model.config().hidden_size),
+        (ModelKind::Generator, 32)
+    );
+    let lines = timeless(&out);
+    assert!(
+        lines
+            .iter()
+            .all(|l| !matches!(l, MetricsLine::Step(m) if m.rtd_loss.is_some()))
+    );
+}
+
+#[test]
+fn every_option_of_the_generator_runs_and_changes_the_run() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let first_loss = |settings: &[&str]| {
+        let out = dir
+            .path()
+            .join(settings.join(",").replace(['/', '"', '{', '}', ':'], "_"));
+        let ran = run_on(&mut cpu(1), config(settings), &shards, &out, 3);
+        assert!(ran.outcome.is_ok(), "{settings:?}: {:?}", ran.outcome);
+        format!("{:?}", timeless(&out))
+    };
+    let plain = first_loss(&["seed=0"]);
+    for settings in [
+        &["generator_hidden_size=1.0"][..],
+        &["generator_layers=0.5"],
+        &["untied_generator=false"],
+        &["untied_generator_embeddings=true"],
+        &["temperature=2"],
+        &["disallow_correct=true"],
+        &["mask_prob=0.3"],
+        &["gen_weight=2"],
+        &["disc_weight=25"],
+        &["seed=1"],
+        &["examples=two_segments"],
+        &["train_batch_tokens=128"],
+        &["model_hparam_overrides.hidden_act=gelu_new"],
+        &["model_hparam_overrides.hidden_dropout_prob=0.0"],
+        &["model_hparam_overrides.attention_probs_dropout_prob=0.3"],
+        &["weight_decay_rate=0.5"],
+        &["lr_decay_power=2"],
+    ] {
+        assert_ne!(plain, first_loss(settings), "{settings:?} changes nothing");
+    }
+}
+
+#[test]
+fn other_settings_are_refused_by_name_and_harmless_ones_taken() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    run_on(&mut cpu(1), config(&[]), &shards, &out, 2)
+        .outcome
+        .expect("a stop");
+    let refused = run_on(
+        &mut cpu(1),
+        config(&["learning_rate=0.5"]),
+        &shards,
+        &out,
+        0,
+    );
+    let message = refused
+        .outcome
+        .expect_err("another learning rate")
+        .to_string();
+    assert!(
+        message.contains("learning_rate") && message.contains("0.5"),
+        "{message}"
+    );
+    let taken = run_on(
+        &mut cpu(1),
+        config(&["keep_checkpoint_max=7"]),
+        &shards,
+        &out,
+        3,
+    );
+    assert_eq!(taken.outcome.expect("a stop"), Outcome::Interrupted(3));
+}
+
+#[test]
+fn non_finite_steps_are_skipped_and_then_stop_the_run() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    let settings = [
+        "gen_weight=1e38",
+        "learning_rate=1e30",
+        "max_skipped_steps=3",
+        "num_warmup_steps=0",
+    ];
+    let ran = run_on(&mut cpu(1), config(&settings), &shards, &out, 0);
+    let message = ran.outcome.expect_err("it diverges").to_string();
+    assert!(message.contains("3 steps in a row"), "{message}");
+    assert!(
+        message.contains("gradient of discriminator.")
+            || message.contains("gradient of generator."),
+        "{message}"
+    );
+    let skipped = ran
+        .messages
+        .iter()
+        .filter(|m| m.contains("skipped"))
+        .count();
+    assert_eq!(skipped, 3, "{:?}", ran.messages);
+}
+
+#[test]
+fn a_run_can_begin_with_the_models_of_another() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    run_on(&mut cpu(1), config(&[]), &shards, &first, 0)
+        .outcome
+        .expect("an end");
+    let from = InitFrom {
+        discriminator: first.join("discriminator"),
+        generator: Some(first.join("generator")),
+    };
+    let job = PretrainJob::open(config(&["seed=5"]), &shards, None, Some(from)).expect("a job");
+    let values = job.initial_values().expect("values");
+    let end = last_checkpoint(&first, 12);
+    assert_eq!(values, end.arrays[0].1);
+    run_job(&mut cpu(1), &job, &second, 0)
+        .outcome
+        .expect("an end");
+    assert_eq!(last_checkpoint(&second, 12).step, 12);
+
+    // The reverse is refused with a word of what to use.
+    let swapped = InitFrom {
+        discriminator: first.join("generator"),
+        generator: Some(first.join("discriminator")),
+    };
+    let job = PretrainJob::open(config(&[]), &shards, None, Some(swapped))
+        .map(|job| job.initial_values());
+    let message = match job {
+        Err(error) => error.to_string(),
+        Ok(values) => values.expect_err("the wrong kind").to_string(),
+    };
+    assert!(message.contains("discriminator"), "{message}");
+}
+
+#[test]
+fn what_cannot_begin_says_why() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let open = |settings: &[&str]| PretrainJob::open(config(settings), &shards, None, None);
+    let message = |job: Result<PretrainJob, JobError>| job.expect_err("an error").to_string();
+    assert!(message(open(&["train_batch_size=100000"])).contains("too small for one batch"));
+    assert!(message(open(&["vocab_size=10"])).contains("vocab_size"));
+    assert!(message(open(&["max_seq_length=1000"])).contains("position table"));
+    assert!(message(open(&["held_out=0"])).contains("eval_steps=0"));
+    let missing = PretrainJob::open(config(&[]), &dir.path().join("nowhere"), None, None);
+    assert!(message(missing).contains("nowhere"));
+}

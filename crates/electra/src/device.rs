@@ -1,0 +1,124 @@
+//! `--device`, `--precision` and `--threads`, and the backend that they name.
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use electra_engine::backend::Backend;
+use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision as CpuPrecision};
+use std::num::NonZeroUsize;
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+/// In what to compute products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// bfloat16 products, the rest in single precision.
+    Bf16,
+}
+
+/// Options of everything that computes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "auto", env = "ELECTRA_DEVICE")]
+    pub device: Device,
+    /// Precision of products
+    #[arg(long, value_enum, default_value = "f32", env = "ELECTRA_PRECISION")]
+    pub precision: Precision,
+    /// Threads [default: as many as there are cores]
+    #[arg(long, env = "ELECTRA_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Work that any backend can do.
+pub trait Work {
+    /// What comes of it.
+    type Output;
+    /// Does it.
+    fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<Self::Output>;
+}
+
+/// What is known of the device in use.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// `f32` or `bf16`, as computed.
+    pub precision: &'static str,
+    /// Rows for a report.
+    pub environment: Vec<(String, String)>,
+    /// Operations a second that it reaches in products, where measured.
+    pub peak_flops: Option<f64>,
+}
+
+impl DeviceArgs {
+    /// Threads asked for, or as many as there are cores.
+    pub fn thread_count(&self) -> usize {
+        self.threads
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get)
+    }
+
+    /// Opens the backend and does `work` on it.
+    pub fn run<W: Work>(&self, work: W) -> Result<W::Output> {
+        self.say_what_the_environment_set();
+        let isa = match std::env::var("ELECTRA_ISA") {
+            Err(_) => None,
+            Ok(name) => {
+                let known = || {
+                    Isa::available()
+                        .into_iter()
+                        .map(Isa::name)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                };
+                let isa = Isa::from_name(&name)
+                    .with_context(|| format!("ELECTRA_ISA={name}: this machine has {}", known()))?;
+                eprintln!("using ELECTRA_ISA={name}");
+                Some(isa)
+            }
+        };
+        let threads = self.thread_count();
+        let mut backend = Cpu::new(CpuOptions {
+            threads: Some(threads),
+            precision: match self.precision {
+                Precision::F32 => CpuPrecision::F32,
+                Precision::Bf16 => CpuPrecision::Bf16,
+            },
+            isa,
+        })?;
+        if let Some(notice) = backend.notice() {
+            eprintln!("{notice}");
+        }
+        let precision = match backend.precision() {
+            CpuPrecision::F32 => "f32",
+            CpuPrecision::Bf16 => "bf16",
+        };
+        let row = |key: &str, value: String| (key.to_owned(), value);
+        let facts = Facts {
+            precision,
+            environment: vec![
+                row("device", format!("cpu ({})", backend.isa().name())),
+                row("threads", threads.to_string()),
+                row("precision", precision.to_owned()),
+                row("electra", env!("CARGO_PKG_VERSION").to_owned()),
+            ],
+            peak_flops: None,
+        };
+        work.run(&mut backend, &facts)
+    }
+
+    fn say_what_the_environment_set(&self) {
+        for name in ["ELECTRA_DEVICE", "ELECTRA_PRECISION", "ELECTRA_THREADS"] {
+            if let Ok(value) = std::env::var(name) {
+                eprintln!("{name}={value} is set and holds where no option says otherwise");
+            }
+        }
+    }
+}
