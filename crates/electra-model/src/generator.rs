@@ -199,6 +199,19 @@ impl Generator {
         let hidden = self
             .encoder
             .forward(backend, params, input, &arrays.encoder, rng);
+        self.head_forward(backend, params, hidden, rows, arrays)
+    }
+
+    /// The head alone, on `rows` of the encoder's output `hidden`. Returns the vocabulary's input,
+    /// `[M, E]`.
+    fn head_forward<B: Backend>(
+        &self,
+        backend: &mut B,
+        params: &B::Params,
+        hidden: Array,
+        rows: Ints,
+        arrays: &GeneratorArrays,
+    ) -> Array {
         backend.gather_rows(hidden, rows, arrays.rows);
         backend.linear(params, arrays.rows, &self.head.dense, arrays.dense);
         backend.activation(Activation::Gelu, arrays.dense, arrays.activated);
@@ -210,6 +223,20 @@ impl Generator {
             arrays.stats,
         );
         arrays.normed
+    }
+
+    /// Head and vocabulary on `rows` of the encoder's output `hidden`: logits `[M, V]`.
+    pub fn logits<B: Backend>(
+        &self,
+        backend: &mut B,
+        params: &B::Params,
+        hidden: Array,
+        rows: Ints,
+        arrays: &GeneratorArrays,
+        logits: Array,
+    ) {
+        let x = self.head_forward(backend, params, hidden, rows, arrays);
+        backend.linear(params, x, &self.head.vocabulary, logits);
     }
 
     /// Log-probabilities of `targets` into `arrays.log_prob`, after [`forward`](Self::forward).

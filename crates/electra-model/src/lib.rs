@@ -6,5 +6,6 @@ pub mod encoder;
 pub mod files;
 pub mod flops;
 pub mod generator;
+pub mod inference;
 pub mod init;
 pub mod pretraining;

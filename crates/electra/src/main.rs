@@ -5,6 +5,7 @@
 
 mod commands;
 mod device;
+mod embedded;
 mod interrupt;
 
 use clap::{Parser, Subcommand};
@@ -20,12 +21,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Vocab(commands::vocab::Args),
+    Prepare(commands::prepare::Args),
     Pretrain(commands::pretrain::Args),
+    Predict(commands::predict::Args),
+    Info(commands::info::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Vocab(args) => commands::vocab::run(args),
+        Command::Prepare(args) => commands::prepare::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
+        Command::Predict(args) => commands::predict::run(args),
+        Command::Info(args) => commands::info::run(args),
     };
     match result {
         Ok(code) => code,

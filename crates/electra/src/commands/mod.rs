@@ -1,3 +1,9 @@
 //! The subcommands.
 
+mod corpus;
+pub mod info;
+mod models;
+pub mod predict;
+pub mod prepare;
 pub mod pretrain;
+pub mod vocab;
