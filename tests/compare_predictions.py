@@ -1,10 +1,10 @@
-"""Compares `electra predict` with transformers on the models of a pre-training run.
+"""Compares `electra predict` with transformers.
 
-    python tests/compare_predictions.py RUN [--electra target/release/electra] [--texts FILE] [--bound 1e-4]
+    python tests/compare_predictions.py MODEL... [--electra target/release/electra] [--texts FILE] [--bound 1e-4]
 
-RUN holds `discriminator/` and `generator/`. Of each text: every token of `--as detect`, with its offsets in
-characters and its score beside the sigmoid of ElectraForPreTraining; and every candidate of `--as fill` beside the
-softmax of ElectraForMaskedLM, which must have no more probable one. Exits with 1 at the first that differs.
+Of a discriminator, on each text: every token of `--as detect`, with its offsets in characters, and its score beside
+the sigmoid of ElectraForPreTraining. Of a generator: every candidate of `--as fill` beside the softmax of
+ElectraForMaskedLM, which must have no more probable one. Exits with 1 at the first that differs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def logits(model: Any, encoded: Any) -> torch.Tensor:
 
 def check_detect(electra: str, folder: Path, texts: list[str], bound: float) -> str:
     model, tokenizer = load(folder, "ElectraForPreTraining")
-    worst, count = 0.0, 0
+    worst, found = 0.0, []
     for text, line in zip(texts, predict(electra, folder, "detect", texts)):
         encoded = encode(model, tokenizer, text)
         inner = slice(1, -1)  # without [CLS] and [SEP]
@@ -82,13 +82,14 @@ def check_detect(electra: str, folder: Path, texts: list[str], bound: float) -> 
         for token, score in zip(ours, scores):
             difference = abs(token["score"] - score)
             assert difference <= bound, f"{text!r}: {token}, transformers {score}"
-            worst, count = max(worst, difference), count + 1
-    return f"{count} tokens detected, greatest difference {worst:.1e}"
+            worst = max(worst, difference)
+            found.append(score)
+    return f"{len(found)} tokens, scores {min(found):.3f} .. {max(found):.3f}, greatest difference {worst:.1e}"
 
 
 def check_fill(electra: str, folder: Path, texts: list[str], bound: float) -> str:
     model, tokenizer = load(folder, "ElectraForMaskedLM")
-    worst, count = 0.0, 0
+    worst, found = 0.0, []
     for text, line in zip(texts, predict(electra, folder, "fill", texts)):
         encoded = encode(model, tokenizer, text)
         places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
@@ -103,25 +104,30 @@ def check_fill(electra: str, folder: Path, texts: list[str], bound: float) -> st
                 theirs = probabilities[place][index].item()
                 difference = max(abs(candidate["score"] - score), abs(candidate["score"] - theirs))
                 assert difference <= bound, f"{text!r}: {candidate}, transformers {theirs}, in its place {score}"
-                worst, count = max(worst, difference), count + 1
-    return f"{count} candidates filled in, greatest difference {worst:.1e}"
+                worst = max(worst, difference)
+                found.append(score)
+    return f"{len(found)} candidates, scores {min(found):.3f} .. {max(found):.3f}, greatest difference {worst:.1e}"
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("run", type=Path)
+    p.add_argument("models", type=Path, nargs="+", metavar="MODEL")
     p.add_argument("--electra", default="target/release/electra")
     p.add_argument("--texts", type=Path, help="one a line, instead of the texts of this script")
     p.add_argument("--bound", type=float, default=1e-4)
     args = p.parse_args()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     texts = args.texts.read_text("utf-8").splitlines() if args.texts else None
-    print(check_detect(args.electra, args.run / "discriminator", texts or TEXTS, args.bound))
-    print(check_fill(args.electra, args.run / "generator", texts or MASKED, args.bound))
+    checks = {"ElectraForPreTraining": (check_detect, TEXTS), "ElectraForMaskedLM": (check_fill, MASKED)}
+    for folder in args.models:
+        (kind,) = json.loads((folder / "config.json").read_text())["architectures"]
+        check, own_texts = checks[kind]
+        try:
+            print(f"{folder}: {check(args.electra, folder, texts or own_texts, args.bound)}")
+        except AssertionError as error:
+            sys.exit(f"{folder}: {error}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AssertionError as error:
-        sys.exit(f"{error}")
+    main()
