@@ -7,3 +7,4 @@ pub mod cpu;
 pub mod params;
 pub mod reference;
 pub mod rng;
+pub mod selftest;

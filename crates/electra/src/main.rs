@@ -5,6 +5,7 @@
 
 mod commands;
 mod device;
+mod embedded;
 mod interrupt;
 
 use clap::{Parser, Subcommand};

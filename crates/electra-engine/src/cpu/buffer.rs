@@ -50,6 +50,11 @@ impl Buffer {
         self.len
     }
 
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The first element. Writing through it is for who owns the buffer or a part of it.
     pub(crate) fn as_ptr(&self) -> *mut f32 {
         self.data.as_ptr()

@@ -239,6 +239,8 @@ impl Tile {
     ///
     /// # Safety
     /// As for [`Product::run`].
+    // Counted loops over arrays of registers unroll; iterators over them end up in memory.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn multiply<S: Simd, U: Unit, const ROWS: usize, const VECTORS: usize>(
         self,

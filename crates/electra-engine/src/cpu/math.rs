@@ -35,11 +35,11 @@ pub(crate) fn normal_cdf<S: Simd>(x: S::V) -> (S::V, S::V) {
     let mut p = S::splat(-0.059_364_154);
     p = S::fma(p, t, S::splat(0.286_015_46));
     p = S::fma(p, t, S::splat(-0.490_182_56));
-    p = S::fma(p, t, S::splat(0.281_477_48));
+    p = S::fma(p, t, S::splat(0.281_478_47));
     p = S::fma(p, t, S::splat(-0.028_974_092));
-    p = S::fma(p, t, S::splat(0.203_679_31));
+    p = S::fma(p, t, S::splat(0.203_679_3));
     p = S::fma(p, t, S::splat(0.242_853_42));
-    p = S::fma(p, t, S::splat(0.282_409_62));
+    p = S::fma(p, t, S::splat(0.282_409_6));
     p = S::fma(p, t, S::splat(0.282_084_47));
     let tail = S::mul(S::mul(S::mul(p, t), bell), S::splat(0.5));
     let above = S::sub(S::splat(1.0), tail);

@@ -16,6 +16,7 @@ mod norm;
 mod optimizer;
 mod pack;
 mod params;
+mod peak;
 mod pool;
 mod rows;
 mod simd;

@@ -133,6 +133,8 @@ impl PackPanel {
 
     /// # Safety
     /// As for [`pack_panel`].
+    // Counted loops over arrays of registers unroll; iterators over them end up in memory.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn transpose<S: Simd>(&self) {
         for j in (0..self.width).step_by(LANES) {

@@ -199,7 +199,7 @@ impl Pool {
         }
         shared.next.store(0, Ordering::Relaxed);
         self.run = (self.run + 1) % (RUN - 1);
-        shared.door.store(self.run * RUN | OPEN, Ordering::SeqCst);
+        shared.door.store((self.run * RUN) | OPEN, Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
             if asleep.load(Ordering::SeqCst) {
                 worker.thread().unpark();

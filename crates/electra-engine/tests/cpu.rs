@@ -1,0 +1,278 @@
+//! The CPU backend against the reference, on every instruction set, precision and number of
+//! threads that this machine can run.
+
+use electra_engine::backend::*;
+use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision};
+use electra_engine::params::{Init, ParamLayout};
+use electra_engine::rng::Rng;
+use electra_engine::selftest::{self, Products};
+
+fn cpu(isa: Isa, precision: Precision, threads: usize) -> Cpu {
+    Cpu::new(CpuOptions {
+        threads: Some(threads),
+        precision,
+        isa: Some(isa),
+    })
+    .expect("an instruction set of this CPU")
+}
+
+/// Every instruction set with every precision it has.
+fn kinds() -> Vec<(Isa, Precision)> {
+    let mut kinds = Vec::new();
+    for isa in Isa::available() {
+        kinds.push((isa, Precision::F32));
+        if isa.has_bf16() {
+            kinds.push((isa, Precision::Bf16));
+        }
+    }
+    kinds
+}
+
+#[test]
+fn every_operator_agrees_with_the_reference_by_the_same_bits_on_any_number_of_threads() {
+    let exact = selftest::exact();
+    let mut failed = Vec::new();
+    for (isa, precision) in kinds() {
+        let products = match precision {
+            Precision::F32 => Products::F32,
+            Precision::Bf16 => Products::Bf16,
+        };
+        let alone = selftest::outputs(&mut cpu(isa, precision, 1));
+        for o in selftest::compare(&alone, &exact, products) {
+            if !o.passed() {
+                let (name, error, bound) = (&o.name, o.error, o.bound);
+                failed.push(format!(
+                    "{isa:?} {precision:?} {name}: {error:.1e} > {bound:.0e}"
+                ));
+            }
+        }
+        for threads in [2, 3] {
+            let together = selftest::outputs(&mut cpu(isa, precision, threads));
+            for (a, b) in alone.iter().zip(&together) {
+                if !same_bits(&a.values, &b.values) {
+                    failed.push(format!(
+                        "{isa:?} {precision:?}, {threads} threads: {}",
+                        a.name
+                    ));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// A loop that skips bad steps must see them: no function may turn what is no number into one.
+#[test]
+fn what_is_no_number_stays_so() {
+    for (isa, precision) in kinds() {
+        let mut backend = cpu(isa, precision, 1);
+        let mut layout = ParamLayout::new();
+        let weight = layout.push("weight", &[20, 16], Init::Zeros, 0);
+        let bias = layout.push("bias", &[20], Init::Zeros, 0);
+        layout.register_linear(weight);
+        let params = backend.params(&layout, &vec![0.1; layout.len()]);
+        let head = Linear { weight, bias };
+        for position in [0, 15] {
+            let mut values = [0.5; 16];
+            values[position] = f32::NAN;
+            let x = backend.array(1, 16);
+            backend.write(x, &values);
+            let [y, log_prob, log_sum] = [16, 1, 1].map(|n| backend.array(1, n));
+            let target = backend.ints(1);
+            backend.vocabulary_log_prob(&params, x, &head, target, log_prob, log_sum, None);
+            assert!(backend.sum(log_prob).is_nan(), "{isa:?} log_prob");
+            for f in [Activation::Gelu, Activation::GeluTanh] {
+                backend.activation(f, x, y);
+                assert!(backend.sum(y).is_nan(), "{isa:?} {f:?}");
+            }
+            let cu_seqlens = backend.ints(2);
+            backend.write_ints(cu_seqlens, &[0, 1]);
+            let sequences = Sequences {
+                cu_seqlens,
+                keys: RowKeys {
+                    example: target,
+                    position: target,
+                },
+                longest: 1,
+            };
+            backend.attention(x, x, x, 1, &sequences, None, y, log_sum);
+            assert!(backend.sum(y).is_nan(), "{isa:?} attention");
+            assert!(backend.sum(log_sum).is_nan(), "{isa:?} log_sum");
+        }
+    }
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// Output of an encoder layer and the gradient by its input, for sequences of these numbers.
+fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    const HIDDEN: usize = 48;
+    const LENGTHS: [usize; 5] = [3, 130, 1, 57, 100];
+    let spec = LayerSpec {
+        hidden: HIDDEN,
+        heads: 4,
+        intermediate: 80,
+        activation: Activation::Gelu,
+    };
+    let mut layout = ParamLayout::new();
+    let mut linear = |name: &str, rows: usize, cols: usize| {
+        let weight = layout.push(&format!("{name}.weight"), &[rows, cols], Init::Zeros, 0);
+        let bias = layout.push(&format!("{name}.bias"), &[rows], Init::Zeros, 0);
+        layout.register_linear(weight);
+        Linear { weight, bias }
+    };
+    let qkv = linear("qkv", 3 * HIDDEN, HIDDEN);
+    let attention_output = linear("attention_output", HIDDEN, HIDDEN);
+    let intermediate = linear("intermediate", 80, HIDDEN);
+    let output = linear("output", HIDDEN, 80);
+    let norm = Norm {
+        weight: layout.push("norm.weight", &[HIDDEN], Init::Ones, 0),
+        bias: layout.push("norm.bias", &[HIDDEN], Init::Zeros, 0),
+        eps: 1e-12,
+    };
+    let layer = LayerParams {
+        qkv,
+        attention_output,
+        attention_norm: norm,
+        intermediate,
+        output,
+        output_norm: norm,
+    };
+    let wave = |i: usize| (i as f32 * 0.37).sin() * 0.3;
+    let values: Vec<f32> = (0..layout.len()).map(wave).collect();
+    let params = backend.params(&layout, &values);
+
+    let tokens: usize = sequences.iter().map(|&s| LENGTHS[s]).sum();
+    let (mut cu, mut examples, mut positions, mut inputs) = (vec![0], vec![], vec![], vec![]);
+    for &s in sequences {
+        let len = LENGTHS[s];
+        cu.push(cu[cu.len() - 1] + len as u32);
+        examples.extend(std::iter::repeat_n(s as u32, len));
+        positions.extend(0..len as u32);
+        inputs.extend((0..len * HIDDEN).map(|i| wave(i * 7 + s * 1009) * 3.0));
+    }
+    let mut upload = |values: &[u32]| {
+        let ints = backend.ints(values.len());
+        backend.write_ints(ints, values);
+        ints
+    };
+    let packed = Sequences {
+        cu_seqlens: upload(&cu),
+        keys: RowKeys {
+            example: upload(&examples),
+            position: upload(&positions),
+        },
+        longest: 130,
+    };
+    let drop = |site| Dropout {
+        rate: 0.1,
+        rng: Rng::new(2, 4),
+        site,
+    };
+    let dropout = LayerDropout {
+        attention: drop(0),
+        attention_output: drop(1),
+        output: drop(2),
+    };
+    let keep = LayerArrays::new(backend, &spec, tokens);
+    let d = LayerGradients::new(backend, &spec, tokens);
+    let input = backend.array(tokens, HIDDEN);
+    backend.write(input, &inputs);
+    backend.layer(
+        &params,
+        &spec,
+        &layer,
+        &packed,
+        Some(&dropout),
+        input,
+        &keep,
+    );
+    backend.write(d.hidden, &inputs);
+    let mut grads = backend.flat(layout.len());
+    backend.layer_backward(
+        &params,
+        &spec,
+        &layer,
+        &packed,
+        Some(&dropout),
+        input,
+        &keep,
+        &d,
+        &mut grads,
+    );
+    let mut split = |array: Array| {
+        let mut values = vec![0.0; tokens * HIDDEN];
+        backend.read(array, &mut values);
+        cu.windows(2)
+            .map(|w| values[w[0] as usize * HIDDEN..w[1] as usize * HIDDEN].to_vec())
+            .collect()
+    };
+    (split(keep.output), split(d.hidden))
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
+    for (isa, precision) in kinds() {
+        let mut backend = cpu(isa, precision, 2);
+        let (outputs, gradients) = through_a_layer(&mut backend, &[0, 1, 2, 3, 4]);
+        for s in 0..5 {
+            let (output, gradient) = through_a_layer(&mut backend, &[s]);
+            assert!(same_bits(&output[0], &outputs[s]), "{isa:?} output {s}");
+            assert!(
+                same_bits(&gradient[0], &gradients[s]),
+                "{isa:?} gradient {s}"
+            );
+        }
+    }
+}
+
+#[test]
+fn dropout_keeps_its_rate_and_the_expectation_over_a_million_draws() {
+    let mut backend = Cpu::new(CpuOptions::default()).expect("the best instruction set");
+    let (rows, cols) = (8000, 128);
+    let ids: Vec<u32> = (0..rows as u32).collect();
+    let ints = backend.ints(rows);
+    backend.write_ints(ints, &ids);
+    let keys = RowKeys {
+        example: ints,
+        position: ints,
+    };
+    let (x, y) = (backend.array(rows, cols), backend.array(rows, cols));
+    backend.write(x, &vec![1.0; rows * cols]);
+    for rate in [0.1f32, 0.5] {
+        let dropout = Dropout {
+            rate,
+            rng: Rng::new(1, 2),
+            site: 7,
+        };
+        backend.dropout(x, &dropout, &keys, y);
+        let mut values = vec![0.0; rows * cols];
+        backend.read(y, &mut values);
+        let n = values.len() as f64;
+        let kept = values.iter().filter(|&&v| v != 0.0).count() as f64 / n;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        // Four standard deviations of a million draws are 0.002 at the most.
+        assert!(
+            (kept - (1.0 - f64::from(rate))).abs() < 0.002,
+            "kept {kept}"
+        );
+        assert!((mean - 1.0).abs() < 0.004, "mean {mean}");
+    }
+}
+
+#[test]
+fn what_the_cpu_has_not_is_said() {
+    let backend = cpu(Isa::Portable, Precision::Bf16, 1);
+    assert_eq!(backend.precision(), Precision::F32);
+    let notice = backend.notice().expect("a fallback is said");
+    assert!(
+        notice.contains("f32") && notice.contains("portable"),
+        "{notice}"
+    );
+    assert_eq!(cpu(Isa::Portable, Precision::F32, 1).notice(), None);
+    for isa in Isa::available() {
+        assert_eq!(Isa::from_name(isa.name()), Some(isa));
+    }
+}
