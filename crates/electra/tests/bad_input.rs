@@ -24,6 +24,8 @@ fn both_fail(dir: &Path, input: &str, stdin: &[u8], parts: &[&str]) {
     ];
     electra_with_input(&prepare, stdin).fails(1, parts);
     assert!(!dir.join("shards/manifest.json").exists());
+    // A run that met bad text keeps what it did, for this input alone.
+    let _ = std::fs::remove_dir_all(dir.join("shards"));
 }
 
 fn strings<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
@@ -237,7 +239,7 @@ fn models_that_are_damaged_or_impossible() {
         (
             "\"intermediate_size\": 44",
             "\"intermediate_size\": 45",
-            ["shape [44", "45"],
+            ["shape [24, 44]", "[24, 45]"],
         ),
         (
             "\"max_position_embeddings\": 40",

@@ -8,7 +8,7 @@ use electra_data::prepare::{
     Outcome, PrepareError, PrepareOptions, PrepareReport, Progress, SHARD_TOKENS, Share, merge,
     prepare,
 };
-use electra_data::read::expand;
+use electra_data::read::{Input, Reader, expand};
 use electra_data::tokenizer::Tokenizer;
 use electra_train::interrupt::StopFlag;
 use serde_json::json;
@@ -111,8 +111,13 @@ fn tokenize(
     let tokenizer = Tokenizer::load(tokenizer, lower_case)?;
     eprintln!("tokenizer: {}", describe(&tokenizer));
     let inputs = expand(&args.input)?;
+    let read = args.read.options();
+    // What can be refused is refused before anything is written.
+    for input in inputs.iter().filter(|input| **input != Input::Stdin) {
+        Reader::open(input, &read)?;
+    }
     let mut options = PrepareOptions {
-        read: args.read.options(),
+        read,
         shard_tokens: args.shard_tokens.get(),
         share: args.shard.unwrap_or(Share::All),
         ..PrepareOptions::default()
