@@ -104,7 +104,7 @@ fn invalid_utf8_is_replaced_and_counted_where_asked_for() {
         "--lossy",
         "--json",
     ]);
-    run.says(&["2 invalid UTF-8 sequences were replaced"]);
+    run.says(&["in the place of 2 invalid UTF-8 sequences"]);
     assert_eq!(run.json()["invalid_utf8"], 2);
     let model = golden("tiny-discriminator");
     let arguments = [
@@ -118,7 +118,7 @@ fn invalid_utf8_is_replaced_and_counted_where_asked_for() {
         ],
     );
     let run = electra(&[&arguments[..], &["--lossy", "--json"]].concat());
-    run.says(&["2 invalid UTF-8 sequences were replaced"]);
+    run.says(&["in the place of 2 invalid UTF-8 sequences"]);
     assert_eq!(run.json()["text"], "the old\u{fffd} boat\u{fffd}");
 }
 
@@ -187,6 +187,7 @@ fn vocabularies_that_electra_cannot_use() {
     .fails(1, &["twice.txt", "\"a\"", "5 and 7"]);
     prepare(&write(d, "tokenizer.json", "{}")).fails(1, &["tokenizer.json"]);
     assert!(!d.join("out").exists());
+    electra(&["prepare", "--merge", "--out", &out]).fails(1, &["out"]);
 
     electra(&["vocab", "--input", &input, "--size", "5", "--out", &out])
         .fails(1, &["5 entries", "ask for more"]);

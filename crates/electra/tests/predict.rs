@@ -297,3 +297,26 @@ fn the_wrong_kind_of_model_and_a_foreign_tokenizer_are_refused() {
     std::fs::remove_file(dir.path().join("vocab.txt")).unwrap();
     electra_with_input(&arguments, b"the").fails(1, &["no tokenizer at"]);
 }
+
+#[test]
+fn a_hub_name_is_found_in_the_cache_that_python_shares() {
+    let home = tempfile::tempdir().unwrap();
+    let repo = home.path().join("hub/models--owner--tiny");
+    run::write(&repo, "refs/main", "abc123");
+    copy_dir(golden("tiny-generator"), &repo.join("snapshots/abc123"));
+    for arguments in [
+        &["info", "owner/tiny", "--json"][..],
+        &["predict", "--model", "owner/tiny", "--as", "fill", "--json"],
+    ] {
+        let output = command()
+            .args(arguments)
+            .env_remove("HF_HUB_CACHE")
+            .env("HF_HOME", home.path())
+            .env("HF_HUB_OFFLINE", "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+    }
+}

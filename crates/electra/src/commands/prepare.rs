@@ -1,6 +1,6 @@
 //! `electra prepare`: text to token shards.
 
-use super::corpus::{Meter, ReadArgs, grouped, print_result, report_invalid};
+use super::corpus::{Meter, ReadArgs, counted, grouped, print_result, report_invalid};
 use super::vocab::describe;
 use crate::interrupt;
 use anyhow::Result;
@@ -73,6 +73,9 @@ fn part(text: &str) -> Result<Share, String> {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let Ok(value) = std::env::var("ELECTRA_THREADS") {
+        eprintln!("ELECTRA_THREADS={value} is set and holds where no option says otherwise");
+    }
     let requests = interrupt::stop_on_signals()?;
     let stop = as_flag(&requests);
     let mut meter = Meter::new();
@@ -166,11 +169,11 @@ fn print(args: &Args, report: &PrepareReport, seconds: f64) -> Result<()> {
     let speed = megabytes / seconds.max(1e-9);
     let work = format!("{megabytes:.1} MB of text in {seconds:.1} s ({speed:.1} MB/s)");
     let counts = format!(
-        "{} documents, {} lines, {} tokens in {} shards",
-        grouped(report.documents),
-        grouped(report.lines),
-        grouped(report.tokens),
-        report.shards
+        "{}, {}, {} in {}",
+        counted(report.documents, "document"),
+        counted(report.lines, "line"),
+        counted(report.tokens, "token"),
+        counted(report.shards, "shard")
     );
     let (outcome, line) = match report.outcome {
         Outcome::Complete if args.merge => ("complete", format!("{out}: {counts}")),
