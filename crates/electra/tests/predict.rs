@@ -114,7 +114,7 @@ fn scores_are_those_of_transformers() {
 fn long_texts_are_truncated_with_one_warning_or_windowed_or_refused() {
     let input = format!("{}\n{}\n{}\n", words(38), words(39), words(100));
     let run = predict("tiny-discriminator", "detect", &[], &input);
-    run.says(&["2 of 3 texts were longer than 38 tokens and truncated"]);
+    run.says(&["2 of 3 texts truncated to the first 38 tokens"]);
     assert_eq!(run.stderr.matches("truncated").count(), 1);
     let lines = run.json_lines();
     let lengths: Vec<usize> = lines.iter().map(|line| scores(line).len()).collect();

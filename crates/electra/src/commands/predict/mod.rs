@@ -208,8 +208,8 @@ impl Predict<'_> {
         }
         if tally.truncated > 0 {
             eprintln!(
-                "warning: {} of {} were longer than {} tokens and truncated; --long window \
-                 looks at all of a text",
+                "warning: {} of {} truncated to the first {} tokens; --long window looks at all of a \
+                 text",
                 tally.truncated,
                 counted(tally.texts, "text"),
                 self.room()
