@@ -221,7 +221,10 @@ def make_trace(name: str, spec: Trace) -> None:
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = """the a of and in on to is was it old new small big red blue river stone boat tree house wind night morning
 water bird song road walk sing sleep ##ing ##ed ##er ##s ##ly 12 7""".split()
-TINY_VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,!?'-", *LETTERS, *(f"##{c}" for c in LETTERS), *WORDS]
+PIECES = [*LETTERS, *(f"##{c}" for c in LETTERS)]
+# A vocabulary has each token once: a letter that is a word too keeps its place but not its name.
+PIECES = [f"[unused{i}]" if piece in WORDS else piece for i, piece in enumerate(PIECES)]
+TINY_VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,!?'-", *PIECES, *WORDS]
 TINY_TEXTS: list[tuple[str, str | None]] = [
     ("The old boat sleeps on the river.", None),
     ("A small bird [MASK] in the tree, and it was [MASK]!", None),

@@ -249,26 +249,19 @@ impl PretrainJob {
         Ok(values)
     }
 
-    /// Most tokens, sequences and masked rows of a micro-batch or of a batch of evaluation.
+    /// Most tokens, sequences and masked rows of a micro-batch.
     pub fn capacity(&self) -> [usize; 3] {
         let config = &self.config;
-        let length = config.max_seq_length;
-        let parts = config.gradient_accumulation_steps;
-        let train = config.train_batch_size.div_ceil(parts);
-        let held_out = self.held_out.as_ref().map_or(0, |_| config.eval_batch_size);
         let (tokens, sequences) = match config.train_batch_tokens {
             // Of a token budget any number of short sequences may come.
             Some(tokens) => (tokens, tokens.div_ceil(3)),
-            None => (train * length, train),
+            None => {
+                let parts = config.gradient_accumulation_steps;
+                let sequences = config.train_batch_size.div_ceil(parts);
+                (sequences * config.max_seq_length, sequences)
+            }
         };
-        let masked = |tokens: usize, sequences: usize| {
-            let per_sequence = config.max_predictions_per_seq().max(1);
-            (sequences * per_sequence).min(tokens)
-        };
-        [
-            tokens.max(held_out * length),
-            sequences.max(held_out),
-            masked(tokens, sequences).max(masked(held_out * length, held_out)),
-        ]
+        let per_sequence = config.max_predictions_per_seq().max(1);
+        [tokens, sequences, (sequences * per_sequence).min(tokens)]
     }
 }

@@ -412,17 +412,16 @@ impl<'a, B: Backend> Run<'a, B> {
             return Ok(None);
         };
         let config = &self.job.config;
-        let (mut cursor, end) = (0, loader.examples().len());
+        let wanted = (config.num_eval_steps as u64).saturating_mul(config.eval_batch_size as u64);
+        let (mut cursor, end) = (0, loader.examples().len().min(wanted));
+        let rng = Rng::new(config.seed, EVALUATION);
         let mut evaluation = Evaluation::default();
         let mut detections = Detections::default();
-        for number in 0..config.num_eval_steps as u64 {
-            if cursor >= end {
-                break;
-            }
+        while cursor < end {
+            let first = cursor as u32;
             let batch = loader.batch_until(cursor, end)?;
             cursor = batch.next;
-            let rng = Rng::new(config.seed, EVALUATION + number);
-            let masked = self.job.masking.mask(batch.packed, 0, &rng);
+            let masked = self.job.masking.mask(batch.packed, first, &rng);
             let options = StepOptions {
                 rng,
                 dropout: false,
@@ -438,13 +437,13 @@ impl<'a, B: Backend> Run<'a, B> {
                 &mut self.step_arrays,
                 &self.training.params,
                 &masked,
-                0,
+                first,
                 options,
                 None,
                 Some(&mut detections),
             );
             evaluation.add(sums, &detections, &masked.targets);
-            if number == 0 && !detections.logits.is_empty() {
+            if first == 0 && !detections.logits.is_empty() {
                 self.report.samples = self.shown(&masked, &detections);
             }
         }

@@ -94,7 +94,7 @@ fn a_run_is_described_with_its_last_measurements() {
     let run = json!({ "format": 1, "kind": "pretrain", "electra_version": "0.1.0", "settings": settings });
     write(dir.path(), "run.json", run.to_string());
     let step = |n: u32| json!({ "step": n, "loss": 3.5, "lr": 0.1, "grad_norm": 1.0, "tokens": 64 * n, "tokens_per_s": 10.0 });
-    let eval = json!({ "step": 20, "eval_mlm_loss": 4.5 });
+    let eval = json!({ "step": 20, "eval_mlm_loss": 4.5, "eval_tokens": 64 });
     write(
         dir.path(),
         "metrics.jsonl",

@@ -114,7 +114,7 @@ fn scores_are_those_of_transformers() {
 fn long_texts_are_truncated_with_one_warning_or_windowed_or_refused() {
     let input = format!("{}\n{}\n{}\n", words(38), words(39), words(100));
     let run = predict("tiny-discriminator", "detect", &[], &input);
-    run.says(&["2 of 3 texts were longer than 38 tokens and truncated"]);
+    run.says(&["2 of 3 texts truncated to the first 38 tokens"]);
     assert_eq!(run.stderr.matches("truncated").count(), 1);
     let lines = run.json_lines();
     let lengths: Vec<usize> = lines.iter().map(|line| scores(line).len()).collect();
@@ -296,4 +296,27 @@ fn the_wrong_kind_of_model_and_a_foreign_tokenizer_are_refused() {
     run.ok();
     std::fs::remove_file(dir.path().join("vocab.txt")).unwrap();
     electra_with_input(&arguments, b"the").fails(1, &["no tokenizer at"]);
+}
+
+#[test]
+fn a_hub_name_is_found_in_the_cache_that_python_shares() {
+    let home = tempfile::tempdir().unwrap();
+    let repo = home.path().join("hub/models--owner--tiny");
+    run::write(&repo, "refs/main", "abc123");
+    copy_dir(golden("tiny-generator"), &repo.join("snapshots/abc123"));
+    for arguments in [
+        &["info", "owner/tiny", "--json"][..],
+        &["predict", "--model", "owner/tiny", "--as", "fill", "--json"],
+    ] {
+        let output = command()
+            .args(arguments)
+            .env_remove("HF_HUB_CACHE")
+            .env("HF_HOME", home.path())
+            .env("HF_HUB_OFFLINE", "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+    }
 }

@@ -12,7 +12,10 @@ const ALIGN: usize = 64;
 /// the bits.
 #[derive(Debug)]
 pub struct Buffer {
+    /// First element.
     data: NonNull<f32>,
+    /// What was allocated.
+    base: NonNull<u8>,
     len: usize,
 }
 
@@ -22,9 +25,11 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
+    /// Memory from the system is aligned to less than a cache line, so there is room to move up.
+    /// Asking for the alignment itself would have the allocator write the zeros: pages that are
+    /// never used would still take memory.
     fn layout(len: usize) -> Layout {
-        Layout::array::<f32>(len)
-            .and_then(|l| l.align_to(ALIGN))
+        Layout::array::<f32>(len + ALIGN / size_of::<f32>())
             .expect("an array fits the address space")
     }
 
@@ -33,16 +38,19 @@ impl Buffer {
         if len == 0 {
             return Buffer {
                 data: NonNull::dangling(),
+                base: NonNull::dangling(),
                 len,
             };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero.
-        let data = unsafe { alloc_zeroed(layout) };
-        let Some(data) = NonNull::new(data.cast()) else {
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else {
             handle_alloc_error(layout)
         };
-        Buffer { data, len }
+        // SAFETY: moves up by less than `ALIGN` bytes, which the layout holds beyond `len` elements.
+        let data = unsafe { base.add(base.align_offset(ALIGN)) }.cast();
+        Buffer { data, base, len }
     }
 
     /// Number of f32 elements.
@@ -84,7 +92,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `zeroed` with this layout.
-            unsafe { dealloc(self.data.as_ptr().cast(), Self::layout(self.len)) }
+            unsafe { dealloc(self.base.as_ptr(), Self::layout(self.len)) }
         }
     }
 }

@@ -69,7 +69,8 @@ impl ReadArgs {
 /// Says on stderr how much invalid UTF-8 was replaced.
 pub fn report_invalid(count: u64) {
     if count > 0 {
-        eprintln!("warning: {count} invalid UTF-8 sequences were replaced by U+FFFD");
+        let sequences = counted(count, "invalid UTF-8 sequence");
+        eprintln!("warning: U+FFFD put in the place of {sequences}");
     }
 }
 
@@ -141,12 +142,18 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
     }
     text
+}
+
+/// A number and what is counted, such as `1 shard`.
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
 }
 
 /// Writes a result to stdout: one JSON object, or a line for people.
@@ -173,5 +180,9 @@ mod tests {
     fn digits_are_grouped_by_three() {
         let groups = [7, 123, 1234, 1234567].map(grouped);
         assert_eq!(groups, ["7", "123", "1,234", "1,234,567"]);
+        assert_eq!(
+            [counted(1, "shard"), counted(0, "shard")],
+            ["1 shard", "0 shards"]
+        );
     }
 }

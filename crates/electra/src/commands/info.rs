@@ -1,6 +1,6 @@
 //! `electra info`: what a directory holds.
 
-use super::corpus::grouped;
+use super::corpus::{counted, grouped};
 use super::{models, vocab};
 use anyhow::{Result, bail};
 use electra_data::manifest::{MANIFEST, Manifest};
@@ -168,13 +168,13 @@ fn describe_shards(dir: &Path, m: &Manifest, tokenizer: &str, problems: &[String
         more => format!(" and {more} more"),
     };
     let mut text = format!(
-        "{}\n  tokens      {} in {} lines of {} documents\n  shards      {}, {:.1} MB\n  \
-         tokenizer   {tokenizer}\n  made from   {}{more}\n",
+        "{}\n  tokens      {} in {} of {}\n  files       {}, {:.1} MB\n  tokenizer   \
+         {tokenizer}\n  made from   {}{more}\n",
         dir.display(),
         grouped(m.tokens),
-        grouped(m.lines),
-        grouped(m.documents),
-        m.shards.len(),
+        counted(m.lines, "line"),
+        counted(m.documents, "document"),
+        counted(m.shards.len() as u64, "shard"),
         bytes(m) as f64 / 1e6,
         names.join(", "),
     );

@@ -1,6 +1,6 @@
 //! `electra prepare`: text to token shards.
 
-use super::corpus::{Meter, ReadArgs, grouped, print_result, report_invalid};
+use super::corpus::{Meter, ReadArgs, counted, grouped, print_result, report_invalid};
 use super::vocab::describe;
 use crate::interrupt;
 use anyhow::Result;
@@ -8,7 +8,7 @@ use electra_data::prepare::{
     Outcome, PrepareError, PrepareOptions, PrepareReport, Progress, SHARD_TOKENS, Share, merge,
     prepare,
 };
-use electra_data::read::expand;
+use electra_data::read::{Input, Reader, expand};
 use electra_data::tokenizer::Tokenizer;
 use electra_train::interrupt::StopFlag;
 use serde_json::json;
@@ -73,6 +73,9 @@ fn part(text: &str) -> Result<Share, String> {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let Ok(value) = std::env::var("ELECTRA_THREADS") {
+        eprintln!("ELECTRA_THREADS={value} is set and holds where no option says otherwise");
+    }
     let requests = interrupt::stop_on_signals()?;
     let stop = as_flag(&requests);
     let mut meter = Meter::new();
@@ -111,8 +114,13 @@ fn tokenize(
     let tokenizer = Tokenizer::load(tokenizer, lower_case)?;
     eprintln!("tokenizer: {}", describe(&tokenizer));
     let inputs = expand(&args.input)?;
+    let read = args.read.options();
+    // What can be refused is refused before anything is written.
+    for input in inputs.iter().filter(|input| **input != Input::Stdin) {
+        Reader::open(input, &read)?;
+    }
     let mut options = PrepareOptions {
-        read: args.read.options(),
+        read,
         shard_tokens: args.shard_tokens.get(),
         share: args.shard.unwrap_or(Share::All),
         ..PrepareOptions::default()
@@ -161,11 +169,11 @@ fn print(args: &Args, report: &PrepareReport, seconds: f64) -> Result<()> {
     let speed = megabytes / seconds.max(1e-9);
     let work = format!("{megabytes:.1} MB of text in {seconds:.1} s ({speed:.1} MB/s)");
     let counts = format!(
-        "{} documents, {} lines, {} tokens in {} shards",
-        grouped(report.documents),
-        grouped(report.lines),
-        grouped(report.tokens),
-        report.shards
+        "{}, {}, {} in {}",
+        counted(report.documents, "document"),
+        counted(report.lines, "line"),
+        counted(report.tokens, "token"),
+        counted(report.shards, "shard")
     );
     let (outcome, line) = match report.outcome {
         Outcome::Complete if args.merge => ("complete", format!("{out}: {counts}")),

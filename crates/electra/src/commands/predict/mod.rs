@@ -6,7 +6,7 @@ mod fill;
 mod lines;
 mod windows;
 
-use super::corpus::report_invalid;
+use super::corpus::{counted, report_invalid};
 use super::models;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Context, Result, bail};
@@ -208,10 +208,10 @@ impl Predict<'_> {
         }
         if tally.truncated > 0 {
             eprintln!(
-                "warning: {} of {} texts were longer than {} tokens and truncated; --long window \
-                 looks at all of a text",
+                "warning: {} of {} truncated to the first {} tokens; --long window looks at all of a \
+                 text",
                 tally.truncated,
-                tally.texts,
+                counted(tally.texts, "text"),
                 self.room()
             );
         }
