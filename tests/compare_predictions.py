@@ -4,7 +4,8 @@
 
 Of a discriminator, on each text: every token of `--as detect`, with its offsets in characters, and its score beside
 the sigmoid of ElectraForPreTraining. Of a generator: every candidate of `--as fill` beside the softmax of
-ElectraForMaskedLM, which must have no more probable one. Exits with 1 at the first that differs.
+ElectraForMaskedLM, which must have no more probable one, and none for a mask that was cut off. Exits with 1 at the
+first that differs.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def check_fill(electra: str, folder: Path, texts: list[str], bound: float) -> st
         encoded = encode(model, tokenizer, text)
         places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
         probabilities = logits(model, encoded).softmax(-1)
-        assert len(line["masks"]) == len(places), f"{text!r}: {len(line['masks'])} masks, transformers {len(places)}"
-        for place, candidates in zip(places, line["masks"]):
+        seen, cut_off = line["masks"][: len(places)], line["masks"][len(places) :]
+        assert len(seen) == len(places) and not any(cut_off), f"{text!r}: {line['masks']}, transformers has {len(places)}"
+        for place, candidates in zip(places, seen):
             assert len(candidates) == min(TOP_K, len(tokenizer)), f"{text!r}: {len(candidates)} candidates"
             best = probabilities[place].topk(len(candidates)).values.tolist()
             for candidate, score in zip(candidates, best):
