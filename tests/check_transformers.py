@@ -20,6 +20,7 @@ import torch
 import transformers
 
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
 def check(folder: pathlib.Path) -> str:

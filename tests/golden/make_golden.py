@@ -2,6 +2,7 @@
 
     python tests/golden/make_golden.py                  # everything
     python tests/golden/make_golden.py trace trace_tied # some of it; the directories are `tiny`
+    python tests/golden/make_golden.py --out DIR        # elsewhere, to compare: tests/check_golden.py
 
 Needs bench/peers/requirements.txt. Everything is drawn from fixed seeds.
 
@@ -27,6 +28,7 @@ The directories: `tiny-discriminator`, `tiny-generator` as transformers saves th
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ from safetensors.numpy import save_file
 from transformers import ElectraTokenizer
 
 HERE = Path(__file__).resolve().parent
+OUT = HERE
 sys.path.insert(0, str(HERE.parents[1] / "bench" / "peers"))
 import electra_reference as er  # noqa: E402
 
@@ -209,7 +212,7 @@ def make_trace(name: str, spec: Trace) -> None:
         "discriminator_config": full(configs[0]), "generator_config": full(configs[1]),
         "hyperparameters": HYPER, "shared": pair.shared_names(), "f32_error": error,
     }  # fmt: skip
-    path = HERE / f"{name}.safetensors"
+    path = OUT / f"{name}.safetensors"
     save(tensors, path, metadata)
     print(f"{path.name}: {path.stat().st_size} bytes, losses {f32['losses'][0]} .. {f32['losses'][-1]}, "
           f"grad norms {f32['grad_norm'][0]:.3f} .. {f32['grad_norm'][-1]:.3f}, f32 against f64 {error}")  # fmt: skip
@@ -243,14 +246,14 @@ def make_tiny() -> None:
     pair = er.Pair(discriminator, generator).eval()
     draw_parameters(pair, rng)
     for kind, model in (("discriminator", pair.discriminator), ("generator", pair.generator)):
-        folder = HERE / f"tiny-{kind}"
+        folder = OUT / f"tiny-{kind}"
         model.save_pretrained(folder)
         (folder / "vocab.txt").write_text("".join(f"{w}\n" for w in TINY_VOCAB), "utf-8")
         tokenizer = ElectraTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=40)
         tokenizer.save_pretrained(folder)
         save_expected(kind, model, tokenizer, folder / "expected.safetensors")
         save_bin(kind, model)
-    pair.discriminator.save_pretrained(HERE / "tiny-discriminator-sharded", max_shard_size="12KB")
+    pair.discriminator.save_pretrained(OUT / "tiny-discriminator-sharded", max_shard_size="12KB")
 
 
 @torch.no_grad()
@@ -276,12 +279,19 @@ def save_bin(kind: str, model: Any) -> None:
     """PyTorch's zip form and its older one, each with the stray buffer that old checkpoints carry."""
     state = dict(model.state_dict()) | {"electra.embeddings.position_ids": torch.arange(40).expand((1, -1))}
     for form, zipped in (("zip", True), ("legacy", False)):
-        folder = HERE / f"tiny-{kind}-{form}"
+        folder = OUT / f"tiny-{kind}-{form}"
         model.config.save_pretrained(folder)
         torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
 
 
-def main(wanted: list[str]) -> None:
+def main() -> None:
+    global OUT
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("wanted", nargs="*", help="what to make [default: everything]")
+    p.add_argument("--out", type=Path, default=HERE)
+    args = p.parse_args()
+    wanted, OUT = args.wanted, args.out
+    OUT.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for name, spec in TRACES.items():
         if not wanted or name in wanted:
@@ -291,4 +301,4 @@ def main(wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
