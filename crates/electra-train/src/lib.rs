@@ -16,3 +16,4 @@ pub mod report;
 pub mod run_dir;
 pub mod schedule;
 pub mod tensorboard;
+pub mod trainer;

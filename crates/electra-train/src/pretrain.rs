@@ -5,27 +5,20 @@
 
 use crate::checkpoint::{CheckpointError, CheckpointStore};
 use crate::config::MAY_CHANGE;
-use crate::evaluation::{Evaluation, label_entropy};
 use crate::export::{Network, write_network};
 use crate::interrupt::StopFlag;
 use crate::job::{JobError, PretrainJob};
-use crate::metrics_log::{EvalMetrics, MetricsLine, MetricsLog, MetricsLogError, StepMetrics};
-use crate::optimizer::{OptimizerConfig, TrainingState};
+use crate::metrics_log::{EvalMetrics, MetricsLine, MetricsLog, MetricsLogError};
 use crate::progress::{Observer, Speed, StepLine, peak_memory_bytes};
-use crate::replacements::uniform_replacements;
-use crate::report::{DetectedToken, Report, ReportError, SampleDetection};
+use crate::report::{Report, ReportError};
 use crate::run_dir::{Opening, RunDir, RunDirError, RunSettings};
 use crate::schedule::Schedule;
 use crate::tensorboard::TensorBoardLog;
+use crate::trainer::{Position, Trainer, flops_per_token};
 use electra_data::examples::ExampleError;
-use electra_data::masking::MaskedBatch;
 use electra_data::tokenizer::TokenizerError;
 use electra_engine::backend::Backend;
-use electra_engine::batch::PackedBatch;
-use electra_engine::rng::Rng;
 use electra_model::files::FileError;
-use electra_model::flops::{NetSize, train_flops_per_token};
-use electra_model::pretraining::{Detections, MaskedInput, PretrainingStep, StepOptions, StepSums};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
@@ -114,23 +107,14 @@ pub enum Outcome {
 /// What a checkpoint holds beside the arrays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct State {
-    /// Examples read so far.
-    cursor: u64,
-    /// Tokens trained on so far.
-    tokens: u64,
-    /// Steps skipped in a row just now.
-    skipped: u32,
+    #[serde(flatten)]
+    position: Position,
     /// Seconds spent in steps, over all starts.
     seconds: f64,
 }
 
-/// Step number of the random numbers of evaluation: beyond any step of training.
-const EVALUATION: u64 = 1 << 62;
 /// Steps over which speed is averaged.
 const SPEED_WINDOW: usize = 50;
-/// Held-out examples shown in the report.
-const SHOWN_EXAMPLES: usize = 8;
-
 /// Names of the arrays of a checkpoint.
 const ARRAYS: [&str; 3] = ["params", "adam_m", "adam_v"];
 
@@ -143,9 +127,8 @@ struct Run<'a, B: Backend> {
     log: MetricsLog,
     events: TensorBoardLog,
     report: Report,
-    training: TrainingState<B>,
-    step_arrays: PretrainingStep,
-    state: State,
+    trainer: Trainer<'a, B>,
+    seconds: f64,
     flops_per_token: f64,
 }
 
@@ -213,10 +196,8 @@ impl<'a, B: Backend> Run<'a, B> {
         if restored.is_none() {
             params = job.initial_values()?;
         }
-        let mut training = TrainingState::new(backend, &job.networks.layout, &params);
-        drop(params);
-        backend.write_flat(&mut training.first, &first);
-        backend.write_flat(&mut training.second, &second);
+        let trainer = Trainer::new(backend, job, [&params, &first, &second], state.position);
+        drop((params, first, second));
         let checkpoint_step = restored.is_some().then_some(step);
         let (log, history) = MetricsLog::open(dir.metrics(), checkpoint_step)?;
         for warning in &history.warnings {
@@ -231,8 +212,6 @@ impl<'a, B: Backend> Run<'a, B> {
             ..Report::default()
         };
         report.extend(history.lines);
-        let mut step_arrays = PretrainingStep::new();
-        step_arrays.reserve(backend, &job.networks, job.capacity());
         let run = Run {
             flops_per_token: flops_per_token(job),
             job,
@@ -243,9 +222,8 @@ impl<'a, B: Backend> Run<'a, B> {
             log,
             events,
             report,
-            training,
-            step_arrays,
-            state,
+            trainer,
+            seconds: state.seconds,
         };
         Ok((run, step))
     }
@@ -259,7 +237,12 @@ impl<'a, B: Backend> Run<'a, B> {
             decay_power: config.lr_decay_power,
         };
         let total = config.num_train_steps;
-        let mut speed = Speed::start(SPEED_WINDOW, self.state.seconds, self.state.tokens, first);
+        let mut speed = Speed::start(
+            SPEED_WINDOW,
+            self.seconds,
+            self.trainer.position.tokens,
+            first,
+        );
         let mut last_eval = self.report.eval.last().cloned();
         if first >= total {
             self.context
@@ -275,9 +258,14 @@ impl<'a, B: Backend> Run<'a, B> {
             }
             let step = index + 1;
             let start = Instant::now();
-            let mut metrics = self.step(index, schedule.learning_rate(index))?;
-            self.state.seconds += start.elapsed().as_secs_f64();
-            speed.record(self.state.seconds, self.state.tokens, step);
+            let lr = schedule.learning_rate(index);
+            let stepped = self.trainer.step(self.backend, index, lr)?;
+            if let Some(place) = stepped.skipped {
+                self.skipped(step, place)?;
+            }
+            let mut metrics = stepped.metrics;
+            self.seconds += start.elapsed().as_secs_f64();
+            speed.record(self.seconds, self.trainer.position.tokens, step);
             metrics.tokens_per_s = speed.tokens_per_s() as f32;
             self.log.step(&metrics)?;
             self.events.step(&metrics)?;
@@ -295,7 +283,10 @@ impl<'a, B: Backend> Run<'a, B> {
             self.report.extend([MetricsLine::Step(metrics)]);
             let evaluate =
                 config.eval_steps > 0 && (step % config.eval_steps == 0 || step == total);
-            if evaluate && let Some(metrics) = self.evaluate(step)? {
+            if evaluate
+                && let Some((metrics, samples)) = self.trainer.evaluate(self.backend, step)?
+            {
+                self.report.samples = samples;
                 self.log.eval(&metrics)?;
                 self.events.eval(&metrics)?;
                 self.context.observer.on_eval(&metrics);
@@ -309,174 +300,20 @@ impl<'a, B: Backend> Run<'a, B> {
         Ok(Outcome::Finished(last_eval))
     }
 
-    /// One step: `index` steps are done. A step whose loss or gradient is not finite changes no
-    /// parameter.
-    fn step(&mut self, index: u64, lr: f64) -> Result<StepMetrics, PretrainError> {
-        let config = &self.job.config;
-        let rng = Rng::new(config.seed, index);
-        let batch = self.job.train.batch(self.state.cursor)?;
-        let tokens = batch.packed.tokens();
-        let parts: Vec<(MaskedBatch, u32)> =
-            split(batch.packed, config.gradient_accumulation_steps)
-                .into_iter()
-                .map(|(part, first)| (self.job.masking.mask(part, first, &rng), first))
-                .collect();
-        let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
-        self.training.zero_grads(self.backend);
-        let mut sums = StepSums::default();
-        for (part, first) in &parts {
-            let options = StepOptions {
-                rng,
-                dropout: true,
-                replacements: None,
-                temperature: config.temperature as f32,
-                disallow_correct: config.disallow_correct,
-                mlm_scale: (config.gen_weight / masked.max(1) as f64) as f32,
-                rtd_scale: (config.disc_weight / tokens.max(1) as f64) as f32,
-            };
-            sums += run_part(
-                self.backend,
-                self.job,
-                &mut self.step_arrays,
-                &self.training.params,
-                part,
-                *first,
-                options,
-                Some(&mut self.training.grads),
-                None,
-            );
+    /// Says that a step was skipped because `place` was not finite; too many in a row are an error.
+    fn skipped(&mut self, step: u64, place: String) -> Result<(), PretrainError> {
+        let skipped = self.trainer.position.skipped;
+        self.context.observer.on_message(&format!(
+            "step {step}: {place} is not finite; the step is skipped ({skipped} in a row)"
+        ));
+        match skipped < self.job.config.max_skipped_steps {
+            true => Ok(()),
+            false => Err(PretrainError::NotFinite {
+                step,
+                skipped,
+                place,
+            }),
         }
-        let (mlm, rtd) = (
-            sums.mlm / masked.max(1) as f64,
-            sums.rtd / tokens.max(1) as f64,
-        );
-        let networks = &self.job.networks;
-        let weighted = |on: bool, weight: f64, loss: f64| if on { weight * loss } else { 0.0 };
-        let (generator, discriminator) = (
-            networks.generator.is_some(),
-            networks.discriminator.is_some(),
-        );
-        let loss = weighted(generator, config.gen_weight, mlm)
-            + weighted(discriminator, config.disc_weight, rtd);
-        let norm = self.training.gradient_norm(self.backend);
-        let place = match norm.non_finite {
-            Some(name) => Some(format!("the gradient of {name}")),
-            None if !loss.is_finite() || !norm.norm.is_finite() => Some("the loss".to_owned()),
-            None => None,
-        };
-        self.state.cursor = batch.next;
-        self.state.tokens += tokens as u64;
-        match place {
-            None => {
-                let optimizer = OptimizerConfig {
-                    weight_decay_rate: config.weight_decay_rate,
-                    ..OptimizerConfig::default()
-                };
-                self.training.step(self.backend, &optimizer, norm.norm, lr);
-                self.state.skipped = 0;
-            }
-            Some(place) => {
-                self.state.skipped += 1;
-                let skipped = self.state.skipped;
-                self.context.observer.on_message(&format!(
-                    "step {}: {place} is not finite; the step is skipped ({skipped} in a row)",
-                    index + 1
-                ));
-                if skipped >= config.max_skipped_steps {
-                    return Err(PretrainError::NotFinite {
-                        step: index + 1,
-                        skipped,
-                        place,
-                    });
-                }
-            }
-        }
-        let rate = sums.replaced as f64 / tokens.max(1) as f64;
-        Ok(StepMetrics {
-            step: index + 1,
-            loss: loss as f32,
-            mlm_loss: generator.then_some(mlm as f32),
-            rtd_loss: discriminator.then_some(rtd as f32),
-            rtd_base: discriminator.then_some(label_entropy(rate) as f32),
-            lr: lr as f32,
-            grad_norm: norm.norm as f32,
-            tokens: self.state.tokens,
-            tokens_per_s: 0.0,
-        })
-    }
-
-    /// Measures on the held-out part, without dropout; always the same masks. Keeps some examples
-    /// for the report.
-    fn evaluate(&mut self, step: u64) -> Result<Option<EvalMetrics>, PretrainError> {
-        let Some(loader) = &self.job.held_out else {
-            return Ok(None);
-        };
-        let config = &self.job.config;
-        let wanted = (config.num_eval_steps as u64).saturating_mul(config.eval_batch_size as u64);
-        let (mut cursor, end) = (0, loader.examples().len().min(wanted));
-        let rng = Rng::new(config.seed, EVALUATION);
-        let mut evaluation = Evaluation::default();
-        let mut detections = Detections::default();
-        while cursor < end {
-            let first = cursor as u32;
-            let batch = loader.batch_until(cursor, end)?;
-            cursor = batch.next;
-            let masked = self.job.masking.mask(batch.packed, first, &rng);
-            let options = StepOptions {
-                rng,
-                dropout: false,
-                replacements: None,
-                temperature: config.temperature as f32,
-                disallow_correct: config.disallow_correct,
-                mlm_scale: 0.0,
-                rtd_scale: 0.0,
-            };
-            let sums = run_part(
-                self.backend,
-                self.job,
-                &mut self.step_arrays,
-                &self.training.params,
-                &masked,
-                first,
-                options,
-                None,
-                Some(&mut detections),
-            );
-            evaluation.add(sums, &detections, &masked.targets);
-            if first == 0 && !detections.logits.is_empty() {
-                self.report.samples = self.shown(&masked, &detections);
-            }
-        }
-        let networks = &self.job.networks;
-        let metrics = evaluation.metrics(
-            step,
-            self.state.tokens,
-            networks.generator.is_some(),
-            networks.discriminator.is_some(),
-        );
-        Ok(Some(metrics))
-    }
-
-    fn shown(&self, masked: &MaskedBatch, detections: &Detections) -> Vec<SampleDetection> {
-        let text = |id: u32| self.job.tokenizer.token(id).unwrap_or("[UNK]").to_owned();
-        let mut seen = masked.original_ids.clone();
-        for (&row, &id) in masked.masked_rows.iter().zip(&detections.sampled) {
-            seen[row as usize] = id;
-        }
-        (0..masked.batch.sequences().min(SHOWN_EXAMPLES))
-            .map(|s| SampleDetection {
-                tokens: masked
-                    .batch
-                    .rows(s)
-                    .map(|row| DetectedToken {
-                        text: text(seen[row]),
-                        score: 1.0 / (1.0 + (-detections.logits[row]).exp()),
-                        original: (detections.labels[row] != 0)
-                            .then(|| text(masked.original_ids[row])),
-                    })
-                    .collect(),
-            })
-            .collect()
     }
 
     /// Writes checkpoint, models and report of `step`.
@@ -484,11 +321,17 @@ impl<'a, B: Backend> Run<'a, B> {
         self.log.sync()?;
         let len = self.job.networks.layout.len();
         let [mut params, mut first, mut second] = [(); 3].map(|()| vec![0.0f32; len]);
-        self.backend.read_params(&self.training.params, &mut params);
-        self.backend.read_flat(&self.training.first, &mut first);
-        self.backend.read_flat(&self.training.second, &mut second);
-        let state = serde_json::to_value(&self.state)
-            .map_err(|problem| PretrainError::State { step, problem })?;
+        self.backend
+            .read_params(&self.trainer.training.params, &mut params);
+        self.backend
+            .read_flat(&self.trainer.training.first, &mut first);
+        self.backend
+            .read_flat(&self.trainer.training.second, &mut second);
+        let state = serde_json::to_value(State {
+            position: self.trainer.position.clone(),
+            seconds: self.seconds,
+        })
+        .map_err(|problem| PretrainError::State { step, problem })?;
         let arrays: [(&str, &[f32]); 3] = [
             (ARRAYS[0], &params),
             (ARRAYS[1], &first),
@@ -497,14 +340,15 @@ impl<'a, B: Backend> Run<'a, B> {
         self.store.save(step, &arrays, &state)?;
         drop((first, second));
         self.write_models(&params)?;
-        self.report.elapsed_seconds = Some(self.state.seconds);
+        self.report.elapsed_seconds = Some(self.seconds);
         self.report.write(&self.dir.report())?;
         Ok(())
     }
 
     fn export(&mut self) -> Result<(), PretrainError> {
         let mut params = vec![0.0; self.job.networks.layout.len()];
-        self.backend.read_params(&self.training.params, &mut params);
+        self.backend
+            .read_params(&self.trainer.training.params, &mut params);
         self.write_models(&params)
     }
 
@@ -530,81 +374,4 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         Ok(())
     }
-}
-
-/// Runs one masked (micro-)batch through the networks.
-fn run_part<B: Backend>(
-    backend: &mut B,
-    job: &PretrainJob,
-    arrays: &mut PretrainingStep,
-    params: &B::Params,
-    masked: &MaskedBatch,
-    first_example: u32,
-    options: StepOptions,
-    grads: Option<&mut B::Flat>,
-    detections: Option<&mut Detections>,
-) -> StepSums {
-    let given = job.config.uniform_generator.then(|| {
-        uniform_replacements(
-            masked,
-            first_example,
-            job.tokenizer.vocab_size(),
-            &job.tokenizer.special(),
-            job.config.disallow_correct,
-            &options.rng,
-        )
-    });
-    let input = MaskedInput {
-        batch: &masked.batch,
-        original_ids: &masked.original_ids,
-        masked_rows: &masked.masked_rows,
-        targets: &masked.targets,
-        first_example,
-    };
-    let options = StepOptions {
-        replacements: given.as_deref(),
-        ..options
-    };
-    arrays.run(
-        backend,
-        &job.networks,
-        params,
-        &input,
-        &options,
-        grads,
-        detections,
-    )
-}
-
-/// Splits a batch into `parts` runs of whole sequences, each with the number of its first.
-fn split(batch: PackedBatch, parts: usize) -> Vec<(PackedBatch, u32)> {
-    if parts == 1 {
-        return vec![(batch, 0)];
-    }
-    let sequences = batch.sequences();
-    (0..parts)
-        .map(|p| (p * sequences / parts, (p + 1) * sequences / parts))
-        .filter(|(start, end)| start < end)
-        .map(|(start, end)| {
-            let mut part = PackedBatch::new();
-            for s in start..end {
-                let rows = batch.rows(s);
-                part.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
-            }
-            (part, start as u32)
-        })
-        .collect()
-}
-
-/// Operations of training on one token, by the product's own count.
-fn flops_per_token(job: &PretrainJob) -> f64 {
-    let networks = &job.networks;
-    let generator = NetSize::from(&job.generator_config);
-    let discriminator = NetSize::from(&job.discriminator_config);
-    train_flops_per_token(
-        networks.discriminator.as_ref().map(|_| &discriminator),
-        networks.generator.as_ref().map(|_| &generator),
-        job.config.mask_prob,
-        job.config.max_seq_length,
-    )
 }

@@ -101,6 +101,8 @@ impl DeviceArgs {
             CpuPrecision::Bf16 => "bf16",
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
+        // One thread's rate times the threads: what the cores could do, measured in a moment.
+        let peak = backend.isa().peak_gflops(precision == "bf16");
         let facts = Facts {
             precision,
             environment: vec![
@@ -109,7 +111,7 @@ impl DeviceArgs {
                 row("precision", precision.to_owned()),
                 row("electra", env!("CARGO_PKG_VERSION").to_owned()),
             ],
-            peak_flops: None,
+            peak_flops: Some(peak * 1e9 * threads as f64),
         };
         work.run(&mut backend, &facts)
     }

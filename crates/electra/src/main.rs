@@ -21,6 +21,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(commands::quickstart::Args),
     Vocab(commands::vocab::Args),
     Prepare(commands::prepare::Args),
     Pretrain(commands::pretrain::Args),
@@ -30,6 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Quickstart(args) => commands::quickstart::run(args),
         Command::Vocab(args) => commands::vocab::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),

@@ -6,4 +6,5 @@ mod models;
 pub mod predict;
 pub mod prepare;
 pub mod pretrain;
+pub mod quickstart;
 pub mod vocab;

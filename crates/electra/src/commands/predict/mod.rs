@@ -20,7 +20,7 @@ use fill::Fill;
 use lines::Lines;
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use windows::Window;
 
@@ -40,13 +40,13 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Candidates for each mask
-    #[arg(long, value_name = "K", default_value = "5")]
+    #[arg(long, value_name = "K", default_value_t = TOP_K)]
     top_k: NonZeroUsize,
     /// What to do with texts that are longer than the model takes
     #[arg(long, value_enum, default_value = "truncate")]
     long: Long,
     /// Texts of 128 tokens that are computed at once; of shorter ones more
-    #[arg(long, value_name = "N", default_value = "32")]
+    #[arg(long, value_name = "N", default_value_t = BATCH_SIZE)]
     batch_size: NonZeroUsize,
     /// Put U+FFFD in place of invalid UTF-8 and go on
     #[arg(long)]
@@ -75,6 +75,35 @@ enum Long {
     Error,
 }
 
+impl Args {
+    /// `predict --as detect` with the defaults.
+    pub fn detect(model: &Path, input: &Path, device: DeviceArgs) -> Args {
+        Args {
+            model: model.display().to_string(),
+            task: Task::Detect,
+            input: Some(input.to_owned()),
+            json: false,
+            top_k: TOP_K,
+            long: Long::Truncate,
+            batch_size: BATCH_SIZE,
+            lossy: false,
+            device,
+        }
+    }
+
+    /// `predict --as fill` with the defaults.
+    pub fn fill(model: &Path, input: &Path, device: DeviceArgs) -> Args {
+        Args {
+            task: Task::Fill,
+            ..Self::detect(model, input, device)
+        }
+    }
+}
+
+/// Candidates for each mask, where nothing is said.
+const TOP_K: NonZeroUsize = NonZeroUsize::new(5).expect("above 0");
+/// Texts of 128 tokens computed at once, where nothing is said.
+const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(32).expect("above 0");
 /// Tokens that a text of the batch size counts for.
 const TOKENS_A_TEXT: usize = 128;
 

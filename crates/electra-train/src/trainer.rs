@@ -1,0 +1,335 @@
+//! What a pre-training run computes: steps and evaluations. Directories, logs and checkpoints are
+//! the loop's ([`crate::pretrain`]).
+
+use crate::evaluation::{Evaluation, label_entropy};
+use crate::job::{JobError, PretrainJob};
+use crate::metrics_log::{EvalMetrics, StepMetrics};
+use crate::optimizer::{OptimizerConfig, TrainingState};
+use crate::replacements::uniform_replacements;
+use crate::report::{DetectedToken, SampleDetection};
+use electra_data::examples::ExampleError;
+use electra_data::masking::MaskedBatch;
+use electra_engine::backend::Backend;
+use electra_engine::batch::PackedBatch;
+use electra_engine::rng::Rng;
+use electra_model::flops::{NetSize, train_flops_per_token};
+use electra_model::pretraining::{Detections, MaskedInput, PretrainingStep, StepOptions, StepSums};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Step number of the random numbers of evaluation: beyond any step of training.
+const EVALUATION: u64 = 1 << 62;
+/// Steps that are timed to plan a run.
+const TIMED_STEPS: u64 = 15;
+/// Held-out examples shown in the report.
+const SHOWN_EXAMPLES: usize = 8;
+
+/// Where training stands, beside parameters and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Examples read so far.
+    pub cursor: u64,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    /// Steps skipped in a row just now.
+    pub skipped: u32,
+}
+
+/// A finished step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stepped {
+    /// Its measures, without speed.
+    pub metrics: StepMetrics,
+    /// What was not finite, if the step was skipped for it.
+    pub skipped: Option<String>,
+}
+
+/// Networks in training on a device.
+pub struct Trainer<'a, B: Backend> {
+    job: &'a PretrainJob,
+    /// Parameters, gradients and moments.
+    pub training: TrainingState<B>,
+    arrays: PretrainingStep,
+    /// Where training stands.
+    pub position: Position,
+}
+
+impl<'a, B: Backend> Trainer<'a, B> {
+    /// A trainer with these parameters and moments, flat arrays of the layout's length.
+    pub fn new(
+        backend: &mut B,
+        job: &'a PretrainJob,
+        [params, first, second]: [&[f32]; 3],
+        position: Position,
+    ) -> Self {
+        let mut training = TrainingState::new(backend, &job.networks.layout, params);
+        backend.write_flat(&mut training.first, first);
+        backend.write_flat(&mut training.second, second);
+        let mut arrays = PretrainingStep::new();
+        arrays.reserve(backend, &job.networks, job.capacity());
+        Trainer {
+            job,
+            training,
+            arrays,
+            position,
+        }
+    }
+
+    /// One step: `index` steps are done. A step whose loss or gradient is not finite changes no
+    /// parameter.
+    pub fn step(&mut self, backend: &mut B, index: u64, lr: f64) -> Result<Stepped, ExampleError> {
+        let config = &self.job.config;
+        let rng = Rng::new(config.seed, index);
+        let batch = self.job.train.batch(self.position.cursor)?;
+        let tokens = batch.packed.tokens();
+        let parts: Vec<(MaskedBatch, u32)> =
+            split(batch.packed, config.gradient_accumulation_steps)
+                .into_iter()
+                .map(|(part, first)| (self.job.masking.mask(part, first, &rng), first))
+                .collect();
+        let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
+        self.training.zero_grads(backend);
+        let mut sums = StepSums::default();
+        for (part, first) in &parts {
+            let options = StepOptions {
+                rng,
+                dropout: true,
+                replacements: None,
+                temperature: config.temperature as f32,
+                disallow_correct: config.disallow_correct,
+                mlm_scale: (config.gen_weight / masked.max(1) as f64) as f32,
+                rtd_scale: (config.disc_weight / tokens.max(1) as f64) as f32,
+            };
+            sums += run_part(
+                backend,
+                self.job,
+                &mut self.arrays,
+                &self.training.params,
+                part,
+                *first,
+                options,
+                Some(&mut self.training.grads),
+                None,
+            );
+        }
+        let (mlm, rtd) = (
+            sums.mlm / masked.max(1) as f64,
+            sums.rtd / tokens.max(1) as f64,
+        );
+        let networks = &self.job.networks;
+        let weighted = |on: bool, weight: f64, loss: f64| if on { weight * loss } else { 0.0 };
+        let (generator, discriminator) = (
+            networks.generator.is_some(),
+            networks.discriminator.is_some(),
+        );
+        let loss = weighted(generator, config.gen_weight, mlm)
+            + weighted(discriminator, config.disc_weight, rtd);
+        let norm = self.training.gradient_norm(backend);
+        let place = match norm.non_finite {
+            Some(name) => Some(format!("the gradient of {name}")),
+            None if !loss.is_finite() || !norm.norm.is_finite() => Some("the loss".to_owned()),
+            None => None,
+        };
+        self.position.cursor = batch.next;
+        self.position.tokens += tokens as u64;
+        if place.is_some() {
+            self.position.skipped += 1;
+        } else {
+            self.position.skipped = 0;
+            let optimizer = OptimizerConfig {
+                weight_decay_rate: config.weight_decay_rate,
+                ..OptimizerConfig::default()
+            };
+            self.training.step(backend, &optimizer, norm.norm, lr);
+        }
+        let rate = sums.replaced as f64 / tokens.max(1) as f64;
+        let metrics = StepMetrics {
+            step: index + 1,
+            loss: loss as f32,
+            mlm_loss: generator.then_some(mlm as f32),
+            rtd_loss: discriminator.then_some(rtd as f32),
+            rtd_base: discriminator.then_some(label_entropy(rate) as f32),
+            lr: lr as f32,
+            grad_norm: norm.norm as f32,
+            tokens: self.position.tokens,
+            tokens_per_s: 0.0,
+        };
+        Ok(Stepped {
+            metrics,
+            skipped: place,
+        })
+    }
+
+    /// Measures on the held-out part, without dropout; always the same masks. Also some
+    /// examples to show. `None` where nothing is held out.
+    pub fn evaluate(
+        &mut self,
+        backend: &mut B,
+        step: u64,
+    ) -> Result<Option<(EvalMetrics, Vec<SampleDetection>)>, ExampleError> {
+        let Some(loader) = &self.job.held_out else {
+            return Ok(None);
+        };
+        let config = &self.job.config;
+        let wanted = (config.num_eval_steps as u64).saturating_mul(config.eval_batch_size as u64);
+        let (mut cursor, end) = (0, loader.examples().len().min(wanted));
+        let rng = Rng::new(config.seed, EVALUATION);
+        let mut evaluation = Evaluation::default();
+        let mut detections = Detections::default();
+        let mut samples = Vec::new();
+        while cursor < end {
+            let first = cursor as u32;
+            let batch = loader.batch_until(cursor, end)?;
+            cursor = batch.next;
+            let masked = self.job.masking.mask(batch.packed, first, &rng);
+            let options = StepOptions {
+                rng,
+                dropout: false,
+                replacements: None,
+                temperature: config.temperature as f32,
+                disallow_correct: config.disallow_correct,
+                mlm_scale: 0.0,
+                rtd_scale: 0.0,
+            };
+            let sums = run_part(
+                backend,
+                self.job,
+                &mut self.arrays,
+                &self.training.params,
+                &masked,
+                first,
+                options,
+                None,
+                Some(&mut detections),
+            );
+            evaluation.add(sums, &detections, &masked.targets);
+            if first == 0 && !detections.logits.is_empty() {
+                samples = self.shown(&masked, &detections);
+            }
+        }
+        let networks = &self.job.networks;
+        let metrics = evaluation.metrics(
+            step,
+            self.position.tokens,
+            networks.generator.is_some(),
+            networks.discriminator.is_some(),
+        );
+        Ok(Some((metrics, samples)))
+    }
+
+    fn shown(&self, masked: &MaskedBatch, detections: &Detections) -> Vec<SampleDetection> {
+        let text = |id: u32| self.job.tokenizer.token(id).unwrap_or("[UNK]").to_owned();
+        let mut seen = masked.original_ids.clone();
+        for (&row, &id) in masked.masked_rows.iter().zip(&detections.sampled) {
+            seen[row as usize] = id;
+        }
+        (0..masked.batch.sequences().min(SHOWN_EXAMPLES))
+            .map(|s| SampleDetection {
+                tokens: masked
+                    .batch
+                    .rows(s)
+                    .map(|row| DetectedToken {
+                        text: text(seen[row]),
+                        score: 1.0 / (1.0 + (-detections.logits[row]).exp()),
+                        original: (detections.labels[row] != 0)
+                            .then(|| text(masked.original_ids[row])),
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+/// Runs one masked (micro-)batch through the networks.
+fn run_part<B: Backend>(
+    backend: &mut B,
+    job: &PretrainJob,
+    arrays: &mut PretrainingStep,
+    params: &B::Params,
+    masked: &MaskedBatch,
+    first_example: u32,
+    options: StepOptions,
+    grads: Option<&mut B::Flat>,
+    detections: Option<&mut Detections>,
+) -> StepSums {
+    let given = job.config.uniform_generator.then(|| {
+        uniform_replacements(
+            masked,
+            first_example,
+            job.tokenizer.vocab_size(),
+            &job.tokenizer.special(),
+            job.config.disallow_correct,
+            &options.rng,
+        )
+    });
+    let input = MaskedInput {
+        batch: &masked.batch,
+        original_ids: &masked.original_ids,
+        masked_rows: &masked.masked_rows,
+        targets: &masked.targets,
+        first_example,
+    };
+    let options = StepOptions {
+        replacements: given.as_deref(),
+        ..options
+    };
+    arrays.run(
+        backend,
+        &job.networks,
+        params,
+        &input,
+        &options,
+        grads,
+        detections,
+    )
+}
+
+/// Splits a batch into `parts` runs of whole sequences, each with the number of its first.
+fn split(batch: PackedBatch, parts: usize) -> Vec<(PackedBatch, u32)> {
+    if parts == 1 {
+        return vec![(batch, 0)];
+    }
+    let sequences = batch.sequences();
+    (0..parts)
+        .map(|p| (p * sequences / parts, (p + 1) * sequences / parts))
+        .filter(|(start, end)| start < end)
+        .map(|(start, end)| {
+            let mut part = PackedBatch::new();
+            for s in start..end {
+                let rows = batch.rows(s);
+                part.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
+            }
+            (part, start as u32)
+        })
+        .collect()
+}
+
+/// Median seconds of a training step on this machine, over a few steps of a run that is thrown
+/// away.
+pub fn seconds_per_step<B: Backend>(backend: &mut B, job: &PretrainJob) -> Result<f64, JobError> {
+    let zeros = vec![0.0; job.networks.layout.len()];
+    let values = job.initial_values()?;
+    let mut trainer = Trainer::new(backend, job, [&values, &zeros, &zeros], Position::default());
+    let mut seconds = Vec::new();
+    for index in 0..TIMED_STEPS {
+        let start = Instant::now();
+        trainer.step(backend, index, 0.0)?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    backend.release_arrays();
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
+/// Operations of training on one token, by the product's own count.
+pub fn flops_per_token(job: &PretrainJob) -> f64 {
+    let networks = &job.networks;
+    let generator = NetSize::from(&job.generator_config);
+    let discriminator = NetSize::from(&job.discriminator_config);
+    train_flops_per_token(
+        networks.discriminator.as_ref().map(|_| &discriminator),
+        networks.generator.as_ref().map(|_| &generator),
+        job.config.mask_prob,
+        job.config.max_seq_length,
+    )
+}
