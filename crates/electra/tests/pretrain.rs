@@ -1,0 +1,334 @@
+//! `electra pretrain` as a user runs it: killed, interrupted, resumed, and given what is wrong.
+
+mod run;
+
+use electra_engine::rng::{Purpose, Rng};
+use run::{Ran, electra};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const STEPS: u64 = 60;
+
+/// Shards of a made-up text of 300 documents, and the directory that holds them.
+fn corpus() -> (TempDir, PathBuf) {
+    let dir = TempDir::new().expect("a directory");
+    let rng = Rng::new(3, 3);
+    let mut text = String::new();
+    for document in 0..300 {
+        for line in 0..3 {
+            for word in 0..8 {
+                let n = rng.below(50, Purpose::Test, 0, document, line * 10 + word, 0);
+                write!(text, "word{n} ").expect("a string grows");
+            }
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+    let input = path(&dir, "text.txt");
+    fs::write(&input, text).expect("a writable directory");
+    let (vocab, shards) = (path(&dir, "vocab"), path(&dir, "shards"));
+    electra(&["vocab", "--input", &input, "--size", "120", "--out", &vocab]).ok();
+    electra(&[
+        "prepare",
+        "--input",
+        &input,
+        "--tokenizer",
+        &vocab,
+        "--out",
+        &shards,
+    ])
+    .ok();
+    (dir, PathBuf::from(shards))
+}
+
+fn path(dir: &TempDir, name: &str) -> String {
+    dir.path().join(name).display().to_string()
+}
+
+/// Arguments of a short run.
+fn arguments(shards: &Path, out: &str) -> Vec<String> {
+    let sizes = r#"model_hparam_overrides={"hidden_size":32,"num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":64}"#;
+    let steps = format!("num_train_steps={STEPS}");
+    let mut all = vec!["pretrain".to_owned(), "--preset".into(), "tiny".into()];
+    all.extend([
+        "--data".into(),
+        shards.display().to_string(),
+        "--out".into(),
+        out.to_owned(),
+    ]);
+    for set in [
+        sizes,
+        "embedding_size=16",
+        "max_seq_length=24",
+        "train_batch_size=8",
+        &steps,
+        "num_warmup_steps=5",
+        "save_checkpoints_steps=7",
+        "eval_steps=10",
+        "held_out=0.05",
+    ] {
+        all.extend(["--set".into(), set.to_owned()]);
+    }
+    all
+}
+
+fn pretrain(shards: &Path, out: &str, more: &[&str]) -> Ran {
+    let mut all = arguments(shards, out);
+    all.extend(more.iter().map(|s| (*s).to_owned()));
+    electra(&all.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn spawn(shards: &Path, out: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_electra"))
+        .args(arguments(shards, out))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts")
+}
+
+/// The lines of `metrics.jsonl` without what depends on the clock.
+fn metrics(out: &str) -> Vec<Value> {
+    let text = fs::read_to_string(Path::new(out).join("metrics.jsonl")).expect("metrics");
+    text.lines()
+        .map(|line| {
+            let mut value: Value = serde_json::from_str(line).expect(line);
+            value.as_object_mut().expect(line).remove("tokens_per_s");
+            value
+        })
+        .collect()
+}
+
+fn assert_same_end(whole: &str, other: &str) {
+    let end = format!("checkpoints/step-{STEPS:08}/arrays.safetensors");
+    for file in [
+        end.as_str(),
+        "discriminator/model.safetensors",
+        "generator/model.safetensors",
+        "discriminator/config.json",
+        "discriminator/tokenizer.json",
+    ] {
+        let read = |out: &str| {
+            fs::read(Path::new(out).join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+        };
+        assert!(read(whole) == read(other), "{file} differs");
+    }
+    let lines = metrics(other);
+    assert_eq!(metrics(whole), lines);
+    let trained: Vec<u64> = lines
+        .iter()
+        .filter(|l| l.get("loss").is_some())
+        .map(|l| l["step"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(trained, (1..=STEPS).collect::<Vec<_>>());
+    let evaluated: HashSet<u64> = lines
+        .iter()
+        .filter(|l| l.get("loss").is_none())
+        .map(|l| l["step"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(evaluated, (1..=STEPS / 10).map(|i| i * 10).collect());
+}
+
+#[test]
+fn twenty_kills_at_random_instants_change_nothing() {
+    let (dir, shards) = corpus();
+    let (whole, killed) = (path(&dir, "whole"), path(&dir, "killed"));
+    let begin = Instant::now();
+    pretrain(&shards, &whole, &[]).ok();
+    let whole_run = begin.elapsed();
+    let seed = std::env::var("ELECTRA_KILL_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("ELECTRA_KILL_SEED={seed}");
+    let rng = Rng::new(seed, 0);
+    for kill in 0..20 {
+        // The first comes before any checkpoint; the others leave room for a few steps.
+        let share = match kill {
+            0 => 0.02,
+            _ => 0.3 * rng.uniform(Purpose::Test, 0, kill, 0, 0),
+        };
+        let mut child = spawn(&shards, &killed);
+        std::thread::sleep(whole_run.mul_f64(share).max(Duration::from_millis(2)));
+        child.kill().expect("a process to kill");
+        child.wait().expect("it ends");
+    }
+    pretrain(&shards, &killed, &[]).ok();
+    assert_same_end(&whole, &killed);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_writes_a_checkpoint_and_exits_130() {
+    let (dir, shards) = corpus();
+    let (whole, stopped) = (path(&dir, "whole"), path(&dir, "stopped"));
+    pretrain(&shards, &whole, &[]).ok();
+    for signal in ["-INT", "-TERM"] {
+        let child = spawn(&shards, &stopped);
+        let log = Path::new(&stopped).join("metrics.jsonl");
+        let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+        let before = lines();
+        while lines() < before + 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let sent = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(130), "{signal}");
+        let checkpoints =
+            fs::read_dir(Path::new(&stopped).join("checkpoints")).expect("checkpoints");
+        assert!(checkpoints.count() > 0);
+    }
+    pretrain(&shards, &stopped, &["--resume"]).ok();
+    assert_same_end(&whole, &stopped);
+}
+
+#[test]
+fn wrong_settings_are_named() {
+    let (dir, shards) = corpus();
+    let out = path(&dir, "run");
+    let fails = |more: &[&str], parts: &[&str]| pretrain(&shards, &out, more).fails(1, parts);
+    fails(
+        &["--set", "learning_rte=1"],
+        &["learning_rte", "did you mean \"learning_rate\""],
+    );
+    fails(&["--set", "seed=x"], &["\"seed\"", "wrong type"]);
+    fails(
+        &["--set", "mask_prob=1.5"],
+        &["mask_prob", "between 0 and 1"],
+    );
+    fails(
+        &["--set", "two_tower_generator=true"],
+        &["two_tower_generator", "not built"],
+    );
+    fails(&["--set", "max_seq_length=600"], &["max_seq_length", "512"]);
+    fails(
+        &["--set", "model_hparam_overrides.num_attention_heads=5"],
+        &["num_attention_heads", "32"],
+    );
+    fails(
+        &["--set", "train_batch_size=100000"],
+        &["too small for one batch"],
+    );
+    electra(&["pretrain", "--preset", "huge", "--data", "x", "--out", &out])
+        .fails(1, &["huge", "tiny, small, base and large"]);
+    let config = path(&dir, "config.json");
+    fs::write(&config, r#"{"train_batch_sise": 3}"#).expect("a writable directory");
+    fails(
+        &["--config", &config],
+        &[
+            &config,
+            "train_batch_sise",
+            "did you mean \"train_batch_size\"",
+        ],
+    );
+    fs::write(&config, r#"{"learning_rate": "fast"}"#).expect("a writable directory");
+    fails(&["--config", &config], &[&config, "learning_rate"]);
+    fs::write(&config, "{").expect("a writable directory");
+    fails(&["--config", &config], &[&config, "not JSON"]);
+    fails(
+        &["--config", &path(&dir, "nowhere.json")],
+        &["nowhere.json"],
+    );
+    assert!(!Path::new(&out).exists(), "a refused run leaves nothing");
+    electra(&["pretrain", "--data", "x", "--out", "y", "--no-such-flag"])
+        .fails(2, &["--no-such-flag"]);
+}
+
+#[test]
+fn wrong_data_is_named() {
+    let (dir, shards) = corpus();
+    let out = path(&dir, "run");
+    pretrain(&dir.path().join("nowhere"), &out, &[]).fails(1, &["nowhere"]);
+    let vocab = path(&dir, "other-vocab");
+    let text = path(&dir, "text.txt");
+    electra(&["vocab", "--input", &text, "--size", "60", "--out", &vocab]).ok();
+    pretrain(&shards, &out, &["--tokenizer", &vocab]).fails(1, &["tokenizer"]);
+
+    let shard = fs::read_dir(&shards)
+        .expect("shards")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().contains("shard"))
+        })
+        .expect("a shard");
+    let name = shard
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let intact = fs::read(&shard).expect("a shard");
+    fs::write(&shard, &intact[..intact.len() - 9]).expect("a writable shard");
+    pretrain(&shards, &out, &[]).fails(1, &[&name]);
+    let mut altered = intact.clone();
+    let middle = altered.len() / 2;
+    altered[middle] ^= 0x40;
+    fs::write(&shard, &altered).expect("a writable shard");
+    pretrain(&shards, &out, &[]).fails(1, &[&name]);
+    assert!(!Path::new(&out).exists(), "a refused run leaves nothing");
+}
+
+#[test]
+fn wrong_directories_are_named_and_left_as_they_are() {
+    let (dir, shards) = corpus();
+    let out = path(&dir, "run");
+    pretrain(&shards, &out, &["--resume"]).fails(1, &[&out]);
+    pretrain(&shards, &out, &[]).ok();
+    let before = metrics(&out);
+    pretrain(&shards, &out, &["--set", "learning_rate=0.5"]).fails(1, &["learning_rate", "0.5"]);
+    pretrain(&shards, &out, &["--seed", "9"]).fails(1, &["seed", "9"]);
+    assert_eq!(before, metrics(&out));
+
+    let other = path(&dir, "other");
+    fs::create_dir(&other).expect("a writable directory");
+    fs::write(Path::new(&other).join("thesis.txt"), "mine").expect("a writable directory");
+    pretrain(&shards, &other, &[]).fails(1, &[&other]);
+    assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1);
+
+    let file = path(&dir, "file");
+    fs::write(&file, "").expect("a writable directory");
+    pretrain(&shards, &file, &[]).fails(1, &[&file]);
+}
+
+#[test]
+fn wrong_models_to_begin_with_are_named() {
+    let (dir, shards) = corpus();
+    let (first, out) = (path(&dir, "first"), path(&dir, "run"));
+    pretrain(&shards, &first, &[]).ok();
+    let weights = Path::new(&first).join("discriminator/model.safetensors");
+    let intact = fs::read(&weights).expect("weights");
+    let fails = |parts: &[&str]| pretrain(&shards, &out, &["--init-from", &first]).fails(1, parts);
+
+    fs::write(&weights, &intact[..intact.len() / 2]).expect("writable");
+    fails(&["model.safetensors"]);
+    let mut nan = intact.clone();
+    let end = nan.len();
+    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, &nan).expect("writable");
+    fails(&["model.safetensors", "NaN"]);
+    fs::write(&weights, &intact).expect("writable");
+
+    let config = Path::new(&first).join("discriminator/config.json");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    fs::write(
+        &config,
+        text.replace("\"intermediate_size\": 64", "\"intermediate_size\": 96"),
+    )
+    .expect("writable");
+    fails(&["model.safetensors", "output.dense", "96"]);
+    fs::write(&config, text).expect("writable");
+
+    pretrain(&shards, &out, &["--init-from", "no-such-model"]).fails(1, &["no-such-model"]);
+    fs::remove_dir_all(Path::new(&first).join("generator")).expect("writable");
+    fails(&["generator"]);
+}
