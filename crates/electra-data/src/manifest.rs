@@ -1,9 +1,5 @@
 //! `manifest.json`: what a directory of shards holds, and from what it was made.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 /// The version of shards and manifest that this crate writes.
@@ -138,38 +134,4 @@ impl Plan {
         }
         None
     }
-}
-
-/// Writes a file aside, syncs it, and puts it in its place with its directory synced: it is there
-/// whole or not at all.
-///
-/// # Errors
-/// What the file system says.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension("tmp");
-    let mut file = File::create(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    put_in_place(&aside, path)
-}
-
-/// Renames a synced file and syncs the directory.
-///
-/// # Errors
-/// What the file system says.
-pub fn put_in_place(aside: &Path, path: &Path) -> io::Result<()> {
-    fs::rename(aside, path)?;
-    if let Some(dir) = path.parent() {
-        let dir = if dir.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            dir
-        };
-        // Some file systems cannot sync a directory; the rename is still atomic there.
-        if let Ok(dir) = File::open(dir) {
-            let _ = dir.sync_all();
-        }
-    }
-    Ok(())
 }

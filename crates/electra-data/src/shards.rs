@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use thiserror::Error;
 
-use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry, put_in_place};
+use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry};
+use electra_model::files::atomic::put_in_place;
 
 const MAGIC: &[u8; 8] = b"ELECTRA\0";
 /// Bytes of the header.

@@ -422,10 +422,10 @@ impl ElectraConfig {
             source,
         };
         let text = self.to_json().map_err(|e| failed(e.into()))?;
-        crate::files::atomic::write_aside(path, |file| {
+        crate::files::atomic::replace_file(path, |file| {
             std::io::Write::write_all(file, text.as_bytes())
         })
-        .map_err(failed)
+        .map_err(|error| failed(error.source))
     }
 
     /// Width of one attention head. `validate` has seen that it is whole.

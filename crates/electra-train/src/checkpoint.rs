@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::atomic_file::{WriteError, sync_directory};
+use electra_model::files::atomic::{WriteError, sync_directory};
 use files::ReadFailure;
 
 const STEP_PREFIX: &str = "step-";

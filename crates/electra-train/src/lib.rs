@@ -1,6 +1,5 @@
 //! Training: the pre-training loop, its run directory and its reports.
 
-pub mod atomic_file;
 pub mod checkpoint;
 pub mod config;
 pub mod evaluation;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::atomic_file::{WriteError, replace_file};
+use electra_model::files::atomic::{WriteError, replace_file};
 
 /// Measurements of one training step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -48,7 +48,7 @@ pub enum PretrainError {
     Metrics(#[from] MetricsLogError),
     /// TensorBoard events.
     #[error("TensorBoard events: {0}")]
-    TensorBoard(#[from] crate::atomic_file::WriteError),
+    TensorBoard(#[from] electra_model::files::atomic::WriteError),
     /// The report.
     #[error(transparent)]
     Report(#[from] ReportError),

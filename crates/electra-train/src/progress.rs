@@ -8,8 +8,8 @@ use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::atomic_file::readable_bytes;
 use crate::metrics_log::{EvalMetrics, StepMetrics};
+use electra_model::files::atomic::readable_bytes;
 
 /// What a training step tells an observer.
 #[derive(Clone, Debug, PartialEq)]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::atomic_file::{WriteError, path_aside, replace_file};
+use electra_model::files::atomic::{WriteError, path_aside, replace_file};
 
 const RUN_FILE: &str = "run.json";
 const LOCK_FILE: &str = ".lock";

@@ -14,8 +14,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::atomic_file::{WriteError, replace_file};
 use crate::metrics_log::{EvalMetrics, StepMetrics};
+use electra_model::files::atomic::{WriteError, replace_file};
 
 const NAME_PREFIX: &str = "events.out.tfevents.";
 const NAME_SUFFIX: &str = ".electra";

@@ -1,14 +1,16 @@
 //! The merge: blocks of all parts, in the order of the input, to shards and the manifest.
 
 use std::fs;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::plan::{Job, PARTS, remove_parts};
 use super::segments::{SegmentReader, StoredBlock};
 use super::workers::COMPLETE;
 use super::{PrepareError, Progress, io_error};
-use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry, write_whole};
+use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry};
 use crate::shards::{ShardWriter, token_bytes};
+use electra_model::files::atomic::replace_file;
 
 /// Writes shards and manifest from complete parts, and removes the parts.
 pub(super) fn merge(
@@ -66,7 +68,7 @@ pub(super) fn merge(
     let path = job.out.join(MANIFEST);
     let mut text = serde_json::to_vec_pretty(&manifest).map_err(|e| io_error(&path)(e.into()))?;
     text.push(b'\n');
-    write_whole(&path, &text).map_err(io_error(&path))?;
+    replace_file(&path, |file| file.write_all(&text)).map_err(|e| io_error(&path)(e.source))?;
     drop(lock);
     remove_parts(&job.out)?;
     Ok(manifest)

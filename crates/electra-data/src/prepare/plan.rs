@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{PrepareError, PrepareOptions, io_error, refuse_foreign};
-use crate::manifest::{InputEntry, Plan, put_in_place};
+use crate::manifest::{InputEntry, Plan};
 use crate::read::{Input, ReadError, TextLayout};
 use crate::tokenizer::Tokenizer;
+use electra_model::files::atomic::put_in_place;
 
 /// The folder of unfinished work.
 pub(super) const PARTS: &str = "parts";

@@ -9,8 +9,9 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::{PrepareError, io_error};
-use crate::manifest::put_in_place;
+
 use crate::shards::put_tokens;
+use electra_model::files::atomic::put_in_place;
 
 /// Tokens after which a segment is closed; what a kill may cost.
 const SEGMENT_TOKENS: u64 = 4 << 20;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, mpsc};
 
@@ -9,11 +10,12 @@ use super::blocks::{Block, BlockReader};
 use super::plan::Job;
 use super::segments::{SegmentWriter, Tokens, recover};
 use super::{PrepareError, PrepareOptions, Progress, io_error};
-use crate::manifest::write_whole;
+
 use crate::read::{Input, PieceEnd};
 use crate::shards::token_bytes;
 use crate::tokenizer::Tokenizer;
 use crate::wordpiece::Encoder;
+use electra_model::files::atomic::replace_file;
 
 /// Marks a part that is done.
 pub(super) const COMPLETE: &str = "complete";
@@ -100,7 +102,8 @@ pub(super) fn run_part(
     written?;
     closed?;
     let path = dir.join(COMPLETE);
-    write_whole(&path, b"complete\n").map_err(io_error(&path))?;
+    replace_file(&path, |file| file.write_all(b"complete\n"))
+        .map_err(|e| io_error(&path)(e.source))?;
     let (reader, _) = source.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Done {
         text_bytes: status.text_bytes,

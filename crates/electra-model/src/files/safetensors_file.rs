@@ -1,14 +1,14 @@
 //! The safetensors form: an eight-byte header length, a JSON header, then the tensors.
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as Theirs;
 use serde::Serialize;
 
-use super::atomic::write_aside;
+use super::atomic::replace_file;
 use super::dtype::Dtype;
 use super::error::FileError;
 use super::mapped::MappedFile;
@@ -128,8 +128,7 @@ pub fn write_safetensors<'a>(
     let mut text = serde_json::to_vec(&header).map_err(|e| FileError::write(path)(e.into()))?;
     // The format asks for data aligned to eight bytes; spaces are part of the JSON.
     text.resize(text.len().next_multiple_of(8), b' ');
-    write_aside(path, |file| {
-        let mut out = BufWriter::with_capacity(1 << 20, file);
+    replace_file(path, |out| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
         let mut chunk = Vec::with_capacity(1 << 16);
@@ -140,7 +139,7 @@ pub fn write_safetensors<'a>(
                 out.write_all(&chunk)?;
             }
         }
-        out.flush()
+        Ok(())
     })
-    .map_err(FileError::write(path))
+    .map_err(|error| FileError::write(path)(error.source))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Checkpoint, CheckpointError};
-use crate::atomic_file::{WriteError, sync_directory};
+use electra_model::files::atomic::{WriteError, sync_directory};
 
 const ARRAYS: &str = "arrays.safetensors";
 const STATE: &str = "state.json";

@@ -10,8 +10,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::atomic_file::{WriteError, replace_file};
 use crate::metrics_log::{EvalMetrics, MetricsLine, StepMetrics};
+use electra_model::files::atomic::{WriteError, replace_file};
 
 /// Why a report could not be made.
 #[derive(Debug, Error)]
