@@ -30,9 +30,9 @@ pub struct DeviceArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value = "auto", env = "ELECTRA_DEVICE")]
     pub device: Device,
-    /// Precision of products
-    #[arg(long, value_enum, default_value = "f32", env = "ELECTRA_PRECISION")]
-    pub precision: Precision,
+    /// Precision of products [default: f32]
+    #[arg(long, value_enum, env = "ELECTRA_PRECISION")]
+    pub precision: Option<Precision>,
     /// Threads [default: as many as there are cores]
     #[arg(long, env = "ELECTRA_THREADS")]
     pub threads: Option<NonZeroUsize>,
@@ -87,7 +87,7 @@ impl DeviceArgs {
         let threads = self.thread_count();
         let mut backend = Cpu::new(CpuOptions {
             threads: Some(threads),
-            precision: match self.precision {
+            precision: match self.precision.unwrap_or(Precision::F32) {
                 Precision::F32 => CpuPrecision::F32,
                 Precision::Bf16 => CpuPrecision::Bf16,
             },
