@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         size: size.parse()?,
         min_frequency: 2,
     })?;
-    tokenizer.save(Path::new(out))?;
+    tokenizer.save(Path::new(out), electra_data::tokenizer::MAX_POSITIONS)?;
     println!(
         "{} entries in {:.2} s",
         tokenizer.vocab_size(),

@@ -5,6 +5,7 @@
 //! that is written follows from them.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, decoders::wordpiece::WordPiece as WordPieceDecoder};
+
+use electra_model::files::atomic::replace_file;
 
 use crate::wordpiece::{Encoder, WordPiece};
 use crate::words::Normalisation;
@@ -128,6 +131,9 @@ pub struct Tokenizer {
     pieces: Arc<WordPiece>,
     library: Arc<tokenizers::Tokenizer>,
 }
+
+/// Positions of ELECTRA's published models, for a tokenizer that has no model beside it.
+pub const MAX_POSITIONS: usize = 512;
 
 /// Characters of the longest word that is split; longer ones are `[UNK]`.
 const MAX_WORD_CHARS: usize = 100;
@@ -316,11 +322,12 @@ impl Tokenizer {
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `vocab.txt`
-    /// into `dir`, which is made if need be.
+    /// into `dir`, which is made if need be, each whole or not at all. `model_max_length` are the
+    /// positions of the model beside it.
     ///
     /// # Errors
     /// A directory or file that cannot be written.
-    pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
+    pub fn save(&self, dir: &Path, model_max_length: usize) -> Result<(), TokenizerError> {
         let io = |path: &Path, source| TokenizerError::Io {
             path: path.into(),
             source,
@@ -328,7 +335,8 @@ impl Tokenizer {
         std::fs::create_dir_all(dir).map_err(|e| io(dir, e))?;
         let write = |name: &str, text: &str| {
             let path = dir.join(name);
-            std::fs::write(&path, text).map_err(|e| io(&path, e))
+            replace_file(&path, |file| file.write_all(text.as_bytes()))
+                .map_err(|e| io(&path, e.source))
         };
         let library = |e: tokenizers::Error| TokenizerError::Library(e.to_string());
         write(
@@ -342,7 +350,7 @@ impl Tokenizer {
                 cls_token: "[CLS]",
                 do_lower_case: self.normalisation.lower_case,
                 mask_token: "[MASK]",
-                model_max_length: 512,
+                model_max_length,
                 pad_token: "[PAD]",
                 sep_token: "[SEP]",
                 strip_accents: self.normalisation.strip_accents,
@@ -374,7 +382,7 @@ struct TokenizerConfig {
     cls_token: &'static str,
     do_lower_case: bool,
     mask_token: &'static str,
-    model_max_length: u32,
+    model_max_length: usize,
     pad_token: &'static str,
     sep_token: &'static str,
     strip_accents: Option<bool>,

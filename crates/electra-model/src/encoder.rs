@@ -306,6 +306,17 @@ impl EncoderArrays {
         }
     }
 
+    /// The first place in forward order with a value that is not finite: "the embeddings" or
+    /// "layer k".
+    pub fn first_not_finite<B: Backend>(&self, backend: &mut B) -> Option<String> {
+        if !backend.sum(self.layer_input()).is_finite() {
+            return Some("the embeddings".to_owned());
+        }
+        let mut outputs = self.layers.iter().map(|layer| layer.output);
+        let layer = outputs.position(|output| !backend.sum(output).is_finite())?;
+        Some(format!("layer {layer}"))
+    }
+
     /// Output of the last layer, `[T, H]`.
     pub fn output(&self) -> Array {
         self.layers.last().map_or(self.layer_input(), |l| l.output)

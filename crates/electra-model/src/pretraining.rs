@@ -347,6 +347,8 @@ impl Arrays {
 #[derive(Debug, Default)]
 pub struct PretrainingStep {
     arrays: Option<Arrays>,
+    /// Tokens and masked rows of the last batch.
+    last: [usize; 2],
 }
 
 /// The arrays of one batch, cut to its size.
@@ -390,6 +392,28 @@ impl PretrainingStep {
             backend.release_arrays();
             self.arrays = Some(Arrays::new(backend, networks, want));
         }
+    }
+
+    /// Where in forward order the last batch first had a value that is not finite.
+    pub fn first_not_finite<B: Backend>(&self, backend: &mut B) -> Option<String> {
+        let arrays = self.arrays.as_ref()?;
+        let [tokens, masked] = self.last;
+        if let Some((generator, _)) = &arrays.generator {
+            let generator = generator.first_rows(tokens, masked);
+            if let Some(place) = generator.encoder.first_not_finite(backend) {
+                return Some(format!("{place} of the generator"));
+            }
+            if !backend.sum(generator.log_prob).is_finite() {
+                return Some("the generator's log-probabilities".to_owned());
+            }
+        }
+        let (discriminator, _) = arrays.discriminator.as_ref()?;
+        let discriminator = discriminator.first_rows(tokens);
+        if let Some(place) = discriminator.encoder.first_not_finite(backend) {
+            return Some(format!("{place} of the discriminator"));
+        }
+        let logits = backend.sum(discriminator.logits);
+        (!logits.is_finite()).then(|| "the discriminator's logits".to_owned())
     }
 
     fn upload<B: Backend>(&self, backend: &mut B, input: &MaskedInput) -> Option<Batch> {
@@ -451,6 +475,7 @@ impl PretrainingStep {
     ) -> StepSums {
         let (tokens, masked) = (input.batch.tokens(), input.masked_rows.len());
         self.reserve(backend, networks, [tokens, input.batch.sequences(), masked]);
+        self.last = [tokens, masked];
         let (Some(batch), Some(arrays)) = (self.upload(backend, input), &self.arrays) else {
             return StepSums::default();
         };

@@ -142,9 +142,10 @@ pub struct PretrainConfig {
     pub seed: u64,
     /// Skipped steps in a row (loss or gradient not finite) after which the run stops.
     pub max_skipped_steps: u32,
-    /// Shrink everything, to see whether it runs at all.
-    pub debug: bool,
 }
+
+/// Fewest tokens of an example.
+const SHORTEST: usize = 5;
 
 /// Settings that a resumed run may change: none changes a number of the run.
 pub const MAY_CHANGE: &[&str] = &[
@@ -258,13 +259,11 @@ impl PretrainConfig {
             temperature: 1.0,
             seed: 0,
             max_skipped_steps: 10,
-            debug: false,
         })
     }
 
     /// Shrinks the run to a few small steps.
-    pub fn set_debug(&mut self) {
-        self.debug = true;
+    pub fn shrink(&mut self) {
         self.train_batch_size = 8;
         self.eval_batch_size = 8;
         self.num_train_steps = 20;
@@ -350,6 +349,16 @@ impl PretrainConfig {
                 suggestion: nearest(key, all.keys()),
             });
         };
+        if key == "model_size" && *slot != value {
+            return Err(PretrainConfigError::Value {
+                place: place.to_owned(),
+                key: key.to_owned(),
+                problem: format!(
+                    "is {value}, but the preset is {slot} and carries the hyper-parameters of that \
+                     size; use --preset"
+                ),
+            });
+        }
         *slot = value;
         *self = serde_json::from_value(Value::Object(all)).map_err(|error| {
             PretrainConfigError::Value {
@@ -447,14 +456,9 @@ impl PretrainConfig {
             "must be a share of the documents, from 0 up to below 1",
         )?;
         check(
-            self.eval_steps == 0 || self.held_out > 0.0,
-            "held_out",
-            "is 0, so there is nothing to evaluate on; set eval_steps=0 too",
-        )?;
-        check(
-            self.max_seq_length >= 4,
+            self.max_seq_length >= SHORTEST,
             "max_seq_length",
-            "must be at least 4: [CLS], two tokens and [SEP]",
+            "must be at least 5, [CLS] and [SEP] among them",
         )?;
         for (key, value) in [
             ("num_train_steps", self.num_train_steps),
@@ -519,6 +523,42 @@ impl PretrainConfig {
         }
         generator.validate()?;
         Ok((generator, discriminator))
+    }
+
+    /// Applies what may differ from models to begin with: their dropout. Sizes are the models'.
+    pub fn apply_to_given(&self, network: &mut ElectraConfig) -> Result<(), PretrainConfigError> {
+        let preset = Self::preset(&self.model_size)?;
+        let sizes_set = [
+            (
+                "embedding_size",
+                self.embedding_size != preset.embedding_size,
+            ),
+            (
+                "generator_layers",
+                self.generator_layers != preset.generator_layers,
+            ),
+            (
+                "generator_hidden_size",
+                self.generator_hidden_size != preset.generator_hidden_size,
+            ),
+        ];
+        let overrides = self.model_hparam_overrides.keys();
+        let fixed = overrides
+            .map(String::as_str)
+            .filter(|key| !key.ends_with("dropout_prob"));
+        let set = sizes_set
+            .iter()
+            .filter(|(_, set)| *set)
+            .map(|(key, _)| *key);
+        if let Some(key) = set.chain(fixed).next() {
+            return Err(PretrainConfigError::Value {
+                place: "hyper-parameters".into(),
+                key: key.into(),
+                problem: "cannot be set together with --init-from: sizes are those of the models"
+                    .into(),
+            });
+        }
+        self.apply_overrides(network)
     }
 
     /// Refuses examples that are longer than the position table of `network`.

@@ -41,16 +41,12 @@ pub enum JobError {
     Model(#[from] FileError),
     /// The models to begin with have another vocabulary.
     #[error(
-        "{path}: the model has {model} vocabulary entries, the data's tokenizer has {tokenizer}; \
-         prepare the data with the model's own tokenizer", path = path.display()
+        "{path}: the model's tokenizer is not the one that made the shards; prepare the data with \
+         the model's own", path = path.display()
     )]
     Vocabulary {
         /// The model.
         path: PathBuf,
-        /// Its entries.
-        model: usize,
-        /// The tokenizer's.
-        tokenizer: usize,
     },
     /// Two models that should share their embeddings do not.
     #[error(
@@ -66,8 +62,8 @@ pub enum JobError {
 /// A released or own pair of models to begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitFrom {
-    /// Directory of the discriminator.
-    pub discriminator: PathBuf,
+    /// Directory of the discriminator; none where the run trains none.
+    pub discriminator: Option<PathBuf>,
     /// Directory of the generator; none where the run trains none.
     pub generator: Option<PathBuf>,
 }
@@ -129,21 +125,22 @@ impl PretrainJob {
         let (mut generator_config, mut discriminator_config) = config.networks(vocab_size)?;
         if let Some(from) = &init_from {
             let read = |path: &Path| -> Result<ElectraConfig, JobError> {
-                let read = ModelDir::open(path)?.config().clone();
-                if read.vocab_size < tokenizer.vocab_size() {
+                let mut read = ModelDir::open(path)?.config().clone();
+                if Tokenizer::load(path, None)?.hash() != tokenizer.hash() {
                     return Err(JobError::Vocabulary {
                         path: path.to_owned(),
-                        model: read.vocab_size,
-                        tokenizer: tokenizer.vocab_size(),
                     });
                 }
+                config.apply_to_given(&mut read)?;
+                config.check_positions(&read)?;
                 Ok(read)
             };
-            discriminator_config = read(&from.discriminator)?;
+            if let Some(path) = &from.discriminator {
+                discriminator_config = read(path)?;
+            }
             if let Some(path) = &from.generator {
                 generator_config = read(path)?;
             }
-            config.check_positions(&discriminator_config)?;
         }
         let networks =
             Pretraining::new(config.objective(), &generator_config, &discriminator_config)?;
@@ -176,12 +173,15 @@ impl PretrainJob {
             0.0 => None,
             _ => {
                 let examples = Examples::new(corpus.clone(), special, options, Split::HeldOut)?;
-                let size = BatchSize::Sequences(config.eval_batch_size);
-                Some(Loader::for_pass(
-                    Arc::new(examples),
-                    Order::Sequential,
-                    size,
-                )?)
+                // What is measured does not depend on how it is cut; so evaluation takes no more
+                // memory than training.
+                let length = config.max_seq_length;
+                let micro_batch = match config.train_batch_tokens {
+                    Some(tokens) => tokens / length,
+                    None => config.train_batch_size / config.gradient_accumulation_steps,
+                };
+                let size = BatchSize::Sequences(config.eval_batch_size.min(micro_batch).max(1));
+                Some(Loader::for_pass(Arc::new(examples), order, size)?)
             }
         };
         Ok(PretrainJob {
@@ -202,12 +202,22 @@ impl PretrainJob {
     /// one run.
     pub fn settings(&self, precision: &str) -> Map<String, Value> {
         let mut settings = self.config.to_map();
-        let name = |path: &PathBuf| Value::from(path.display().to_string());
+        let name = |path: &PathBuf| {
+            let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            Value::from(absolute.display().to_string())
+        };
         settings.insert("data".into(), self.fingerprint.clone().into());
         settings.insert("tokenizer".into(), self.tokenizer.hash().into());
         settings.insert("precision".into(), precision.into());
         if let Some(from) = &self.init_from {
-            settings.insert("init_from".into(), name(&from.discriminator));
+            let models = [&from.discriminator, &from.generator];
+            settings.insert(
+                "init_from".into(),
+                models
+                    .map(|m| m.as_ref().map_or(Value::Null, name))
+                    .to_vec()
+                    .into(),
+            );
         }
         settings
     }
@@ -219,15 +229,11 @@ impl PretrainJob {
         let Some(from) = &self.init_from else {
             return Ok(values);
         };
-        if self.networks.discriminator.is_some() {
-            let dir = ModelDir::open(&from.discriminator)?;
+        if let Some(path) = &from.discriminator {
+            let dir = ModelDir::open(path)?;
             read_network(&dir, Network::Discriminator, layout, &mut values)?;
         }
-        let path = from
-            .generator
-            .as_ref()
-            .filter(|_| self.networks.generator.is_some());
-        if let Some(path) = path {
+        if let Some(path) = &from.generator {
             let mut generator = values.clone();
             let dir = ModelDir::open(path)?;
             read_network(&dir, Network::Generator, layout, &mut generator)?;
@@ -252,14 +258,16 @@ impl PretrainJob {
     /// Most tokens, sequences and masked rows of a micro-batch.
     pub fn capacity(&self) -> [usize; 3] {
         let config = &self.config;
+        let (length, parts) = (config.max_seq_length, config.gradient_accumulation_steps);
         let (tokens, sequences) = match config.train_batch_tokens {
             // Of a token budget any number of short sequences may come.
             Some(tokens) => (tokens, tokens.div_ceil(3)),
-            None => {
-                let parts = config.gradient_accumulation_steps;
-                let sequences = config.train_batch_size.div_ceil(parts);
-                (sequences * config.max_seq_length, sequences)
-            }
+            None => (config.train_batch_size * length, config.train_batch_size),
+        };
+        let tokens = match parts {
+            1 => tokens,
+            // A part ends with the sequence that reaches its share.
+            parts => tokens.min(tokens.div_ceil(parts) + length),
         };
         let per_sequence = config.max_predictions_per_seq().max(1);
         [tokens, sequences, (sequences * per_sequence).min(tokens)]

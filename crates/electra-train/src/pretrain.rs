@@ -64,8 +64,9 @@ pub enum PretrainError {
     /// Loss or gradient were not finite too often.
     #[error(
         "stopped at step {step}: loss or gradient were not finite in {skipped} steps in a row \
-         (first in {place}); the last checkpoint is intact. Lower learning_rate, raise \
-         num_warmup_steps, or use --precision f32"
+         (first in {place}); the last checkpoint is intact, and so are its models. Begin a new run \
+         with --init-from this one's directory and a lower learning_rate, a longer warm-up or \
+         --precision f32"
     )]
     NotFinite {
         /// The step.
@@ -129,6 +130,8 @@ struct Run<'a, B: Backend> {
     report: Report,
     trainer: Trainer<'a, B>,
     seconds: f64,
+    /// Step of the newest checkpoint.
+    saved: Option<u64>,
     flops_per_token: f64,
 }
 
@@ -224,6 +227,7 @@ impl<'a, B: Backend> Run<'a, B> {
             report,
             trainer,
             seconds: state.seconds,
+            saved: checkpoint_step,
         };
         Ok((run, step))
     }
@@ -249,11 +253,16 @@ impl<'a, B: Backend> Run<'a, B> {
                 .observer
                 .on_message(&format!("all {total} steps are done already"));
             self.export()?;
+            if !self.dir.report().is_file() {
+                self.write_report()?;
+            }
             return Ok(Outcome::Finished(last_eval));
         }
         for index in first..total {
             if self.context.stop.is_requested() {
-                self.save(index)?;
+                if self.saved != Some(index) {
+                    self.save(index)?;
+                }
                 return Ok(Outcome::Interrupted(index));
             }
             let step = index + 1;
@@ -338,11 +347,15 @@ impl<'a, B: Backend> Run<'a, B> {
             (ARRAYS[2], &second),
         ];
         self.store.save(step, &arrays, &state)?;
+        self.saved = Some(step);
         drop((first, second));
         self.write_models(&params)?;
+        self.write_report()
+    }
+
+    fn write_report(&mut self) -> Result<(), PretrainError> {
         self.report.elapsed_seconds = Some(self.seconds);
-        self.report.write(&self.dir.report())?;
-        Ok(())
+        Ok(self.report.write(&self.dir.report())?)
     }
 
     fn export(&mut self) -> Result<(), PretrainError> {
@@ -369,7 +382,9 @@ impl<'a, B: Backend> Run<'a, B> {
             if present {
                 let dir = self.dir.model(network.directory());
                 write_network(&dir, network, config, &networks.layout, params)?;
-                self.job.tokenizer.save(&dir)?;
+                self.job
+                    .tokenizer
+                    .save(&dir, config.max_position_embeddings)?;
             }
         }
         Ok(())

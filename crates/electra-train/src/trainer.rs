@@ -126,9 +126,14 @@ impl<'a, B: Backend> Trainer<'a, B> {
             + weighted(discriminator, config.disc_weight, rtd);
         let norm = self.training.gradient_norm(backend);
         let place = match norm.non_finite {
-            Some(name) => Some(format!("the gradient of {name}")),
-            None if !loss.is_finite() || !norm.norm.is_finite() => Some("the loss".to_owned()),
-            None => None,
+            None if loss.is_finite() && norm.norm.is_finite() => None,
+            // What is wrong in forward is wrong in every gradient: it is named first.
+            gradient => Some(
+                self.arrays
+                    .first_not_finite(backend)
+                    .or(gradient.map(|name| format!("the gradient of {name}")))
+                    .unwrap_or_else(|| "the loss".to_owned()),
+            ),
         };
         self.position.cursor = batch.next;
         self.position.tokens += tokens as u64;
@@ -284,24 +289,24 @@ fn run_part<B: Backend>(
     )
 }
 
-/// Splits a batch into `parts` runs of whole sequences, each with the number of its first.
+/// Splits a batch into at most `parts` runs of whole sequences, each with the number of its first
+/// sequence. A run ends with the sequence that brings it to its share of the tokens.
 fn split(batch: PackedBatch, parts: usize) -> Vec<(PackedBatch, u32)> {
     if parts == 1 {
         return vec![(batch, 0)];
     }
-    let sequences = batch.sequences();
-    (0..parts)
-        .map(|p| (p * sequences / parts, (p + 1) * sequences / parts))
-        .filter(|(start, end)| start < end)
-        .map(|(start, end)| {
-            let mut part = PackedBatch::new();
-            for s in start..end {
-                let rows = batch.rows(s);
-                part.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
-            }
-            (part, start as u32)
-        })
-        .collect()
+    let share = batch.tokens().div_ceil(parts);
+    let mut runs = vec![(PackedBatch::new(), 0)];
+    for s in 0..batch.sequences() {
+        let rows = batch.rows(s);
+        if runs.last().is_some_and(|(run, _)| run.tokens() >= share) {
+            runs.push((PackedBatch::new(), s as u32));
+        }
+        if let Some((run, _)) = runs.last_mut() {
+            run.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
+        }
+    }
+    runs
 }
 
 /// Median seconds of a training step on this machine, over a few steps of a run that is thrown

@@ -1,6 +1,6 @@
 //! `--device`, `--precision` and `--threads`, and the backend that they name.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use electra_engine::backend::Backend;
 use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision as CpuPrecision};
@@ -57,6 +57,9 @@ pub struct Facts {
     pub peak_flops: Option<f64>,
 }
 
+/// Most threads that may be asked for.
+const MAX_THREADS: usize = 1024;
+
 impl DeviceArgs {
     /// Threads asked for, or as many as there are cores.
     pub fn thread_count(&self) -> usize {
@@ -68,6 +71,9 @@ impl DeviceArgs {
     /// Opens the backend and does `work` on it.
     pub fn run<W: Work>(&self, work: W) -> Result<W::Output> {
         self.say_what_the_environment_set();
+        if self.thread_count() > MAX_THREADS {
+            bail!("--threads {}: at most {MAX_THREADS}", self.thread_count());
+        }
         let isa = match std::env::var("ELECTRA_ISA") {
             Err(_) => None,
             Ok(name) => {

@@ -51,9 +51,18 @@ fn path(dir: &TempDir, name: &str) -> String {
     dir.path().join(name).display().to_string()
 }
 
-/// Arguments of a short run.
+/// Arguments of a short run with networks of its own.
 fn arguments(shards: &Path, out: &str) -> Vec<String> {
+    let mut all = arguments_without_sizes(shards, out);
     let sizes = r#"model_hparam_overrides={"hidden_size":32,"num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":64}"#;
+    for set in [sizes, "embedding_size=16"] {
+        all.extend(["--set".into(), set.to_owned()]);
+    }
+    all
+}
+
+/// Arguments of a short run whose networks are given.
+fn arguments_without_sizes(shards: &Path, out: &str) -> Vec<String> {
     let steps = format!("num_train_steps={STEPS}");
     let mut all = vec!["pretrain".to_owned(), "--preset".into(), "tiny".into()];
     all.extend([
@@ -63,8 +72,6 @@ fn arguments(shards: &Path, out: &str) -> Vec<String> {
         out.to_owned(),
     ]);
     for set in [
-        sizes,
-        "embedding_size=16",
         "max_seq_length=24",
         "train_batch_size=8",
         &steps,
@@ -149,17 +156,31 @@ fn twenty_kills_at_random_instants_change_nothing() {
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("ELECTRA_KILL_SEED={seed}");
     let rng = Rng::new(seed, 0);
+    let log = Path::new(&killed).join("metrics.jsonl");
+    let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    let checkpoints = Path::new(&killed).join("checkpoints");
+    let mut landed = 0;
     for kill in 0..20 {
-        // The first comes before any checkpoint; the others leave room for a few steps.
-        let share = match kill {
-            0 => 0.02,
-            _ => 0.3 * rng.uniform(Purpose::Test, 0, kill, 0, 0),
-        };
         let mut child = spawn(&shards, &killed);
-        std::thread::sleep(whole_run.mul_f64(share).max(Duration::from_millis(2)));
+        let draw = |what| rng.uniform(Purpose::Test, what, kill, 0, 0);
+        // Wait until it trains, so that most kills hit it at work; some come while it starts.
+        let first = lines();
+        while kill % 5 != 4 && lines() == first && child.try_wait().expect("a process").is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if kill == 0 {
+            let there = fs::read_dir(&checkpoints).map_or(0, Iterator::count);
+            assert_eq!(there, 0, "the first kill comes before any checkpoint");
+        } else {
+            std::thread::sleep(whole_run.mul_f64(0.1 * draw(0)));
+        }
         child.kill().expect("a process to kill");
-        child.wait().expect("it ends");
+        landed += u32::from(child.wait().expect("it ends").code().is_none());
     }
+    assert!(
+        landed >= 15,
+        "only {landed} of 20 kills hit a process at work"
+    );
     pretrain(&shards, &killed, &[]).ok();
     assert_same_end(&whole, &killed);
 }
@@ -307,7 +328,25 @@ fn wrong_models_to_begin_with_are_named() {
     pretrain(&shards, &first, &[]).ok();
     let weights = Path::new(&first).join("discriminator/model.safetensors");
     let intact = fs::read(&weights).expect("weights");
-    let fails = |parts: &[&str]| pretrain(&shards, &out, &["--init-from", &first]).fails(1, parts);
+    let begin = |from: &str| {
+        let mut all = arguments_without_sizes(&shards, &out);
+        all.extend(["--init-from".to_owned(), from.to_owned()]);
+        electra(&all)
+    };
+    let fails = |parts: &[&str]| begin(&first).fails(1, parts);
+    pretrain(&shards, &out, &["--init-from", &first]).fails(1, &["embedding_size", "--init-from"]);
+
+    // The same number of entries in another order is another vocabulary.
+    let vocab = Path::new(&first).join("discriminator/tokenizer.json");
+    let words = fs::read_to_string(&vocab).expect("a tokenizer");
+    let swapped = words
+        .replace("\"word1\"", "\"?\"")
+        .replace("\"word2\"", "\"word1\"")
+        .replace("\"?\"", "\"word2\"");
+    assert_ne!(words, swapped);
+    fs::write(&vocab, swapped).expect("writable");
+    fails(&["tokenizer", "discriminator"]);
+    fs::write(&vocab, words).expect("writable");
 
     fs::write(&weights, &intact[..intact.len() / 2]).expect("writable");
     fails(&["model.safetensors"]);
@@ -328,7 +367,7 @@ fn wrong_models_to_begin_with_are_named() {
     fails(&["model.safetensors", "output.dense", "96"]);
     fs::write(&config, text).expect("writable");
 
-    pretrain(&shards, &out, &["--init-from", "no-such-model"]).fails(1, &["no-such-model"]);
+    begin("no-such-model").fails(1, &["no-such-model"]);
     fs::remove_dir_all(Path::new(&first).join("generator")).expect("writable");
     fails(&["generator"]);
 }

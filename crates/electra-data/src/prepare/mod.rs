@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::manifest::{MANIFEST, TOKENIZER_DIR};
 use crate::read::{Input, ReadError, ReadOptions};
 use crate::shards::{Corpus, ShardError, read_manifest};
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tokenizer::{MAX_POSITIONS, Tokenizer, TokenizerError};
 
 use plan::Job;
 
@@ -236,8 +236,9 @@ pub fn prepare(
     }
     let job = Job::begin(out, plan, parts, piped)?;
     let tokenizer_dir = out.join(TOKENIZER_DIR);
-    if !tokenizer_dir.join("vocab.txt").is_file() {
-        tokenizer.save(&tokenizer_dir)?;
+    let there = Tokenizer::load(&tokenizer_dir, None);
+    if !there.is_ok_and(|there| there.hash() == tokenizer.hash()) {
+        tokenizer.save(&tokenizer_dir, MAX_POSITIONS)?;
     }
     let done = workers::run_part(&job, part, inputs, tokenizer, options, progress, stop)?;
     let mut report = PrepareReport {

@@ -195,7 +195,7 @@ fn what_is_saved_loads_as_the_same_tokenizer_from_any_of_its_files() {
     let dir = tempfile::tempdir().unwrap();
     for normalisation in flags() {
         let tokenizer = small(normalisation);
-        tokenizer.save(dir.path()).unwrap();
+        tokenizer.save(dir.path(), MAX_POSITIONS).unwrap();
         let hash = tokenizer.hash();
         assert_eq!(Tokenizer::load(dir.path(), None).unwrap().hash(), hash);
         let json = dir.path().join("tokenizer.json");
@@ -241,7 +241,9 @@ fn bad_vocabularies_are_refused() {
 #[test]
 fn other_tokenizers_are_refused_by_the_field_that_differs() {
     let dir = tempfile::tempdir().unwrap();
-    small(Normalisation::UNCASED).save(dir.path()).unwrap();
+    small(Normalisation::UNCASED)
+        .save(dir.path(), MAX_POSITIONS)
+        .unwrap();
     let path = dir.path().join("tokenizer.json");
     let good = fs::read_to_string(&path).unwrap();
     for (from, to, wanted) in [

@@ -1,10 +1,11 @@
 //! `electra pretrain`: generator and discriminator from token shards.
 
+use super::models;
 use crate::device::{DeviceArgs, Facts, Work};
 use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use electra_engine::backend::Backend;
-use electra_model::files::hub::{HubSettings, resolve};
+use electra_model::pretraining::Objective;
 use electra_train::config::PretrainConfig;
 use electra_train::interrupt::StopFlag;
 use electra_train::job::{InitFrom, PretrainJob};
@@ -63,7 +64,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     let mut config = PretrainConfig::preset(&args.preset)?;
     if args.debug {
-        config.set_debug();
+        config.shrink();
     }
     if let Some(path) = &args.config {
         config.merge_file(path)?;
@@ -74,9 +75,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
-    let trains_generator = config.electra_objective && !config.uniform_generator;
     let init_from = match &args.init_from {
-        Some(name) => Some(models_of(name, trains_generator)?),
+        Some(name) => Some(models_of(name, config.objective())?),
         None => None,
     };
     let job = PretrainJob::open(config, &args.data, args.tokenizer.as_deref(), init_from)?;
@@ -146,38 +146,39 @@ fn print_result(out: &Path, evaluation: Option<&EvalMetrics>, json: bool) -> Res
     Ok(())
 }
 
-/// The pair of models that `name` stands for.
-fn models_of(name: &str, trains_generator: bool) -> Result<InitFrom> {
+/// The models that `name` stands for: those of the networks that are trained.
+fn models_of(name: &str, objective: Objective) -> Result<InitFrom> {
+    let trains_generator = objective != Objective::GivenReplacements;
+    let trains_discriminator = objective != Objective::MaskedLm;
     let folder = Path::new(name);
     let (discriminator, generator) = (folder.join("discriminator"), folder.join("generator"));
-    if discriminator.is_dir() {
-        if trains_generator && !generator.is_dir() {
-            bail!("--init-from {name}: there is a discriminator but no generator beside it");
-        }
+    if discriminator.is_dir() || generator.is_dir() {
+        let part = |wanted: bool, path: PathBuf, what: &str| match wanted {
+            true if !path.is_dir() => bail!("--init-from {name}: there is no {what} in it"),
+            wanted => Ok(wanted.then_some(path)),
+        };
         return Ok(InitFrom {
-            discriminator,
-            generator: trains_generator.then_some(generator),
+            discriminator: part(trains_discriminator, discriminator, "discriminator")?,
+            generator: part(trains_generator, generator, "generator")?,
         });
     }
-    let settings = HubSettings::from_env()?;
-    let fetch = |model: &str| resolve(model, &settings, &mut |_| ());
-    let (base, revision) = name
-        .split_once('@')
-        .map_or((name, ""), |(base, _)| (base, &name[base.len()..]));
+    let (base, revision) = match name.split_once('@') {
+        Some((base, _)) => (base, &name[base.len()..]),
+        None => (name, ""),
+    };
     let Some(stem) = base.strip_suffix("-discriminator") else {
         bail!(
             "--init-from {name}: give a folder with `discriminator` and `generator`, or a name that \
              ends in -discriminator whose twin ends in -generator"
         );
     };
+    let fetch = |wanted: bool, name: String| match wanted {
+        true => models::folder(&name).map(Some),
+        false => Ok(None),
+    };
     Ok(InitFrom {
-        discriminator: fetch(name)?,
-        generator: match trains_generator {
-            true => Some(
-                fetch(&format!("{stem}-generator{revision}"))
-                    .with_context(|| format!("the generator that belongs to {name}"))?,
-            ),
-            false => None,
-        },
+        discriminator: fetch(trains_discriminator, name.to_owned())?,
+        generator: fetch(trains_generator, format!("{stem}-generator{revision}"))
+            .with_context(|| format!("the generator that belongs to {name}"))?,
     })
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use electra_data::held_out::{HeldOut, HeldOutSet};
 use electra_data::prepare::{PrepareOptions, prepare};
 use electra_data::read::{Input, ReadOptions};
-use electra_data::tokenizer::Tokenizer;
+use electra_data::tokenizer::{MAX_POSITIONS, Tokenizer};
 use electra_data::vocabulary::{VocabularyOptions, WordCounts};
 use electra_data::words::Normalisation;
 use electra_engine::backend::Backend;
@@ -144,7 +144,7 @@ fn vocabulary(inputs: &[Input], dir: &Path) -> Result<Tokenizer> {
         size: VOCABULARY,
         min_frequency: 2,
     })?;
-    tokenizer.save(dir)?;
+    tokenizer.save(dir, MAX_POSITIONS)?;
     Ok(tokenizer)
 }
 
@@ -174,7 +174,14 @@ impl Work for Plan<'_> {
             Err(_) => None,
         };
         let steps = match steps {
-            Some(steps) => steps,
+            Some(steps) => {
+                eprintln!(
+                    "   {} holds a run of {steps} steps already: going on with it; for another give \
+                     another --out",
+                    self.run_dir.display()
+                );
+                steps
+            }
             None => {
                 let job = PretrainJob::open(config.clone(), self.shards, None, None)?;
                 let seconds = seconds_per_step(backend, &job)?;
@@ -288,14 +295,19 @@ fn swapped_verses(job: &PretrainJob, count: usize) -> Result<Vec<Swapped>> {
     Ok((0..verses.len().min(count))
         .map(|i| {
             let mut words: Vec<&str> = verses[i].split(' ').collect();
-            let donor: Vec<&str> = verses[(i + 1) % verses.len()].split(' ').collect();
-            let (at, from) = (place(i, &words, 0), place(i + 1, &donor, 1));
+            let at = place(i, &words, 0);
             let original = words[at].to_owned();
-            words[at] = donor[from];
+            // Draw again until the word is another.
+            let mut donors = (1..verses.len()).map(|draw| {
+                let donor: Vec<&str> = verses[(i + draw) % verses.len()].split(' ').collect();
+                donor[place(i, &donor, draw as u32)]
+            });
+            let put_in = donors.find(|word| *word != original).unwrap_or_default();
+            words[at] = put_in;
             Swapped {
                 text: words.join(" "),
                 original,
-                put_in: donor[from].to_owned(),
+                put_in: put_in.to_owned(),
             }
         })
         .collect())

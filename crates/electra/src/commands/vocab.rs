@@ -3,7 +3,7 @@
 use super::corpus::{Meter, ReadArgs, grouped, print_result, report_invalid};
 use anyhow::{Context, Result, bail};
 use electra_data::read::{Input, Reader, expand};
-use electra_data::tokenizer::Tokenizer;
+use electra_data::tokenizer::{MAX_POSITIONS, Tokenizer};
 use electra_data::vocabulary::{VocabularyOptions, WordCounts};
 use electra_data::words::Normalisation;
 use serde_json::json;
@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let tokenizer = counts
         .train(&options)
         .with_context(|| format!("--input {}", args.input.join(" ")))?;
-    tokenizer.save(&args.out)?;
+    tokenizer.save(&args.out, MAX_POSITIONS)?;
     let (entries, seconds) = (tokenizer.vocab_size(), meter.seconds());
     if entries < args.size {
         eprintln!(

@@ -60,7 +60,7 @@ pub struct Args {
 enum Task {
     /// Each token's probability of having been replaced
     Detect,
-    /// The most probable tokens for each [MASK]
+    /// The most probable tokens for each mask
     Fill,
 }
 
