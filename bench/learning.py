@@ -1,0 +1,125 @@
+"""Pre-trains with the binary and with PyTorch from the same text and settings, and compares what both have learned.
+
+    cargo build --release
+    python bench/learning.py --text DIR --vocab bert-base-uncased.txt --work DIR [--electra target/release/electra]
+
+`--text` holds en_*.txt and zh_reviews.txt (blank lines between documents). Each side draws its own numbers, so losses
+agree as those of two seeds do. A finished run in `--work` is not run again. Prints a Markdown row a run: means over
+the last 50 steps and, where evaluated, measures on held-out documents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+PEER = Path(__file__).parent / "peers" / "pretrain.py"
+LAST = 50
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. `vocab` is a file, or a number of entries to train on the text."""
+
+    name: str
+    preset: str
+    text: str
+    vocab: str | int
+    settings: tuple[str, ...]
+    eval_steps: int
+    seeds: int = 1
+
+
+NO_DROPOUT = ("hidden_dropout_prob=0", "attention_probs_dropout_prob=0")
+SMALL = ("train_batch_size=16", "num_train_steps=300", "num_warmup_steps=50")
+CASES = [
+    Case("small, English", "small", "en_*.txt", "given", SMALL, 100),
+    Case("small, Chinese", "small", "zh_reviews.txt", 8000, SMALL, 100),
+    Case("tiny, uniform", "tiny", "en_*.txt", "given",
+         ("uniform_generator=true", "num_train_steps=1000", "num_warmup_steps=100"), 100),
+    Case("tiny, joint, temperature 2", "tiny", "en_*.txt", 8000,
+         ("temperature=2", "num_train_steps=600", "num_warmup_steps=100", *NO_DROPOUT), 100, seeds=3),
+]  # fmt: skip
+
+
+def call(command: list[str]) -> None:
+    print("$", " ".join(command), file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def vocabulary(case: Case, args: argparse.Namespace, inputs: list[str]) -> Path:
+    if case.vocab == "given":
+        return args.vocab
+    path = args.work / f"vocab-{case.text[:2]}-{case.vocab}.txt"
+    if not path.exists():
+        call([sys.executable, str(PEER), "--train-vocab", str(case.vocab), "--input", *inputs, "--vocab", str(path)])
+    return path
+
+
+def peer_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str], vocab: Path) -> list[dict[str, float]]:
+    out = args.work / f"peer-{slug(case)}-{seed}.jsonl"
+    steps = int(next(s for s in case.settings if s.startswith("num_train_steps")).partition("=")[2])
+    if not out.exists() or sum('"loss"' in line for line in out.read_text().splitlines()) < steps:
+        call([sys.executable, str(PEER), "--preset", case.preset, "--input", *inputs, "--vocab", str(vocab),
+              "--out", str(out), "--eval-steps", str(case.eval_steps), "--threads", str(args.threads),
+              "--set", *case.settings, f"seed={seed}"])  # fmt: skip
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def our_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str], vocab: Path) -> list[dict[str, float]]:
+    data, out = args.work / f"shards-{slug(case)}", args.work / f"ours-{slug(case)}-{seed}"
+    threads = ["--threads", str(args.threads)]
+    call([args.electra, "prepare", "--input", *inputs, "--tokenizer", str(vocab), "--out", str(data), *threads])
+    command = [args.electra, "pretrain", "--preset", case.preset, "--data", str(data), "--out", str(out), *threads]
+    for setting in (*case.settings, f"eval_steps={case.eval_steps}", f"seed={seed}"):
+        nested = "model_hparam_overrides." if "dropout" in setting else ""
+        command += ["--set", nested + setting]
+    call(command)
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def slug(case: Case) -> str:
+    return "-".join(case.name.replace(",", "").lower().split())
+
+
+def measures(lines: list[dict[str, float]]) -> dict[str, float]:
+    trained = [line for line in lines if "loss" in line][-LAST:]
+    out = {key: mean(line[key] for line in trained) for key in ("mlm_loss", "rtd_loss", "rtd_base") if key in trained[0]}
+    if out.get("mlm_loss") is None:
+        out.pop("mlm_loss", None)
+    evaluations = [line for line in lines if "eval_rtd_auc" in line]
+    return out | ({"auc": evaluations[-1]["eval_rtd_auc"]} if evaluations else {})
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--text", type=Path, required=True)
+    p.add_argument("--vocab", type=Path, required=True)
+    p.add_argument("--work", type=Path, required=True)
+    p.add_argument("--electra", default="target/release/electra")
+    p.add_argument("--threads", type=int, default=2)
+    args = p.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    print("| run | seed | MLM, ours / PyTorch | ratio | RTD, ours / PyTorch | ratio | base | held-out AUC, ours / PyTorch |")
+    print("|---|---|---|---|---|---|---|---|")
+    for case in CASES:
+        inputs = [str(path) for path in sorted(args.text.glob(case.text))]
+        vocab = vocabulary(case, args, inputs)
+        for seed in range(case.seeds):
+            a = measures(our_run(case, seed, args, inputs, vocab))
+            b = measures(peer_run(case, seed, args, inputs, vocab))
+            cells = [case.name, str(seed)]
+            for key in ("mlm_loss", "rtd_loss"):
+                both = key in a and key in b
+                cells += [f"{a[key]:.4f} / {b[key]:.4f}", f"{a[key] / b[key]:.3f}"] if both else ["", ""]
+            cells += [f"{a['rtd_base']:.4f}", f"{a.get('auc', 0):.4f} / {b.get('auc', 0):.4f}"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
