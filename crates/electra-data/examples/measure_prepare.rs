@@ -3,7 +3,6 @@
 //! `cargo run --release -p electra-data --example measure_prepare -- TOKENIZER OUT THREADS INPUT...`
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use electra_data::prepare::{PrepareOptions, prepare};
@@ -28,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Path::new(out),
         &options,
         &mut |_| {},
-        &AtomicBool::new(false),
+        &|| false,
     )?;
     let seconds = start.elapsed().as_secs_f64();
     println!("{report:?}");

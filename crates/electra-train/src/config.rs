@@ -3,6 +3,8 @@
 //! Defaults come from a preset; `base` and `large` carry the values that the reference code has
 //! only in comments. An unknown name is an error that suggests the nearest known one.
 
+use crate::preset::preset;
+use crate::suggestion::nearest;
 use electra_model::config::{Activation, ElectraConfig};
 use electra_model::pretraining::{Objective, Sharing};
 use serde::{Deserialize, Serialize};
@@ -153,71 +155,6 @@ pub const MAY_CHANGE: &[&str] = &[
     "keep_checkpoint_max",
     "max_skipped_steps",
 ];
-
-/// What a preset sets.
-struct Preset {
-    layers: usize,
-    hidden: usize,
-    embedding: usize,
-    generator_hidden_size: f64,
-    mask_prob: f64,
-    learning_rate: f64,
-    warmup: u64,
-    batch: usize,
-    max_seq_length: usize,
-    steps: u64,
-}
-
-fn preset(name: &str) -> Result<Preset, PretrainConfigError> {
-    let small = Preset {
-        layers: 12,
-        hidden: 256,
-        embedding: 128,
-        generator_hidden_size: 1.0 / 4.0,
-        mask_prob: 0.15,
-        learning_rate: 5e-4,
-        warmup: 10_000,
-        batch: 128,
-        max_seq_length: 128,
-        steps: 1_000_000,
-    };
-    Ok(match name {
-        "tiny" => Preset {
-            layers: 4,
-            hidden: 128,
-            generator_hidden_size: 1.0 / 2.0,
-            learning_rate: 1e-3,
-            warmup: 1_000,
-            batch: 32,
-            max_seq_length: 64,
-            steps: 10_000,
-            ..small
-        },
-        "small" => small,
-        "base" => Preset {
-            hidden: 768,
-            embedding: 768,
-            generator_hidden_size: 1.0 / 3.0,
-            learning_rate: 2e-4,
-            batch: 256,
-            max_seq_length: 512,
-            steps: 766_000,
-            ..small
-        },
-        "large" => Preset {
-            layers: 24,
-            hidden: 1024,
-            embedding: 1024,
-            mask_prob: 0.25,
-            learning_rate: 2e-4,
-            batch: 2048,
-            max_seq_length: 512,
-            steps: 400_000,
-            ..small
-        },
-        other => return Err(PretrainConfigError::UnknownPreset(other.to_owned())),
-    })
-}
 
 impl PretrainConfig {
     /// The hyper-parameters of a preset.
@@ -638,33 +575,6 @@ const OVERRIDES: [&str; 11] = [
     "layer_norm_eps",
     "hidden_act",
 ];
-
-/// "; did you mean …?" with the known name at the smallest edit distance, if any is near.
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
-    known
-        .map(|name| (edit_distance(key, name), name))
-        .min()
-        .filter(|(distance, name)| *distance <= name.len() / 2)
-        .map_or_else(String::new, |(_, name)| {
-            format!("; did you mean \"{name}\"?")
-        })
-}
-
-/// Levenshtein's distance in characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 
 use crate::config::{ExampleKind, PretrainConfig, PretrainConfigError};
 use crate::export::{Network, read_network};
+use crate::progress::available_memory_bytes;
 use electra_data::examples::{Builder, ExampleError, ExampleOptions, Examples, Split};
 use electra_data::held_out::HeldOut;
 use electra_data::loader::{BatchSize, Loader};
@@ -11,6 +12,7 @@ use electra_data::order::Order;
 use electra_data::shards::{Corpus, ShardError};
 use electra_data::tokenizer::{Tokenizer, TokenizerError};
 use electra_model::config::ElectraConfig;
+use electra_model::files::atomic::readable_bytes;
 use electra_model::files::{FileError, ModelDir};
 use electra_model::init::initial_values;
 use electra_model::pretraining::{PairError, Pretraining};
@@ -47,6 +49,18 @@ pub enum JobError {
     Vocabulary {
         /// The model.
         path: PathBuf,
+    },
+    /// More memory than there is.
+    #[error(
+        "the run takes about {} of memory, but {} are free; lower train_batch_size or \
+         max_seq_length, raise gradient_accumulation_steps, or choose a smaller model",
+        readable_bytes(*.needed), readable_bytes(*.free)
+    )]
+    Memory {
+        /// Bytes that the run takes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// Two models that should share their embeddings do not.
     #[error(
@@ -184,7 +198,7 @@ impl PretrainJob {
                 Some(Loader::for_pass(Arc::new(examples), order, size)?)
             }
         };
-        Ok(PretrainJob {
+        let job = PretrainJob {
             masking: Masking::new(config.mask_prob, config.max_seq_length, special),
             fingerprint: corpus.fingerprint(),
             config,
@@ -195,7 +209,12 @@ impl PretrainJob {
             train,
             held_out,
             init_from,
-        })
+        };
+        let needed = job.memory_bytes();
+        match available_memory_bytes() {
+            Some(free) if needed > free => Err(JobError::Memory { needed, free }),
+            _ => Ok(job),
+        }
     }
 
     /// Every setting that decides the outcome, for the run directory: two runs with the same are
@@ -253,6 +272,35 @@ impl PretrainJob {
             values = generator;
         }
         Ok(values)
+    }
+
+    /// Bytes that a run takes at the least: parameters, gradients, moments and packed weights, and
+    /// what the layers keep of a micro-batch of ordinary length.
+    fn memory_bytes(&self) -> u64 {
+        let examples = self.train.examples();
+        let mean_length = examples.tokens() as f64 / examples.len().max(1) as f64;
+        let parts = self.config.gradient_accumulation_steps as f64;
+        let tokens = match self.config.train_batch_tokens {
+            Some(tokens) => tokens as f64 / parts,
+            None => self.config.train_batch_size as f64 * mean_length / parts,
+        };
+        let kept = |config: &ElectraConfig| {
+            let layer = 8 * config.hidden_size as u64 + 2 * config.intermediate_size as u64;
+            config.num_hidden_layers as u64 * layer
+        };
+        let networks = &self.networks;
+        let generator = networks
+            .generator
+            .as_ref()
+            .map_or(0, |_| kept(&self.generator_config));
+        let discriminator = networks
+            .discriminator
+            .as_ref()
+            .map_or(0, |_| kept(&self.discriminator_config));
+        let activations = tokens * (generator + discriminator) as f64;
+        // Four arrays of the parameters, and each weight packed for both directions.
+        let words = 6.0 * networks.layout.len() as f64 + activations;
+        (words * size_of::<f32>() as f64) as u64
     }
 
     /// Most tokens, sequences and masked rows of a micro-batch.

@@ -227,6 +227,16 @@ pub fn peak_memory_bytes() -> Option<u64> {
     Some(1024 * kib)
 }
 
+/// Memory that is free for new work, in bytes; `None` where the system does not say.
+pub fn available_memory_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(1024 * kib)
+}
+
 /// Speed over a moving window of steps, whatever unit is counted.
 ///
 /// Time is passed in, in seconds of any steady clock, so that pauses (evaluation, checkpoints) can

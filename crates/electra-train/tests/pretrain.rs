@@ -20,7 +20,6 @@ use electra_train::pretrain::{Outcome, PretrainError, RunContext, pretrain};
 use electra_train::progress::{Observer, StepLine};
 use electra_train::trainer::{Position, Trainer};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 /// Sentences in which every second word follows from the one before, so that there is something
@@ -56,14 +55,13 @@ fn corpus(dir: &Path) -> PathBuf {
         min_frequency: 2,
     };
     let tokenizer: Tokenizer = counts.train(&options).expect("a vocabulary");
-    let stop = AtomicBool::new(false);
     prepare(
         &inputs,
         &tokenizer,
         &shards,
         &PrepareOptions::default(),
         &mut |_| (),
-        &stop,
+        &|| false,
     )
     .expect("shards");
     shards

@@ -242,6 +242,18 @@ fn wrong_settings_are_named() {
     );
     electra(&["pretrain", "--preset", "huge", "--data", "x", "--out", &out])
         .fails(1, &["huge", "tiny, small, base and large"]);
+    fails(
+        &[
+            "--set",
+            "model_hparam_overrides.intermediate_size=500000000",
+        ],
+        &["of memory", "are free"],
+    );
+    fails(&["--threads", "100000"], &["--threads 100000"]);
+    fails(
+        &["--set", "model_size=base"],
+        &["model_size", "use --preset"],
+    );
     let config = path(&dir, "config.json");
     fs::write(&config, r#"{"train_batch_sise": 3}"#).expect("a writable directory");
     fails(

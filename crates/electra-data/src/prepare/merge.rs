@@ -2,22 +2,27 @@
 
 use std::fs;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::plan::{Job, PARTS, remove_parts};
 use super::segments::{SegmentReader, StoredBlock};
 use super::workers::COMPLETE;
 use super::{PrepareError, Progress, io_error};
 use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry};
-use crate::shards::{ShardWriter, token_bytes};
+use crate::shards::{ShardWriter, read_manifest, token_bytes};
 use electra_model::files::atomic::replace_file;
 
 /// Writes shards and manifest from complete parts, and removes the parts.
 pub(super) fn merge(
     job: &Job,
     progress: &mut dyn FnMut(&Progress),
-    stop: &AtomicBool,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Manifest, PrepareError> {
+    let lock_path = job.out.join(PARTS).join("merge.lock");
+    let lock = job.lock(&lock_path)?;
+    // Another merge may have finished while this one waited for its turn to look.
+    if let Some(manifest) = read_manifest(&job.out)? {
+        return Ok(manifest);
+    }
     let missing: Vec<String> = (0..job.parts)
         .filter(|&part| !job.part_dir(part).join(COMPLETE).exists())
         .map(|part| part.to_string())
@@ -28,8 +33,6 @@ pub(super) fn merge(
             missing: missing.join(", "),
         });
     }
-    let lock_path = job.out.join(PARTS).join("merge.lock");
-    let lock = job.lock(&lock_path)?;
     remove_old_shards(job)?;
     let mut output = Output::new(job)?;
     let mut blocks = Blocks::new(job)?;
@@ -43,7 +46,7 @@ pub(super) fn merge(
         output.push(&block)?;
         status.tokens = output.written + output.shard.as_ref().map_or(0, ShardWriter::tokens);
         progress(&status);
-        if stop.load(Relaxed) {
+        if stop() {
             return Err(PrepareError::Interrupted);
         }
     }
@@ -58,7 +61,6 @@ pub(super) fn merge(
         shards,
     };
     if manifest.tokens == 0 {
-        drop(lock);
         remove_parts(&job.out)?;
         let names: Vec<&str> = job.plan.inputs.iter().map(|i| i.name.as_str()).collect();
         return Err(PrepareError::NoText {
@@ -69,8 +71,8 @@ pub(super) fn merge(
     let mut text = serde_json::to_vec_pretty(&manifest).map_err(|e| io_error(&path)(e.into()))?;
     text.push(b'\n');
     replace_file(&path, |file| file.write_all(&text)).map_err(|e| io_error(&path)(e.source))?;
-    drop(lock);
     remove_parts(&job.out)?;
+    drop(lock);
     Ok(manifest)
 }
 

@@ -15,7 +15,6 @@ mod workers;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 
@@ -204,7 +203,7 @@ pub enum Outcome {
 
 /// Tokenizes `inputs` into shards in `out`, or one part of them.
 ///
-/// `progress` is called about once a block. When `stop` becomes true the call returns
+/// `progress` is called about once a block. When `stop` says true the call returns
 /// [`PrepareError::Interrupted`] within a second or so and keeps what is done.
 ///
 /// # Errors
@@ -216,7 +215,7 @@ pub fn prepare(
     out: &Path,
     options: &PrepareOptions,
     progress: &mut dyn FnMut(&Progress),
-    stop: &AtomicBool,
+    stop: &dyn Fn() -> bool,
 ) -> Result<PrepareReport, PrepareError> {
     if inputs.is_empty() {
         return Err(PrepareError::NoInput);
@@ -265,7 +264,7 @@ pub fn prepare(
 pub fn merge(
     out: &Path,
     progress: &mut dyn FnMut(&Progress),
-    stop: &AtomicBool,
+    stop: &dyn Fn() -> bool,
 ) -> Result<PrepareReport, PrepareError> {
     let mut report = PrepareReport {
         outcome: Outcome::AlreadyComplete,

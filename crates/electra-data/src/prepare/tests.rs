@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
 use crate::read::{TextLayout, documents, expand};
@@ -71,8 +71,7 @@ fn go(
     out: &Path,
     options: &PrepareOptions,
 ) -> Result<PrepareReport, PrepareError> {
-    let stop = AtomicBool::new(false);
-    prepare(inputs, &tokenizer(), out, options, &mut |_| {}, &stop)
+    prepare(inputs, &tokenizer(), out, options, &mut |_| {}, &|| false)
 }
 
 /// Every file of a directory by name.
@@ -150,12 +149,12 @@ fn threads_and_parts_do_not_show_in_the_bytes() {
             go(&inputs, out.path(), &options(4, Share::All)).unwrap();
         } else {
             for index in (0..of).rev() {
-                let error = merge(out.path(), &mut |_| {}, &AtomicBool::new(false));
+                let error = merge(out.path(), &mut |_| {}, &|| false);
                 assert!(matches!(error, Err(PrepareError::Incomplete { .. })));
                 let report = go(&inputs, out.path(), &options(2, Share::Part { index, of }));
                 assert_eq!(report.unwrap().outcome, Outcome::PartComplete);
             }
-            let report = merge(out.path(), &mut |_| {}, &AtomicBool::new(false)).unwrap();
+            let report = merge(out.path(), &mut |_| {}, &|| false).unwrap();
             assert_eq!(report.outcome, Outcome::Complete);
         }
         assert!(files(out.path()) == wanted, "{of} parts");
@@ -184,7 +183,7 @@ fn a_run_that_was_stopped_goes_on_and_one_that_is_complete_does_nothing() {
             out.path(),
             &options,
             &mut progress,
-            &stop,
+            &|| stop.load(Relaxed),
         ) {
             Ok(report) => break report,
             Err(PrepareError::Interrupted) => {
@@ -229,7 +228,7 @@ fn a_damaged_segment_is_done_again() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&segment, bytes).unwrap();
-    let error = merge(out.path(), &mut |_| {}, &AtomicBool::new(false)).unwrap_err();
+    let error = merge(out.path(), &mut |_| {}, &|| false).unwrap_err();
     assert!(
         error
             .to_string()
@@ -243,7 +242,7 @@ fn a_damaged_segment_is_done_again() {
         &options(1, Share::Part { index: 1, of: 2 }),
     )
     .unwrap();
-    merge(out.path(), &mut |_| {}, &AtomicBool::new(false)).unwrap();
+    merge(out.path(), &mut |_| {}, &|| false).unwrap();
     assert!(files(out.path()) == files(alone.path()));
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, mpsc};
 
 use super::blocks::{Block, BlockReader};
@@ -43,7 +42,7 @@ pub(super) fn run_part(
     tokenizer: &Tokenizer,
     options: &PrepareOptions,
     progress: &mut dyn FnMut(&Progress),
-    stop: &AtomicBool,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Done, PrepareError> {
     let dir = job.part_dir(part);
     fs::create_dir_all(&dir).map_err(io_error(&dir))?;
@@ -91,7 +90,7 @@ pub(super) fn run_part(
                 progress(&status);
                 let _ = give.send(());
             }
-            if stop.load(Relaxed) {
+            if stop() {
                 return Err(PrepareError::Interrupted);
             }
         }

@@ -143,7 +143,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` in all, the caller among them.
+    /// A pool of `threads` in all, the caller among them, or as many as the system grants.
     pub(crate) fn new(threads: usize) -> Self {
         let others = threads.max(1) - 1;
         let shared = Arc::new(Shared {
@@ -153,13 +153,14 @@ impl Pool {
             asleep: (0..others).map(|_| AtomicBool::new(false)).collect(),
             panic: Mutex::new(None),
         });
+        // Where the system grants fewer threads, fewer do the same work.
         let workers = (0..others)
-            .map(|index| {
+            .map_while(|index| {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()
                     .name(format!("electra-{}", index + 1))
                     .spawn(move || shared.worker(index))
-                    .expect("the system grants a thread")
+                    .ok()
             })
             .collect();
         Pool {

@@ -10,14 +10,10 @@ use electra_data::prepare::{
 };
 use electra_data::read::{Input, Reader, expand};
 use electra_data::tokenizer::Tokenizer;
-use electra_train::interrupt::StopFlag;
 use serde_json::json;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// Tokenize text into shards; the same command goes on where it stopped
 #[derive(Debug, clap::Args)]
@@ -77,7 +73,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         eprintln!("ELECTRA_THREADS={value} is set and holds where no option says otherwise");
     }
     let requests = interrupt::stop_on_signals()?;
-    let stop = as_flag(&requests);
+    let stop = || requests.is_requested();
     let mut meter = Meter::new();
     let done = match &args.tokenizer {
         Some(tokenizer) if !args.merge => tokenize(&args, tokenizer, &mut meter, &stop),
@@ -104,7 +100,7 @@ fn tokenize(
     args: &Args,
     tokenizer: &std::path::Path,
     meter: &mut Meter,
-    stop: &AtomicBool,
+    stop: &dyn Fn() -> bool,
 ) -> Result<PrepareReport> {
     let lower_case = match (args.cased, args.lower_case) {
         (true, _) => Some(false),
@@ -148,19 +144,6 @@ fn show(meter: &mut Meter, p: &Progress) {
             format_args!("{tokens} tokens, {} of {} inputs", p.inputs_done, p.inputs),
         ),
     }
-}
-
-/// A flag that follows the signals within a tenth of a second, also while input is waited for.
-fn as_flag(requests: &StopFlag) -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let (requests, theirs) = (requests.clone(), flag.clone());
-    std::thread::spawn(move || {
-        while !requests.is_requested() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        theirs.store(true, Ordering::Relaxed);
-    });
-    flag
 }
 
 fn print(args: &Args, report: &PrepareReport, seconds: f64) -> Result<()> {

@@ -22,7 +22,6 @@ use electra_train::trainer::seconds_per_step;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 /// Train a vocabulary and a tiny ELECTRA on embedded text, and show what it has learned
 #[derive(Debug, clap::Args)]
@@ -74,7 +73,6 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let tokenizer = vocabulary(&inputs, &at("tokenizer"))?;
 
     say("2. shards: the text as tokens");
-    let stop = AtomicBool::new(false);
     let prepared = prepare(
         &inputs,
         &tokenizer,
@@ -84,7 +82,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
             ..PrepareOptions::default()
         },
         &mut |_| (),
-        &stop,
+        &|| false,
     )?;
     eprintln!(
         "   {} documents, {} tokens",
