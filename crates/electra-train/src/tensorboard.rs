@@ -41,8 +41,8 @@ impl TensorBoardLog {
         push_record(&mut contents, &file_version_event());
         // A TensorBoard that already shows the earlier files forgets their events at this one.
         push_record(&mut contents, &session_start_event());
-        for file in &earlier {
-            let Some(limit) = checkpoint_step else { break };
+        // The newest file holds what those before it held: a kill may have left them beside it.
+        if let (Some(limit), Some(file)) = (checkpoint_step, earlier.last()) {
             let bytes = fs::read(file).map_err(|e| WriteError::new(file, e))?;
             for event in read_records(&bytes) {
                 if let Some(step) = step_of_summary(event)
@@ -348,6 +348,19 @@ mod tests {
 
         TensorBoardLog::open(dir.path(), None).unwrap();
         assert!(steps(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_kill_before_old_files_are_removed_repeats_no_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = TensorBoardLog::open(dir.path(), None).unwrap();
+        (1..=3).for_each(|step| log.step(&line(step)).unwrap());
+        let old = only_file(dir.path());
+        let contents = fs::read(&old).unwrap();
+        drop(TensorBoardLog::open(dir.path(), Some(3)).unwrap());
+        fs::write(old, contents).unwrap();
+        drop(TensorBoardLog::open(dir.path(), Some(3)).unwrap());
+        assert_eq!(steps(dir.path()), [1, 2, 3]);
     }
 
     #[test]
