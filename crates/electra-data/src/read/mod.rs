@@ -72,7 +72,7 @@ pub enum ReadError {
     },
     /// Bytes that are not UTF-8.
     #[error(
-        "{path}: {count} invalid UTF-8 sequences, the first at {unit} {first}; convert the file, or read it lossily, which puts U+FFFD in their place"
+        "{path}: {count} invalid UTF-8 sequences, the first at {unit} {first}; convert the file, or give --lossy, which puts U+FFFD in their place"
     )]
     InvalidUtf8 {
         /// The file.
