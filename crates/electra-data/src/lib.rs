@@ -11,7 +11,8 @@
 //! - [`examples`]: examples by number over the shards, at any length, held-out documents apart;
 //! - [`order`]: a shuffle that needs no memory;
 //! - [`loader`]: packed batches that are a function of a cursor;
-//! - [`masking`]: dynamic masking of a batch.
+//! - [`masking`]: dynamic masking of a batch;
+//! - [`tasks`]: labelled examples for fine-tuning.
 
 pub mod examples;
 pub mod held_out;
@@ -22,6 +23,7 @@ pub mod order;
 pub mod prepare;
 pub mod read;
 pub mod shards;
+pub mod tasks;
 pub mod tokenizer;
 pub mod vocabulary;
 pub mod wordpiece;
