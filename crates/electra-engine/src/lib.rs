@@ -4,6 +4,8 @@
 pub mod backend;
 pub mod batch;
 pub mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+pub mod cuda;
 pub mod params;
 pub mod reference;
 pub mod rng;

@@ -17,6 +17,8 @@ pub enum Products {
     F32,
     /// bf16, summed in f32.
     Bf16,
+    /// The same, and what operators put out is kept in bf16 too.
+    Bf16Kept,
 }
 
 /// How one output of one program compares.
@@ -53,6 +55,8 @@ pub struct Output {
 pub enum Bound {
     /// Equal: ids, and which values are dropped.
     Exact,
+    /// Moved, not computed: equal where arrays are f32.
+    Moved,
     /// Computed in f32 in every precision: this error.
     F32(f64),
     /// Depends on products: this error, and in bf16, whose values have eight bits, 0.02.
@@ -63,8 +67,12 @@ impl Bound {
     fn of(self, products: Products) -> f64 {
         match (self, products) {
             (Bound::Exact, _) => 0.0,
-            (Bound::F32(bound), _) | (Bound::Product(bound), Products::F32) => bound,
+            // Half of the distance from one number of bf16 to the next.
+            (Bound::Moved, Products::Bf16Kept) => 1.0 / 256.0,
+            (Bound::Moved, _) => 0.0,
+            (_, Products::Bf16Kept) => 0.03,
             (Bound::Product(_), Products::Bf16) => 0.02,
+            (Bound::F32(bound), _) | (Bound::Product(bound), Products::F32) => bound,
         }
     }
 }

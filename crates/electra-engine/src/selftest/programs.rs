@@ -69,9 +69,9 @@ fn memory<B: Backend>(c: &mut Context<B>) {
     let y = c.backend.array(rows, 2 * cols);
     let half = y.columns(cols, cols);
     c.backend.copy(x.columns(0, cols), half);
-    c.keep_array("copy of columns", y, Bound::Exact);
+    c.keep_array("copy of columns", y, Bound::Moved);
     c.backend.zero(half.first_rows(rows / 2));
-    c.keep_array("zero of columns", y, Bound::Exact);
+    c.keep_array("zero of columns", y, Bound::Moved);
 }
 
 fn embed<B: Backend>(c: &mut Context<B>) {
@@ -229,7 +229,7 @@ fn rows<B: Backend>(c: &mut Context<B>) {
     let x = c.input(tokens, hidden);
     let y = c.backend.array(chosen.len(), hidden);
     c.backend.gather_rows(x, rows, y);
-    c.keep_array("gathered", y, Bound::Exact);
+    c.keep_array("gathered", y, Bound::Moved);
     c.backend.scatter_add_rows(y, rows, x);
     c.keep_array("scattered", x, Bound::F32(1e-6));
     let (base, values) = (c.below(9, tokens), c.below(9, chosen.len()));

@@ -1,0 +1,229 @@
+//! Layer norm, fused with the residual sum and dropout around it, and the layer made of such parts.
+
+use super::error::OrFail;
+use super::kernels::{self, DropSpec, Mat, Shape, wide};
+use super::linear::Columns;
+use super::memory::CudaParams;
+use super::{Cuda, Flat};
+use crate::backend::*;
+use crate::rng::Purpose;
+
+impl Cuda {
+    /// `sum = residual + dropout(x)`, `y = norm(sum)`; without a residual `y = norm(x)`, and `sum`
+    /// is not touched.
+    pub(super) fn norm_forward(
+        &mut self,
+        params: &CudaParams,
+        residual: Option<Array>,
+        x: Array,
+        dropout: Option<(&Dropout, &RowKeys)>,
+        sum: Array,
+        norm: &Norm,
+        y: Array,
+        stats: Array,
+    ) {
+        assert!(x.rows == y.rows && x.cols == y.cols && stats.rows == x.rows && stats.cols == 2);
+        assert!(sum.rows == x.rows && sum.cols == x.cols && norm.weight.len() == x.cols);
+        assert!(residual.is_none_or(|r| r.rows == x.rows && r.cols == x.cols));
+        let drop = self.drop_spec(dropout, Purpose::Dropout, x.rows);
+        let rm = residual.map_or(Mat::NONE, |r| self.mat(r));
+        let (xm, sm, ym) = (self.mat(x), self.mat(sum), self.mat(y));
+        let (weight, bias) = (params.slice(norm.weight), params.slice(norm.bias));
+        let vectors = [Mat::dense(weight.0, 0), Mat::dense(bias.0, 0)];
+        let kernel = match wide(x.cols, &[rm, xm, sm, ym, vectors[0], vectors[1]]) {
+            false => kernels::add_norm_any,
+            true => match x.cols.div_ceil(256) {
+                1 => kernels::add_norm_256,
+                2 => kernels::add_norm_512,
+                3 => kernels::add_norm_768,
+                4 => kernels::add_norm_1024,
+                _ => kernels::add_norm_any,
+            },
+        };
+        kernel(
+            &*self.device,
+            Shape::rows(x.rows),
+            rm,
+            xm,
+            drop,
+            sm,
+            weight,
+            bias,
+            norm.eps,
+            ym,
+            self.mat(stats),
+            x.rows as u32,
+            x.cols as u32,
+        )
+        .or_fail();
+    }
+
+    /// Sets dx, and with `dropped` its dropout too; adds to the gradients of weight and bias.
+    pub(super) fn norm_backward(
+        &mut self,
+        params: &CudaParams,
+        x: Array,
+        stats: Array,
+        norm: &Norm,
+        dy: Array,
+        dx: Array,
+        dropped: Option<(&Dropout, &RowKeys, Array)>,
+        grads: &mut Flat,
+    ) {
+        assert!(x.rows == dy.rows && x.cols == dy.cols && x.rows == dx.rows && x.cols == dx.cols);
+        assert!(stats.rows == x.rows && stats.cols == 2 && norm.weight.len() == x.cols);
+        let (xm, sm, dm) = (self.mat(x), self.mat(stats), self.mat(dy));
+        let columns = Columns::Norm { x: xm, stats: sm };
+        let flat = grads.ptr::<f32>();
+        let out = [flat.add(norm.bias.offset), flat.add(norm.weight.offset)];
+        self.column_sums(dm, columns, x.rows, x.cols, &out);
+        let (drop, om) = match dropped {
+            Some((dropout, keys, out)) => {
+                assert!(out.rows == x.rows && out.cols == x.cols);
+                let keys = Some((dropout, keys));
+                (
+                    self.drop_spec(keys, Purpose::Dropout, x.rows),
+                    self.mat(out),
+                )
+            }
+            None => (DropSpec::NONE, Mat::NONE),
+        };
+        let (weight, dxm) = (params.slice(norm.weight), self.mat(dx));
+        let kernel = match wide(x.cols, &[xm, dm, dxm, om, Mat::dense(weight.0, 0)]) {
+            false => kernels::norm_backward_any,
+            true => match x.cols.div_ceil(256) {
+                1 => kernels::norm_backward_256,
+                2 => kernels::norm_backward_512,
+                3 => kernels::norm_backward_768,
+                4 => kernels::norm_backward_1024,
+                _ => kernels::norm_backward_any,
+            },
+        };
+        kernel(
+            &*self.device,
+            Shape::rows(x.rows),
+            xm,
+            sm,
+            weight,
+            dm,
+            dxm,
+            drop,
+            om,
+            x.rows as u32,
+            x.cols as u32,
+        )
+        .or_fail();
+    }
+
+    /// [`Backend::layer`] with residual, dropout and norm in one kernel.
+    pub(super) fn fused_layer(
+        &mut self,
+        params: &CudaParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+    ) {
+        let thirds = [0, 1, 2].map(|i| keep.qkv.columns(i * spec.hidden, spec.hidden));
+        let keys = &sequences.keys;
+        self.linear_forward(params, input, &layer.qkv, keep.qkv);
+        self.attend(
+            thirds[0],
+            thirds[1],
+            thirds[2],
+            spec.heads,
+            sequences,
+            dropout.map(|d| &d.attention),
+            keep.context,
+            keep.log_sum,
+        );
+        // The branch is written where the layer's output will stand, and is gone by then.
+        let branch = keep.output;
+        self.linear_forward(params, keep.context, &layer.attention_output, branch);
+        self.norm_forward(
+            params,
+            Some(input),
+            branch,
+            dropout.map(|d| (&d.attention_output, keys)),
+            keep.attention_sum,
+            &layer.attention_norm,
+            keep.attention_normed,
+            keep.attention_stats,
+        );
+        let normed = keep.attention_normed;
+        self.linear_forward(params, normed, &layer.intermediate, keep.intermediate);
+        self.activate(spec.activation, keep.intermediate, None, keep.activated);
+        self.linear_forward(params, keep.activated, &layer.output, branch);
+        self.norm_forward(
+            params,
+            Some(normed),
+            branch,
+            dropout.map(|d| (&d.output, keys)),
+            keep.output_sum,
+            &layer.output_norm,
+            keep.output,
+            keep.output_stats,
+        );
+    }
+
+    /// [`Backend::layer_backward`] with the norm's backward and dropout in one kernel.
+    pub(super) fn fused_layer_backward(
+        &mut self,
+        params: &CudaParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+        d: &LayerGradients,
+        grads: &mut Flat,
+    ) {
+        let keys = &sequences.keys;
+        let (normed, inner) = (keep.attention_normed, d.intermediate);
+        self.norm_backward(
+            params,
+            keep.output_sum,
+            keep.output_stats,
+            &layer.output_norm,
+            d.hidden,
+            d.residual,
+            dropout.map(|dropout| (&dropout.output, keys, d.branch)),
+            grads,
+        );
+        let branch = dropout.map_or(d.residual, |_| d.branch);
+        self.linear_gradient(keep.activated, branch, &layer.output, grads);
+        self.linear_backward(params, branch, &layer.output, inner, false);
+        self.activate(spec.activation, keep.intermediate, Some(inner), inner);
+        self.linear_gradient(normed, inner, &layer.intermediate, grads);
+        self.linear_backward(params, inner, &layer.intermediate, d.residual, true);
+        self.norm_backward(
+            params,
+            keep.attention_sum,
+            keep.attention_stats,
+            &layer.attention_norm,
+            d.residual,
+            d.hidden,
+            dropout.map(|dropout| (&dropout.attention_output, keys, d.branch)),
+            grads,
+        );
+        let branch = dropout.map_or(d.hidden, |_| d.branch);
+        self.linear_gradient(keep.context, branch, &layer.attention_output, grads);
+        self.linear_backward(params, branch, &layer.attention_output, d.residual, false);
+        let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * spec.hidden, spec.hidden));
+        self.attend_backward(
+            thirds(keep.qkv),
+            spec.heads,
+            sequences,
+            dropout.map(|d| &d.attention),
+            keep.context,
+            keep.log_sum,
+            d.residual,
+            thirds(d.qkv),
+        );
+        self.linear_gradient(input, d.qkv, &layer.qkv, grads);
+        self.linear_backward(params, d.qkv, &layer.qkv, d.hidden, true);
+    }
+}
