@@ -74,17 +74,8 @@ impl Cuda {
         let delta = self.scratch.room::<f32>(Use::Delta, rows * heads);
         let device = &*self.device;
         let (h, s) = (heads as u32, size as u32);
-        kernels::attention_delta(
-            device,
-            Shape::rows(rows),
-            ym,
-            dym,
-            delta,
-            rows as u32,
-            h,
-            s,
-        )
-        .or_fail();
+        kernels::attention_delta(device, Shape::rows(rows), ym, dym, delta, rows as u32, h, s)
+            .or_fail();
         let shape = any_shape(sequences.longest, heads, count);
         kernels::attention_any_dq(
             device,

@@ -89,8 +89,7 @@ impl Cuda {
         for shift in (0..bits.max(1)).step_by(8) {
             kernels::sort_count(device, shape, ids, order, n, shift, counts, tiles).or_fail();
             kernels::sort_scan(device, Shape::new([1; 3], 1024), counts, 256 * tiles).or_fail();
-            kernels::sort_place(device, shape, ids, order, n, shift, counts, tiles, next)
-                .or_fail();
+            kernels::sort_place(device, shape, ids, order, n, shift, counts, tiles, next).or_fail();
             order = next;
             std::mem::swap(&mut next, &mut other);
         }

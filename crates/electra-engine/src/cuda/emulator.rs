@@ -60,7 +60,14 @@ fn compile() -> Result<libloading::Library, String> {
     std::fs::write(&source, program()).map_err(|e| e.to_string())?;
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let output = Command::new(&compiler)
-        .args(["-std=c++17", "-O2", "-shared", "-fPIC", "-w", "-ffp-contract=off"])
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-shared",
+            "-fPIC",
+            "-w",
+            "-ffp-contract=off",
+        ])
         .arg("-o")
         .arg(&library)
         .arg(&source)
@@ -126,9 +133,7 @@ fn value(mat: &Mat, row: usize, column: usize) -> f32 {
     unsafe {
         match mat.kind {
             Kind::F32 => (mat.data as *const f32).add(at).read(),
-            Kind::Bf16 => {
-                f32::from_bits(u32::from((mat.data as *const u16).add(at).read()) << 16)
-            }
+            Kind::Bf16 => f32::from_bits(u32::from((mat.data as *const u16).add(at).read()) << 16),
         }
     }
 }

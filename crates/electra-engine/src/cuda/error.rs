@@ -20,9 +20,7 @@ pub enum CudaError {
         count: usize,
     },
     /// The device is older than the kernels.
-    #[error(
-        "{name} has compute capability {major}.{minor}; 8.0 is the least that works here"
-    )]
+    #[error("{name} has compute capability {major}.{minor}; 8.0 is the least that works here")]
     TooOld {
         /// The device.
         name: String,
@@ -101,11 +99,11 @@ pub(super) fn fail(error: CudaError) -> ! {
 
 /// Does `work` and returns the device's error if it met one. Other panics go on.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, CudaError> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|payload| {
-        match payload.downcast::<CudaError>() {
-            Ok(error) => *error,
-            Err(payload) => std::panic::resume_unwind(payload),
-        }
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|payload| match payload
+        .downcast::<CudaError>(
+    ) {
+        Ok(error) => *error,
+        Err(payload) => std::panic::resume_unwind(payload),
     })
 }
 
@@ -126,7 +124,7 @@ mod tests {
 
     #[test]
     fn out_of_memory_says_how_much_and_what_to_lower() {
-        let error = catch(|| {
+        let fails = || -> u32 {
             fail(CudaError::OutOfMemory {
                 device: "cuda:0".into(),
                 asked: 3 << 30,
@@ -134,12 +132,15 @@ mod tests {
                 free: 1 << 30,
                 total: 4 << 30,
             })
-        });
-        let Err(error) = error else {
-            panic!("it failed")
         };
+        let error = catch(fails).expect_err("it fails");
         let error = error.to_string();
-        for part in ["3.00 GiB asked", "5.0 MiB in use", "1.00 GiB of 4.00 GiB", "train_batch_size"] {
+        for part in [
+            "3.00 GiB asked",
+            "5.0 MiB in use",
+            "1.00 GiB of 4.00 GiB",
+            "train_batch_size",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }

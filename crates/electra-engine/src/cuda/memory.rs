@@ -161,7 +161,9 @@ impl Cuda {
 
     pub(super) fn clear(&self, memory: &Memory) {
         if memory.bytes() > 0 {
-            self.device.clear(memory.address(), memory.bytes()).or_fail();
+            self.device
+                .clear(memory.address(), memory.bytes())
+                .or_fail();
         }
     }
 
