@@ -5,6 +5,7 @@
 //! reference's output; each output states its bound.
 
 mod programs;
+pub mod training;
 
 use crate::backend::{Array, Backend, Ints, RowKeys, Sequences};
 use crate::reference::Reference;
@@ -15,6 +16,8 @@ use crate::rng::{Purpose, Rng};
 pub enum Products {
     /// f32.
     F32,
+    /// f32 rounded to 19 bits, summed in f32.
+    Tf32,
     /// bf16, summed in f32.
     Bf16,
     /// The same, and what operators put out is kept in bf16 too.
@@ -72,6 +75,7 @@ impl Bound {
             (Bound::Moved, _) => 0.0,
             (_, Products::Bf16Kept) => 0.03,
             (Bound::Product(_), Products::Bf16) => 0.02,
+            (Bound::Product(_), Products::Tf32) => 0.005,
             (Bound::F32(bound), _) | (Bound::Product(bound), Products::F32) => bound,
         }
     }
@@ -134,7 +138,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Runs every program on `backend`, and on the reference in f64.
+/// Runs every program on `backend`, and on the reference in f64. Beside the operators one by one
+/// there is a network in training: [`training::run`].
 pub fn run<B: Backend>(backend: &mut B, products: Products) -> Vec<Outcome> {
     compare(&outputs(backend), &exact(), products)
 }

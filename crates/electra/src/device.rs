@@ -4,15 +4,34 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use electra_engine::backend::Backend;
 use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision as CpuPrecision};
+use electra_engine::selftest::Products;
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 /// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The best there is.
     Auto,
     /// The processor.
     Cpu,
+    /// A CUDA device, by its number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        let number = match text {
+            "auto" => return Ok(Device::Auto),
+            "cpu" => return Ok(Device::Cpu),
+            "cuda" => Some(0),
+            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        let error = || "it is auto, cpu, cuda or cuda:N".to_owned();
+        number.map(Device::Cuda).ok_or_else(error)
+    }
 }
 
 /// In what to compute products.
@@ -22,13 +41,20 @@ pub enum Precision {
     F32,
     /// bfloat16 products, the rest in single precision.
     Bf16,
+    /// Single precision with products of 19 bits, on CUDA devices.
+    Tf32,
 }
 
 /// Options of everything that computes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "auto", env = "ELECTRA_DEVICE")]
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        env = "ELECTRA_DEVICE"
+    )]
     pub device: Device,
     /// Precision of products [default: f32]
     #[arg(long, value_enum, env = "ELECTRA_PRECISION")]
@@ -49,8 +75,10 @@ pub trait Work {
 /// What is known of the device in use.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// `f32` or `bf16`, as computed.
+    /// `f32`, `tf32` or `bf16`, as computed.
     pub precision: &'static str,
+    /// The same, as the checks of operators take it.
+    pub products: Products,
     /// Rows for a report.
     pub environment: Vec<(String, String)>,
     /// Operations a second that it reaches in products, where measured.
@@ -71,6 +99,49 @@ impl DeviceArgs {
     /// Opens the backend and does `work` on it.
     pub fn run<W: Work>(&self, work: W) -> Result<W::Output> {
         self.say_what_the_environment_set();
+        match self.device {
+            Device::Cuda(number) => self.run_on_cuda(number, work),
+            Device::Auto if cuda_is_there() => self.run_on_cuda(0, work),
+            Device::Auto | Device::Cpu => self.run_on_cpu(work),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn run_on_cuda<W: Work>(&self, number: usize, _: W) -> Result<W::Output> {
+        bail!(
+            "--device cuda:{number}: this electra was built without CUDA; use --device cpu, or \
+             build with `cargo build --release --features cuda`"
+        )
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_on_cuda<W: Work>(&self, number: usize, work: W) -> Result<W::Output> {
+        use electra_engine::cuda::{self, Cuda, Precision as CudaPrecision};
+        let (precision, name, products) = match self.precision.unwrap_or(Precision::F32) {
+            Precision::F32 => (CudaPrecision::F32, "f32", Products::F32),
+            Precision::Tf32 => (CudaPrecision::Tf32, "tf32", Products::Tf32),
+            Precision::Bf16 => (CudaPrecision::Bf16, "bf16", Products::Bf16Kept),
+        };
+        // Everything that the device meets on its way comes out here.
+        let done = cuda::catch(|| -> Result<W::Output> {
+            let mut backend = Cuda::new(number, precision)?;
+            let row = |key: &str, value: String| (key.to_owned(), value);
+            let facts = Facts {
+                precision: name,
+                products,
+                environment: vec![
+                    row("device", backend.device_name()),
+                    row("precision", name.to_owned()),
+                    row("electra", env!("CARGO_PKG_VERSION").to_owned()),
+                ],
+                peak_flops: Some(backend.peak_flops()),
+            };
+            work.run(&mut backend, &facts)
+        });
+        done?
+    }
+
+    fn run_on_cpu<W: Work>(&self, work: W) -> Result<W::Output> {
         if self.thread_count() > MAX_THREADS {
             bail!("--threads {}: at most {MAX_THREADS}", self.thread_count());
         }
@@ -96,21 +167,23 @@ impl DeviceArgs {
             precision: match self.precision.unwrap_or(Precision::F32) {
                 Precision::F32 => CpuPrecision::F32,
                 Precision::Bf16 => CpuPrecision::Bf16,
+                Precision::Tf32 => bail!("--precision tf32: only CUDA devices have it"),
             },
             isa,
         })?;
         if let Some(notice) = backend.notice() {
             eprintln!("{notice}");
         }
-        let precision = match backend.precision() {
-            CpuPrecision::F32 => "f32",
-            CpuPrecision::Bf16 => "bf16",
+        let (precision, products) = match backend.precision() {
+            CpuPrecision::F32 => ("f32", Products::F32),
+            CpuPrecision::Bf16 => ("bf16", Products::Bf16),
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
         // One thread's rate times the threads: what the cores could do, measured in a moment.
         let peak = backend.isa().peak_gflops(precision == "bf16");
         let facts = Facts {
             precision,
+            products,
             environment: vec![
                 row("device", format!("cpu ({})", backend.isa().name())),
                 row("threads", threads.to_string()),
@@ -127,6 +200,34 @@ impl DeviceArgs {
             if let Ok(value) = std::env::var(name) {
                 eprintln!("{name}={value} is set and holds where no option says otherwise");
             }
+        }
+    }
+}
+
+/// Whether this build knows CUDA and the machine has a device. Where a driver is there and does not
+/// work, says so.
+fn cuda_is_there() -> bool {
+    #[cfg(feature = "cuda")]
+    match electra_engine::cuda::devices() {
+        Ok(devices) => return !devices.is_empty(),
+        Err(error) => eprintln!("computing on the CPU: {error}"),
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_with_a_number_or_without() {
+        assert_eq!("auto".parse(), Ok(Device::Auto));
+        assert_eq!("cpu".parse(), Ok(Device::Cpu));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
+        for wrong in ["gpu", "cuda:", "cuda:x", "CUDA", "cuda:-1", ""] {
+            let error = wrong.parse::<Device>().expect_err(wrong);
+            assert!(error.contains("cuda:N"), "{error}");
         }
     }
 }

@@ -23,6 +23,8 @@ mod norm;
 mod nvrtc;
 mod optimizer;
 #[cfg(feature = "cuda")]
+mod peak;
+#[cfg(feature = "cuda")]
 mod products;
 #[cfg(test)]
 mod tests;
@@ -92,6 +94,11 @@ impl Cuda {
     pub fn new(ordinal: usize, precision: Precision) -> Result<Cuda, CudaError> {
         let device = driver::Driver::open(ordinal, precision == Precision::Tf32)?;
         Ok(Cuda::with_device(Rc::new(device), precision))
+    }
+
+    /// The device's number and name.
+    pub fn device_name(&self) -> String {
+        self.device.name()
     }
 
     /// The precision in use.

@@ -2,11 +2,14 @@
 
 use super::corpus::{counted, grouped};
 use super::{models, vocab};
+use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Result, bail};
 use electra_data::manifest::{MANIFEST, Manifest};
 use electra_data::shards::{Corpus, read_manifest};
 use electra_data::tokenizer::Tokenizer;
+use electra_engine::backend::Backend;
 use electra_engine::cpu::Isa;
+use electra_engine::selftest::{self, Outcome};
 use electra_model::files::info;
 use electra_train::metrics_log::{MetricsLine, read_metrics};
 use electra_train::run_dir::RunFile;
@@ -16,7 +19,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Say what a directory holds: a model, token shards, a tokenizer or a run
+/// Say what a directory holds: a model, token shards, a tokenizer or a run; or what a device does
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory, or the name of a model on the hub [default: say what this machine is]
@@ -25,6 +28,14 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// List the devices of this machine
+    #[arg(long, conflicts_with_all = ["what", "selftest"])]
+    devices: bool,
+    /// Check every operator, and a network in training, on the device against the plain form
+    #[arg(long, conflicts_with = "what")]
+    selftest: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// A description, for programs and for people.
@@ -35,8 +46,17 @@ struct Description {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
     let description = match &args.what {
         Some(what) => directory(&models::folder(what)?)?,
+        None if args.devices => devices(),
+        None if args.selftest => {
+            let (description, passed) = args.device.run(SelfTest)?;
+            if !passed {
+                code = ExitCode::FAILURE;
+            }
+            description
+        }
         None => machine(),
     };
     let mut stdout = std::io::stdout().lock();
@@ -44,7 +64,112 @@ pub fn run(args: Args) -> Result<ExitCode> {
         true => writeln!(stdout, "{}", description.object)?,
         false => writeln!(stdout, "{}", description.text.trim_end())?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// The checks of the engine, on a backend.
+struct SelfTest;
+
+impl Work for SelfTest {
+    type Output = (Description, bool);
+
+    fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<Self::Output> {
+        let start = std::time::Instant::now();
+        let mut outcomes = selftest::run(backend, facts.products);
+        backend.release_arrays();
+        outcomes.extend(selftest::training::run(backend, facts.products));
+        let seconds = start.elapsed().as_secs_f64();
+        let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.passed()).collect();
+        let environment: Vec<String> = facts
+            .environment
+            .iter()
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect();
+        let mut text = format!("{}\n", environment.join(", "));
+        for o in &failed {
+            let (name, error, bound) = (&o.name, o.error, o.bound);
+            let _ = writeln!(
+                text,
+                "  FAILED  {name}: error {error:.1e}, bound {bound:.0e}"
+            );
+        }
+        // What came nearest to its bound, whether or not all is well.
+        let share = |o: &Outcome| match o.bound {
+            0.0 => 0.0,
+            bound => o.error / bound,
+        };
+        let mut near: Vec<&Outcome> = outcomes.iter().filter(|o| o.passed()).collect();
+        near.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        for o in near.iter().take(5) {
+            let (name, error, bound) = (&o.name, o.error, o.bound);
+            let _ = writeln!(
+                text,
+                "  nearest {name}: error {error:.1e}, bound {bound:.0e}"
+            );
+        }
+        let (count, bad) = (outcomes.len(), failed.len());
+        let _ = write!(
+            text,
+            "{} of {count} checks passed in {seconds:.1} s",
+            count - bad
+        );
+        let all = outcomes
+            .iter()
+            .map(|o| {
+                // JSON has no infinity.
+                let error = o.error.is_finite().then_some(o.error);
+                json!({ "name": o.name, "error": error, "bound": o.bound, "passed": o.passed() })
+            })
+            .collect::<Vec<_>>();
+        let object = json!({
+            "device": facts.environment.first().map(|(_, value)| value),
+            "precision": facts.precision, "checks": count, "failed": bad, "seconds": seconds,
+            "outcomes": all,
+        });
+        Ok((Description { object, text }, failed.is_empty()))
+    }
+}
+
+/// The devices of this machine, and why there is none of a kind.
+fn devices() -> Description {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let set = Isa::available()
+        .first()
+        .map_or("portable", |isa| isa.name());
+    let mut text = format!("cpu     {cores} cores, {set}");
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut))]
+    let mut list = vec![json!({ "device": "cpu", "cores": cores, "instruction_set": set })];
+    #[cfg(not(feature = "cuda"))]
+    let cuda = Some("this electra was built without CUDA".to_owned());
+    #[cfg(feature = "cuda")]
+    let cuda = match electra_engine::cuda::devices() {
+        Err(error) => Some(error.to_string()),
+        Ok(devices) => {
+            for d in &devices {
+                let (major, minor) = d.capability;
+                let gib = d.memory as f64 / (1u64 << 30) as f64;
+                let _ = write!(
+                    text,
+                    "\ncuda:{}  {}, compute capability {major}.{minor}, {gib:.1} GiB, {} \
+                     multiprocessors",
+                    d.ordinal, d.name, d.multiprocessors
+                );
+                list.push(json!({
+                    "device": format!("cuda:{}", d.ordinal), "name": d.name,
+                    "compute_capability": format!("{major}.{minor}"), "memory_bytes": d.memory,
+                    "multiprocessors": d.multiprocessors,
+                }));
+            }
+            None
+        }
+    };
+    if let Some(reason) = &cuda {
+        let _ = write!(text, "\ncuda    none: {reason}");
+    }
+    Description {
+        object: json!({ "devices": list, "no_cuda": cuda }),
+        text,
+    }
 }
 
 /// `object` with `holds` as its first key.
