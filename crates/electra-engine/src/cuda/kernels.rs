@@ -218,6 +218,7 @@ impl Shape {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernel {
     pub(super) name: &'static str,
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(super) parameters: &'static [&'static str],
 }
 
@@ -366,17 +367,66 @@ kernels! {
     );
 
     attention_any(
-        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, drop: DropSpec, y: Mat, log_sum: Mat, size: u32,
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, y: Mat, log_sum: Mat, size: u32,
         scale: f32,
     );
     attention_delta(y: Mat, dy: Mat, delta: Ptr<f32>, rows: u32, heads: u32, size: u32);
     attention_any_dq(
-        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, drop: DropSpec, log_sum: Mat, delta: Ptr<f32>,
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat, delta: Ptr<f32>,
         dy: Mat, dq: Mat, heads: u32, size: u32, scale: f32,
     );
     attention_any_dkv(
-        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, drop: DropSpec, log_sum: Mat, delta: Ptr<f32>,
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat, delta: Ptr<f32>,
         dy: Mat, dk: Mat, dv: Mat, heads: u32, size: u32, scale: f32,
+    );
+
+    attention_tensor_32(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, y: Mat,
+        log_sum: Mat, scale: f32,
+    );
+    attention_tensor_dq_32(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dq: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_dkv_32(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dk: Mat, dv: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_64(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, y: Mat,
+        log_sum: Mat, scale: f32,
+    );
+    attention_tensor_dq_64(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dq: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_dkv_64(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dk: Mat, dv: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_96(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, y: Mat,
+        log_sum: Mat, scale: f32,
+    );
+    attention_tensor_dq_96(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dq: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_dkv_96(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dk: Mat, dv: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_128(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, y: Mat,
+        log_sum: Mat, scale: f32,
+    );
+    attention_tensor_dq_128(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dq: Mat, heads: u32, scale: f32,
+    );
+    attention_tensor_dkv_128(
+        q: Mat, k: Mat, v: Mat, cu_seqlens: Ptr<u32>, tiles: u32, drop: DropSpec, log_sum: Mat,
+        delta: Ptr<f32>, dy: Mat, dk: Mat, dv: Mat, heads: u32, scale: f32,
     );
 
     sum_matrix(x: Mat, rows: u32, cols: u32, partials: Ptr<f64>);

@@ -3,7 +3,7 @@
 
 enum { HEAD_BLOCKS = 65536 };
 
-// Where a warp works: blocks are (rows of a sequence by eight, head, sequence).
+// Where a warp works: blocks are (tile of rows of a sequence, head), `tiles` a sequence.
 struct Place {
     unsigned start;
     unsigned len;
@@ -12,11 +12,13 @@ struct Place {
     float* room;
 };
 
-__device__ __forceinline__ Place attention_place(const unsigned* cu_seqlens, unsigned words) {
+__device__ __forceinline__ Place attention_place(const unsigned* cu_seqlens, unsigned tiles,
+                                                 unsigned words) {
     Place p;
-    p.start = cu_seqlens[blockIdx.z];
-    p.len = cu_seqlens[blockIdx.z + 1] - p.start;
-    p.t = warp_row();
+    unsigned sequence = blockIdx.x / tiles;
+    p.start = cu_seqlens[sequence];
+    p.len = cu_seqlens[sequence + 1] - p.start;
+    p.t = blockIdx.x % tiles * 8 + threadIdx.x / 32;
     p.head = blockIdx.y;
     p.room = (float*)DYNAMIC_SHARED + (threadIdx.x / 32) * words;
     return p;
@@ -42,9 +44,9 @@ __device__ __forceinline__ float attention_factor(const DropSpec& drop, unsigned
 }
 
 // y = dropout(softmax(q k' scale)) v, and the log of each row's sum of exponentials.
-extern "C" __global__ void attention_any(Mat q, Mat k, Mat v, const unsigned* cu_seqlens, DropSpec drop,
+extern "C" __global__ void attention_any(Mat q, Mat k, Mat v, const unsigned* cu_seqlens, unsigned tiles, DropSpec drop,
                                          Mat y, Mat log_sum, unsigned size, float scale) {
-    Place p = attention_place(cu_seqlens, 2 * size);
+    Place p = attention_place(cu_seqlens, tiles, 2 * size);
     if (p.t >= p.len) {
         return;
     }
@@ -114,9 +116,9 @@ extern "C" __global__ void attention_delta(Mat y, Mat dy, float* delta, unsigned
 
 // dq of one query a warp.
 extern "C" __global__ void attention_any_dq(Mat q, Mat k, Mat v, const unsigned* cu_seqlens,
-                                            DropSpec drop, Mat log_sum, const float* delta, Mat dy,
+                                            unsigned tiles, DropSpec drop, Mat log_sum, const float* delta, Mat dy,
                                             Mat dq, unsigned heads, unsigned size, float scale) {
-    Place p = attention_place(cu_seqlens, 3 * size);
+    Place p = attention_place(cu_seqlens, tiles, 3 * size);
     if (p.t >= p.len) {
         return;
     }
@@ -161,10 +163,10 @@ extern "C" __global__ void attention_any_dq(Mat q, Mat k, Mat v, const unsigned*
 
 // dk and dv of one key a warp.
 extern "C" __global__ void attention_any_dkv(Mat q, Mat k, Mat v, const unsigned* cu_seqlens,
-                                             DropSpec drop, Mat log_sum, const float* delta, Mat dy,
+                                             unsigned tiles, DropSpec drop, Mat log_sum, const float* delta, Mat dy,
                                              Mat dk, Mat dv, unsigned heads, unsigned size,
                                              float scale) {
-    Place p = attention_place(cu_seqlens, 4 * size);
+    Place p = attention_place(cu_seqlens, tiles, 4 * size);
     if (p.t >= p.len) {
         return;
     }
