@@ -6,6 +6,14 @@ use super::kernels::{self, DropSpec, Mat, Shape, wide};
 use crate::backend::{Activation, Array, Dropout, Ints, RowKeys};
 use crate::rng::{Purpose, stream};
 
+/// An activation's number in elementwise.cu.
+pub(super) fn activation_number(activation: Activation) -> u32 {
+    match activation {
+        Activation::Gelu => 0,
+        Activation::GeluTanh => 1,
+    }
+}
+
 impl Cuda {
     /// A dropout as kernels take it.
     pub(super) fn drop_spec(
@@ -44,10 +52,7 @@ impl Cuda {
             true => kernels::activation_8,
             false => kernels::activation_1,
         };
-        let kind = match activation {
-            Activation::Gelu => 0,
-            Activation::GeluTanh => 1,
-        };
+        let kind = activation_number(activation);
         kernel(
             &*self.device,
             Shape::rows(z.rows),

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 /// Runs a kernel: number, arguments, grid, threads, shared bytes, order.
@@ -23,6 +24,8 @@ pub(super) enum Order {
 
 /// The compiled kernels, or why there are none.
 static LIBRARY: LazyLock<Result<libloading::Library, String>> = LazyLock::new(compile);
+/// Which kernels have run in this process.
+static LAUNCHED: [AtomicBool; KERNELS.len()] = [const { AtomicBool::new(false) }; KERNELS.len()];
 /// Kernels keep their state in the library: one at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
@@ -87,7 +90,6 @@ pub(super) struct Emulator {
     order: Order,
     /// Whether products are computed here, or left to the kernel.
     products: bool,
-    pub(super) launches: Cell<usize>,
     pub(super) in_use: Cell<usize>,
     /// Bytes that may be in use.
     pub(super) capacity: Cell<usize>,
@@ -104,11 +106,17 @@ impl Emulator {
         Some(Emulator {
             order,
             products,
-            launches: Cell::new(0),
             in_use: Cell::new(0),
             capacity: Cell::new(usize::MAX),
         })
     }
+}
+
+/// Kernels that have not run in this process.
+pub(super) fn never_launched() -> Vec<&'static str> {
+    let names = KERNELS.iter().zip(&LAUNCHED);
+    let never = names.filter(|(_, launched)| !launched.load(Ordering::Relaxed));
+    never.map(|(kernel, _)| kernel.name).collect()
 }
 
 /// Memory ends where a page without access begins, so that what goes beyond it is seen.
@@ -231,7 +239,7 @@ impl Device for Emulator {
         let Ok(library) = &*LIBRARY else {
             unreachable!("without a library there is no emulator");
         };
-        self.launches.set(self.launches.get() + 1);
+        LAUNCHED[kernel].store(true, Ordering::Relaxed);
         let guard = ONE.lock();
         // SAFETY: the table of kernels checks number and types of the arguments.
         unsafe {

@@ -322,6 +322,24 @@ kernels! {
         cols: u32,
     );
 
+    norm_sums_256(
+        x: Mat, stats: Mat, weight: Ptr<f32>, dy: Mat, dx: Mat, drop: DropSpec, dropped: Mat,
+        partials: Ptr<f32>, rows: u32, cols: u32,
+    );
+    norm_sums_512(
+        x: Mat, stats: Mat, weight: Ptr<f32>, dy: Mat, dx: Mat, drop: DropSpec, dropped: Mat,
+        partials: Ptr<f32>, rows: u32, cols: u32,
+    );
+    norm_sums_768(
+        x: Mat, stats: Mat, weight: Ptr<f32>, dy: Mat, dx: Mat, drop: DropSpec, dropped: Mat,
+        partials: Ptr<f32>, rows: u32, cols: u32,
+    );
+    norm_sums_1024(
+        x: Mat, stats: Mat, weight: Ptr<f32>, dy: Mat, dx: Mat, drop: DropSpec, dropped: Mat,
+        partials: Ptr<f32>, rows: u32, cols: u32,
+    );
+    activation_sums(kind: u32, z: Mat, d: Mat, partials: Ptr<f32>, rows: u32, cols: u32);
+
     column_sum_1(
         d: Mat, x: Mat, stats: Mat, which: u32, partials: Ptr<f32>, rows: u32, cols: u32,
     );
@@ -340,7 +358,9 @@ kernels! {
     column_weighted_8(
         d: Mat, x: Mat, stats: Mat, which: u32, partials: Ptr<f32>, rows: u32, cols: u32,
     );
-    add_partials(partials: Ptr<f32>, count: u32, stride: u32, out: Ptr<f32>, cols: u32);
+    add_partials(
+        partials: Ptr<f32>, count: u32, out0: Ptr<f32>, out1: Ptr<f32>, out2: Ptr<f32>, cols: u32,
+    );
     thin_forward(
         x: Mat, weight: Ptr<f32>, bias: Ptr<f32>, y: Mat, rows: u32, inputs: u32, outputs: u32,
     );

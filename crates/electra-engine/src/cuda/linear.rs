@@ -111,6 +111,20 @@ impl Cuda {
     ) {
         let (outputs, inputs) = (linear.weight.rows, linear.weight.cols);
         assert!(x.cols == inputs && dy.cols == outputs && x.rows == dy.rows);
+        self.weight_gradient(x, dy, linear, grads);
+        let bias = grads.ptr::<f32>().add(linear.bias.offset);
+        self.column_sums(self.mat(dy), Columns::Sum, dy.rows, outputs, &[bias]);
+    }
+
+    /// The same without the bias.
+    pub(super) fn weight_gradient(
+        &mut self,
+        x: Array,
+        dy: Array,
+        linear: &Linear,
+        grads: &mut Flat,
+    ) {
+        let (outputs, inputs) = (linear.weight.rows, linear.weight.cols);
         let (xm, dm) = (self.mat(x), self.mat(dy));
         let weight = grads.ptr::<f32>().add(linear.weight.offset);
         if outputs <= THIN {
@@ -133,8 +147,6 @@ impl Cuda {
                 bias: None,
             });
         }
-        let bias = grads.ptr::<f32>().add(linear.bias.offset);
-        self.column_sums(dm, Columns::Sum, dy.rows, outputs, &[bias]);
     }
 
     /// Adds sums over the rows of `d` `[rows, cols]` to each of `out`, `[cols]`.
@@ -184,18 +196,29 @@ impl Cuda {
             cols as u32,
         )
         .or_fail();
-        for (i, &out) in out.iter().enumerate() {
-            kernels::add_partials(
-                device,
-                Shape::new([cols.div_ceil(32), 1, 1], 256),
-                partials.add(i * cols),
-                splits as u32,
-                (out_stride(columns) * cols) as u32,
-                out,
-                cols as u32,
-            )
-            .or_fail();
-        }
+        self.add_partials(partials, splits, out, cols);
+    }
+
+    /// Adds `count` parts, each with a row of `cols` for each of `out`, to these.
+    pub(super) fn add_partials(
+        &mut self,
+        partials: Ptr<f32>,
+        count: usize,
+        out: &[Ptr<f32>],
+        cols: usize,
+    ) {
+        let at = |i: usize| out.get(i).copied().unwrap_or(Ptr::NONE);
+        kernels::add_partials(
+            &*self.device,
+            Shape::new([cols.div_ceil(32), out.len(), 1], 256),
+            partials,
+            count as u32,
+            at(0),
+            at(1),
+            at(2),
+            cols as u32,
+        )
+        .or_fail();
     }
 
     /// A product by the device's library, or by our own kernel.
@@ -222,13 +245,5 @@ impl Cuda {
             p.k as u32,
         )
         .or_fail();
-    }
-}
-
-/// Rows of partials that belong together.
-fn out_stride(columns: Columns) -> usize {
-    match columns {
-        Columns::Norm { .. } => 2,
-        _ => 1,
     }
 }

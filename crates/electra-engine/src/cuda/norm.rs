@@ -1,12 +1,17 @@
 //! Layer norm, fused with the residual sum and dropout around it, and the layer made of such parts.
 
+use super::elementwise::activation_number;
 use super::error::OrFail;
 use super::kernels::{self, DropSpec, Mat, Shape, wide};
 use super::linear::Columns;
-use super::memory::CudaParams;
+use super::memory::{CudaParams, Use};
 use super::{Cuda, Flat};
 use crate::backend::*;
+use crate::params::ParamView;
 use crate::rng::Purpose;
+
+/// Most blocks that share the rows where sums over them are left.
+const NORM_BLOCKS: usize = 528;
 
 impl Cuda {
     /// `sum = residual + dropout(x)`, `y = norm(sum)`; without a residual `y = norm(x)`, and `sum`
@@ -115,6 +120,97 @@ impl Cuda {
         .or_fail();
     }
 
+    /// [`norm_backward`](Cuda::norm_backward), and adds to the gradient of `below`, the bias of the
+    /// linear layer that put out what went through dropout.
+    fn norm_backward_with_bias(
+        &mut self,
+        params: &CudaParams,
+        x: Array,
+        stats: Array,
+        norm: &Norm,
+        dy: Array,
+        dx: Array,
+        dropped: Option<(&Dropout, &RowKeys, Array)>,
+        below: ParamView,
+        grads: &mut Flat,
+    ) {
+        let (rows, cols) = (x.rows, x.cols);
+        assert!(below.len() == cols);
+        let (xm, sm, dm, dxm) = (self.mat(x), self.mat(stats), self.mat(dy), self.mat(dx));
+        let om = dropped.map_or(Mat::NONE, |(_, _, out)| self.mat(out));
+        let weight = params.slice(norm.weight);
+        let fits = wide(cols, &[xm, dm, dxm, om, Mat::dense(weight.0, 0)]);
+        let kernel = match cols.div_ceil(256) {
+            1 if fits => kernels::norm_sums_256,
+            2 if fits => kernels::norm_sums_512,
+            3 if fits => kernels::norm_sums_768,
+            4 if fits => kernels::norm_sums_1024,
+            _ => {
+                self.norm_backward(params, x, stats, norm, dy, dx, dropped, grads);
+                let d = dropped.map_or(dx, |(_, _, out)| out);
+                let bias = grads.ptr::<f32>().add(below.offset);
+                self.column_sums(self.mat(d), Columns::Sum, rows, cols, &[bias]);
+                return;
+            }
+        };
+        let keys = dropped.map(|(dropout, keys, _)| (dropout, keys));
+        let drop = self.drop_spec(keys, Purpose::Dropout, rows);
+        let blocks = rows.div_ceil(8).min(NORM_BLOCKS);
+        let partials = self.scratch.room::<f32>(Use::Partials, 3 * blocks * cols);
+        let (n, width) = (rows as u32, cols as u32);
+        kernel(
+            &*self.device,
+            Shape::new([blocks, 1, 1], 256),
+            xm,
+            sm,
+            weight,
+            dm,
+            dxm,
+            drop,
+            om,
+            partials,
+            n,
+            width,
+        )
+        .or_fail();
+        let out = [norm.bias, norm.weight, below].map(|v| grads.ptr::<f32>().add(v.offset));
+        self.add_partials(partials, blocks, &out, cols);
+    }
+
+    /// `d = f'(z) d`, and adds the sums of its columns to the gradient of `bias`.
+    fn activation_backward_with_bias(
+        &mut self,
+        activation: Activation,
+        z: Array,
+        d: Array,
+        bias: ParamView,
+        grads: &mut Flat,
+    ) {
+        let (rows, cols) = (z.rows, z.cols);
+        assert!(d.rows == rows && d.cols == cols && bias.len() == cols);
+        let (zm, dm) = (self.mat(z), self.mat(d));
+        let out = grads.ptr::<f32>().add(bias.offset);
+        if !wide(cols, &[zm, dm]) {
+            self.activate(activation, z, Some(d), d);
+            self.column_sums(dm, Columns::Sum, rows, cols, &[out]);
+            return;
+        }
+        let splits = rows.div_ceil(32).min(NORM_BLOCKS);
+        let partials = self.scratch.room::<f32>(Use::Partials, splits * cols);
+        kernels::activation_sums(
+            &*self.device,
+            Shape::new([splits, cols.div_ceil(256), 1], 256),
+            activation_number(activation),
+            zm,
+            dm,
+            partials,
+            rows as u32,
+            cols as u32,
+        )
+        .or_fail();
+        self.add_partials(partials, splits, &[out], cols);
+    }
+
     /// [`Backend::layer`] with residual, dropout and norm in one kernel.
     pub(super) fn fused_layer(
         &mut self,
@@ -183,7 +279,7 @@ impl Cuda {
     ) {
         let keys = &sequences.keys;
         let (normed, inner) = (keep.attention_normed, d.intermediate);
-        self.norm_backward(
+        self.norm_backward_with_bias(
             params,
             keep.output_sum,
             keep.output_stats,
@@ -191,15 +287,17 @@ impl Cuda {
             d.hidden,
             d.residual,
             dropout.map(|dropout| (&dropout.output, keys, d.branch)),
+            layer.output.bias,
             grads,
         );
         let branch = dropout.map_or(d.residual, |_| d.branch);
-        self.linear_gradient(keep.activated, branch, &layer.output, grads);
+        self.weight_gradient(keep.activated, branch, &layer.output, grads);
         self.linear_backward(params, branch, &layer.output, inner, false);
-        self.activate(spec.activation, keep.intermediate, Some(inner), inner);
-        self.linear_gradient(normed, inner, &layer.intermediate, grads);
+        let bias = layer.intermediate.bias;
+        self.activation_backward_with_bias(spec.activation, keep.intermediate, inner, bias, grads);
+        self.weight_gradient(normed, inner, &layer.intermediate, grads);
         self.linear_backward(params, inner, &layer.intermediate, d.residual, true);
-        self.norm_backward(
+        self.norm_backward_with_bias(
             params,
             keep.attention_sum,
             keep.attention_stats,
@@ -207,10 +305,11 @@ impl Cuda {
             d.residual,
             d.hidden,
             dropout.map(|dropout| (&dropout.attention_output, keys, d.branch)),
+            layer.attention_output.bias,
             grads,
         );
         let branch = dropout.map_or(d.hidden, |_| d.branch);
-        self.linear_gradient(keep.context, branch, &layer.attention_output, grads);
+        self.weight_gradient(keep.context, branch, &layer.attention_output, grads);
         self.linear_backward(params, branch, &layer.attention_output, d.residual, false);
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * spec.hidden, spec.hidden));
         self.attend_backward(

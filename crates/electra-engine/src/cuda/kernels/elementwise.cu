@@ -111,3 +111,42 @@ extern "C" __global__ void cross_entropy_backward(Mat logits, const unsigned* la
         put(d, row, 0, scale * (sigmoid - (float)labels[row]));
     }
 }
+
+// d = f'(z) d in place, and partial sums of it over rows: block (i, j) takes rows i, i + gridDim.x,
+// ... by its eight warps, and 256 columns.
+extern "C" __global__ void activation_sums(unsigned kind, Mat z, Mat d, float* partials,
+                                           unsigned rows, unsigned cols) {
+    __shared__ float shared[8][256];
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unsigned first = blockIdx.y * 256, c = first + lane * 8;
+    float sums[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        sums[j] = 0.0f;
+    }
+    if (c < cols) {
+        for (unsigned row = blockIdx.x * 8 + warp; row < rows; row += gridDim.x * 8) {
+            float v[8], slope[8];
+            load<8>(z, row, c, v);
+            load<8>(d, row, c, slope);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                v[j] = kept(d, activation_slope(kind, v[j]) * slope[j]);
+                sums[j] += v[j];
+            }
+            store<8>(d, row, c, v);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        shared[warp][lane * 8 + j] = sums[j];
+    }
+    __syncthreads();
+    if (first + threadIdx.x < cols) {
+        float sum = 0.0f;
+        for (int w = 0; w < 8; w++) {
+            sum += shared[w][threadIdx.x];
+        }
+        partials[(size_t)blockIdx.x * cols + first + threadIdx.x] = sum;
+    }
+}

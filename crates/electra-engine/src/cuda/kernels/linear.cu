@@ -73,15 +73,18 @@ COLUMNS(column_norm_8, 8, COLUMN_NORM)
 COLUMNS(column_weighted_1, 1, COLUMN_WEIGHTED)
 COLUMNS(column_weighted_8, 8, COLUMN_WEIGHTED)
 
-// out[c] += sum over i of partials[i][c], by blocks of 32 columns x 8.
-extern "C" __global__ void add_partials(const float* partials, unsigned count, unsigned stride,
-                                        float* out, unsigned cols) {
+// out_y[c] += sum over i of partials[i][y][c] for y = blockIdx.y, by blocks of 32 columns x 8.
+extern "C" __global__ void add_partials(const float* partials, unsigned count, float* out0,
+                                        float* out1, float* out2, unsigned cols) {
     __shared__ float shared[8][32];
     unsigned lane = threadIdx.x % 32, part = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
+    float* out = blockIdx.y == 0 ? out0 : blockIdx.y == 1 ? out1 : out2;
+    const float* from = partials + (size_t)blockIdx.y * cols;
+    size_t stride = (size_t)gridDim.y * cols;
     float sum = 0.0f;
     if (c < cols) {
         for (unsigned i = part; i < count; i += 8) {
-            sum += partials[(size_t)i * stride + c];
+            sum += from[i * stride + c];
         }
     }
     shared[part][lane] = sum;

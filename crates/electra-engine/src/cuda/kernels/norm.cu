@@ -168,3 +168,111 @@ NORM_BACKWARD(norm_backward_256, 8, 1)
 NORM_BACKWARD(norm_backward_512, 8, 2)
 NORM_BACKWARD(norm_backward_768, 8, 3)
 NORM_BACKWARD(norm_backward_1024, 8, 4)
+
+// The same for rows blockIdx.x, blockIdx.x + gridDim.x, ... by eight, with the sums over rows that
+// go with it: partials[block][0] of dy, the gradient of the norm's bias; [1] of dy times the
+// normalised values, that of its weight; [2] of what is written last, that of the bias of the layer
+// below. Blocks of 256 threads.
+template <int CHUNKS>
+__device__ void norm_backward_with_sums(Mat x, Mat stats, const float* weight, Mat dy, Mat dx,
+                                        DropSpec drop, Mat dropped, float* partials, unsigned rows,
+                                        unsigned cols) {
+    __shared__ float shared[8][256];
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float sums[3][CHUNKS][8];
+#pragma unroll
+    for (int k = 0; k < 3; k++) {
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                sums[k][i][j] = 0.0f;
+            }
+        }
+    }
+    for (unsigned row = blockIdx.x * 8 + warp; row < rows; row += gridDim.x * 8) {
+        float hats[CHUNKS][8], slopes[CHUNKS][8];
+        float mean = get(stats, row, 0), reciprocal = get(stats, row, 1);
+        float sum = 0.0f, dot = 0.0f;
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            unsigned c = (i * 32 + lane) * 8;
+            if (c < cols) {
+                float v[8], d[8], w[8];
+                load<8>(x, row, c, v);
+                load<8>(dy, row, c, d);
+                load_vector<8>(weight, c, w);
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    float hat = (v[j] - mean) * reciprocal, slope = d[j] * w[j];
+                    sum += slope;
+                    dot += slope * hat;
+                    hats[i][j] = hat;
+                    slopes[i][j] = slope;
+                    sums[0][i][j] += d[j];
+                    sums[1][i][j] += d[j] * hat;
+                }
+            }
+        }
+        sum = warp_sum(sum) / cols;
+        dot = warp_sum(dot) / cols;
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            unsigned c = (i * 32 + lane) * 8;
+            float out[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                out[j] = 0.0f;
+            }
+            if (c < cols) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    out[j] = kept(dx, reciprocal * (slopes[i][j] - sum - hats[i][j] * dot));
+                }
+                store<8>(dx, row, c, out);
+            }
+            if (dropped.data) {
+                drop_columns<8>(drop, row, c, out);
+                if (c < cols) {
+                    store<8>(dropped, row, c, out);
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                sums[2][i][j] += out[j];
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 3; k++) {
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            __syncthreads();
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                shared[warp][lane * 8 + j] = sums[k][i][j];
+            }
+            __syncthreads();
+            unsigned c = i * 256 + threadIdx.x;
+            if (c < cols) {
+                float sum = 0.0f;
+                for (int w = 0; w < 8; w++) {
+                    sum += shared[w][threadIdx.x];
+                }
+                partials[((size_t)blockIdx.x * 3 + k) * cols + c] = sum;
+            }
+        }
+    }
+}
+
+#define NORM_SUMS(NAME, CHUNKS)                                                                 \
+    extern "C" __global__ void __launch_bounds__(256) NAME(                                     \
+        Mat x, Mat stats, const float* weight, Mat dy, Mat dx, DropSpec drop, Mat dropped,      \
+        float* partials, unsigned rows, unsigned cols) {                                        \
+        norm_backward_with_sums<CHUNKS>(x, stats, weight, dy, dx, drop, dropped, partials,      \
+                                        rows, cols);                                            \
+    }
+NORM_SUMS(norm_sums_256, 1)
+NORM_SUMS(norm_sums_512, 2)
+NORM_SUMS(norm_sums_768, 3)
+NORM_SUMS(norm_sums_1024, 4)
