@@ -79,7 +79,7 @@ impl Mat {
     }
 
     /// From row `row` on.
-    pub(super) fn from_row(self, row: usize) -> Mat {
+    pub(super) fn rows_from(self, row: usize) -> Mat {
         let bytes = row * self.stride as usize * self.kind.bytes();
         Mat {
             data: self.data + bytes as u64,

@@ -2,6 +2,7 @@
 
 use super::device::Product;
 use super::kernels::{Kind, Mat};
+use super::memory::Scratch;
 use super::{Cuda, Precision};
 use crate::backend::Backend;
 use std::time::Instant;
@@ -56,6 +57,7 @@ impl Cuda {
             seconds = seconds.min(start.elapsed().as_secs_f64());
         }
         self.release_arrays();
+        self.scratch = Scratch::new(&self.device);
         (2 * SIDE * SIDE * SIDE * RUNS) as f64 / seconds
     }
 }

@@ -327,4 +327,17 @@ mod tests {
         assert_ne!(key(&product(2048, 4096)), key(&product(2048, 4100)));
         assert_eq!(alignment(4096 + 8), 8);
     }
+
+    /// Loaded by its path, the library is found by its name. Without a device it does not start.
+    #[test]
+    fn the_library_is_called_once_it_is_loaded() {
+        match Products::new("no device".into(), ptr::null_mut(), 0, false) {
+            Ok(_) => {}
+            Err(CudaError::Call { what, .. }) => assert_eq!(what, "starting cuBLASLt"),
+            Err(error) => {
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "{error}");
+                println!("skipped: {error}");
+            }
+        }
+    }
 }

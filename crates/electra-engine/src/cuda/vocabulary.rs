@@ -48,7 +48,7 @@ impl Cuda {
                 m: rows,
                 n: entries,
                 k: x.cols,
-                a: xm.from_row(first),
+                a: xm.rows_from(first),
                 a_transposed: false,
                 b: params.matrix(head.weight, xm.kind),
                 b_transposed: true,
@@ -91,8 +91,8 @@ impl Cuda {
                 logits.stride as u32,
                 head.weight.rows as u32,
                 cuda.ids(targets).add(logits.first),
-                cuda.mat(log_prob).from_row(logits.first),
-                cuda.mat(log_sum).from_row(logits.first),
+                cuda.mat(log_prob).rows_from(logits.first),
+                cuda.mat(log_sum).rows_from(logits.first),
                 predicted,
             )
             .or_fail();
@@ -134,7 +134,7 @@ impl Cuda {
                 logits.stride as u32,
                 entries as u32,
                 cuda.ids(targets).add(logits.first),
-                cuda.mat(log_sum).from_row(logits.first),
+                cuda.mat(log_sum).rows_from(logits.first),
                 scale,
                 d,
             )
@@ -147,7 +147,7 @@ impl Cuda {
                 a_transposed: false,
                 b: params.matrix(head.weight, d.kind),
                 b_transposed: false,
-                c: dxm.from_row(logits.first),
+                c: dxm.rows_from(logits.first),
                 accumulate: false,
                 bias: None,
             });
@@ -157,7 +157,7 @@ impl Cuda {
                 k: logits.rows,
                 a: d,
                 a_transposed: true,
-                b: xm.from_row(logits.first),
+                b: xm.rows_from(logits.first),
                 b_transposed: false,
                 c: Mat::dense(weight.0, size),
                 accumulate: true,
