@@ -693,4 +693,24 @@ pub trait Backend {
         }
         x
     }
+
+    /// A run of layers of which only the last output is kept; returns it. `work` are two layers'
+    /// arrays that may share all but their outputs.
+    fn infer_layers(
+        &mut self,
+        params: &Self::Params,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        input: Array,
+        work: &[LayerArrays; 2],
+    ) -> Array {
+        let mut x = input;
+        for (i, layer) in layers.iter().enumerate() {
+            let keep = &work[i % 2];
+            self.layer(params, spec, layer, sequences, None, x, keep);
+            x = keep.output;
+        }
+        x
+    }
 }

@@ -21,6 +21,7 @@ fn kinds() -> Vec<(Isa, Precision)> {
     let mut kinds = Vec::new();
     for isa in Isa::available() {
         kinds.push((isa, Precision::F32));
+        kinds.push((isa, Precision::Int8));
         if isa.has_bf16() {
             kinds.push((isa, Precision::Bf16));
         }
@@ -36,6 +37,7 @@ fn every_operator_agrees_with_the_reference_by_the_same_bits_on_any_number_of_th
         let products = match precision {
             Precision::F32 => Products::F32,
             Precision::Bf16 => Products::Bf16,
+            Precision::Int8 => Products::Int8,
         };
         let alone = selftest::outputs(&mut cpu(isa, precision, 1));
         for o in selftest::compare(&alone, &exact, products) {

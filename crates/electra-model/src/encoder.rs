@@ -236,7 +236,16 @@ pub struct EncoderArrays {
     stats: Array,
     normed: Array,
     projected: Option<Array>,
-    layers: Vec<LayerArrays>,
+    layers: Layers,
+}
+
+/// The arrays that layers work in.
+#[derive(Clone, Debug)]
+enum Layers {
+    /// For each layer what backward reads.
+    Kept(Vec<LayerArrays>),
+    /// Two layers' arrays in turn.
+    Working(Box<[LayerArrays; 2]>),
 }
 
 /// Gradients that pass through an encoder.
@@ -253,7 +262,7 @@ impl EncoderArrays {
         backend: &mut B,
         encoder: &Encoder,
         tokens: usize,
-        layers: Vec<LayerArrays>,
+        layers: Layers,
     ) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderArrays {
@@ -277,11 +286,10 @@ impl EncoderArrays {
             .iter()
             .map(|_| LayerArrays::new(backend, spec, tokens))
             .collect();
-        Self::with_layers(backend, encoder, tokens, layers)
+        Self::with_layers(backend, encoder, tokens, Layers::Kept(layers))
     }
 
-    /// For inference on up to `tokens` tokens: all layers work in the same arrays, with two
-    /// outputs in turn.
+    /// For inference on up to `tokens` tokens: nothing is kept but the last output.
     pub fn for_inference<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let spec = &encoder.body.spec;
         let even = LayerArrays::new(backend, spec, tokens);
@@ -289,9 +297,7 @@ impl EncoderArrays {
             output: backend.array(tokens, spec.hidden),
             ..even
         };
-        let layers = (0..encoder.body.layers.len())
-            .map(|i| if i % 2 == 0 { even } else { odd })
-            .collect();
+        let layers = Layers::Working(Box::new([even, odd]));
         Self::with_layers(backend, encoder, tokens, layers)
     }
 
@@ -302,7 +308,14 @@ impl EncoderArrays {
             stats: self.stats.first_rows(tokens),
             normed: self.normed.first_rows(tokens),
             projected: self.projected.map(|a| a.first_rows(tokens)),
-            layers: self.layers.iter().map(|l| l.first_rows(tokens)).collect(),
+            layers: match &self.layers {
+                Layers::Kept(kept) => {
+                    Layers::Kept(kept.iter().map(|l| l.first_rows(tokens)).collect())
+                }
+                Layers::Working(work) => {
+                    Layers::Working(Box::new(work.map(|l| l.first_rows(tokens))))
+                }
+            },
         }
     }
 
@@ -312,14 +325,22 @@ impl EncoderArrays {
         if !backend.sum(self.layer_input()).is_finite() {
             return Some("the embeddings".to_owned());
         }
-        let mut outputs = self.layers.iter().map(|layer| layer.output);
+        let mut outputs = self.kept().iter().map(|layer| layer.output);
         let layer = outputs.position(|output| !backend.sum(output).is_finite())?;
         Some(format!("layer {layer}"))
     }
 
-    /// Output of the last layer, `[T, H]`.
+    /// Of training, the output of the last layer, `[T, H]`.
     pub fn output(&self) -> Array {
-        self.layers.last().map_or(self.layer_input(), |l| l.output)
+        self.kept().last().map_or(self.layer_input(), |l| l.output)
+    }
+
+    /// Of training, what each layer keeps.
+    fn kept(&self) -> &[LayerArrays] {
+        match &self.layers {
+            Layers::Kept(kept) => kept,
+            Layers::Working(_) => &[],
+        }
     }
 
     fn layer_input(&self) -> Array {
@@ -429,15 +450,26 @@ impl Encoder {
         if let (Some(project), Some(projected)) = (&self.body.project, arrays.projected) {
             backend.linear(params, arrays.normed, project, projected);
         }
-        backend.layers(
-            params,
-            &self.body.spec,
-            &self.body.layers,
-            &input.sequences,
-            &self.layer_dropouts(rng),
-            arrays.layer_input(),
-            &arrays.layers,
-        )
+        let body = &self.body;
+        match &arrays.layers {
+            Layers::Kept(kept) => backend.layers(
+                params,
+                &body.spec,
+                &body.layers,
+                &input.sequences,
+                &self.layer_dropouts(rng),
+                arrays.layer_input(),
+                kept,
+            ),
+            Layers::Working(work) => backend.infer_layers(
+                params,
+                &body.spec,
+                &body.layers,
+                &input.sequences,
+                arrays.layer_input(),
+                work,
+            ),
+        }
     }
 
     /// Adds to `grads` from the gradient by the output in `d.layers.hidden`. The other arguments
@@ -452,11 +484,11 @@ impl Encoder {
         d: &EncoderGradients,
         grads: &mut B::Flat,
     ) {
-        let dropouts = self.layer_dropouts(rng);
+        let (dropouts, kept) = (self.layer_dropouts(rng), arrays.kept());
         for i in (0..self.body.layers.len()).rev() {
             let layer_input = match i {
                 0 => arrays.layer_input(),
-                _ => arrays.layers[i - 1].output,
+                _ => kept[i - 1].output,
             };
             backend.layer_backward(
                 params,
@@ -465,7 +497,7 @@ impl Encoder {
                 &input.sequences,
                 dropouts.get(i),
                 layer_input,
-                &arrays.layers[i],
+                &kept[i],
                 &d.layers,
                 grads,
             );

@@ -112,16 +112,43 @@ impl Cpu {
             // SAFETY: nobody writes to what forward kept and dy; the rows and columns of dq, dk,
             // dv of this head are this task's.
             unsafe {
-                let keys_t = pack_head(isa, head.source(k, 0..len), Columns::Rows, keys_t);
-                let values_t = pack_head(isa, head.source(v, 0..len), Columns::Rows, values_t);
-                let keys = pack_head(isa, head.source(k, 0..len), Columns::Columns, keys);
+                let keys_t = pack_head(
+                    isa,
+                    Form::F32,
+                    head.source(k, 0..len),
+                    Columns::Rows,
+                    keys_t,
+                );
+                let values_t = pack_head(
+                    isa,
+                    Form::F32,
+                    head.source(v, 0..len),
+                    Columns::Rows,
+                    values_t,
+                );
+                let keys = pack_head(
+                    isa,
+                    Form::F32,
+                    head.source(k, 0..len),
+                    Columns::Columns,
+                    keys,
+                );
                 for first in (0..len).step_by(QUERIES) {
                     let rows = first..len.min(first + QUERIES);
                     let (q, dy_rows) =
                         (head.source(q, rows.clone()), head.source(dy, rows.clone()));
-                    multiply(isa, q, keys_t, scores.as_mut_ptr(), stride, Start::Zero);
                     multiply(
                         isa,
+                        Form::F32,
+                        q,
+                        keys_t,
+                        scores.as_mut_ptr(),
+                        stride,
+                        Start::Zero,
+                    );
+                    multiply(
+                        isa,
+                        Form::F32,
                         dy_rows,
                         values_t,
                         gradient.as_mut_ptr(),
@@ -144,16 +171,17 @@ impl Cpu {
                         });
                     }
                     let by_scores = Source {
+                        form: Form::F32,
                         data: gradient.as_ptr(),
                         rows: rows.len(),
                         cols: len,
                         stride,
                     };
                     let to = dq.at(head.start + first, head.column);
-                    multiply(isa, by_scores, keys, to, dq.stride, Start::Zero);
+                    multiply(isa, Form::F32, by_scores, keys, to, dq.stride, Start::Zero);
                     // dv += pᵀ dy and dk += dsᵀ q: the depth runs over this block's queries.
-                    let q = pack_head(isa, q, Columns::Columns, queries_b);
-                    let dy_rows = pack_head(isa, dy_rows, Columns::Columns, dy_b);
+                    let q = pack_head(isa, Form::F32, q, Columns::Columns, queries_b);
+                    let dy_rows = pack_head(isa, Form::F32, dy_rows, Columns::Columns, dy_b);
                     for (a, b, d) in [(&*scores, dy_rows, dv), (&*gradient, q, dk)] {
                         let (c, c_stride) = result(&head, d);
                         let product = Product {

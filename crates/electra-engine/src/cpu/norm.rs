@@ -11,12 +11,12 @@ use crate::backend::{Array, Norm};
 const ROWS: usize = 64;
 
 /// One row; returns mean and reciprocal deviation.
-struct Forward<'a> {
-    x: &'a [f32],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
-    y: &'a mut [f32],
+pub(super) struct Forward<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) eps: f32,
+    pub(super) y: &'a mut [f32],
 }
 
 impl Kernel for Forward<'_> {

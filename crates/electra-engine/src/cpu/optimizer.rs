@@ -125,7 +125,7 @@ impl Cpu {
             });
         }
         let changed: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
-        params.repack(&mut self.pool, isa, self.form, &changed);
+        params.repack(&mut self.pool, isa, &changed);
     }
 
     pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {

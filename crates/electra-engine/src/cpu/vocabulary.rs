@@ -313,7 +313,7 @@ impl Cpu {
     }
 
     pub(super) fn vocabulary_logits<'a>(
-        &self,
+        &mut self,
         params: &'a CpuParams,
         x: Array,
         head: &Linear,
@@ -323,7 +323,7 @@ impl Cpu {
             isa: self.isa,
             form: self.form,
             x: self.view(x),
-            weight: params.forward(head.weight),
+            weight: self.forward_panels(params, head.weight),
             bias: params.slice(head.bias),
         }
     }

@@ -1,7 +1,7 @@
 //! Backward of the log-probability over the vocabulary: the gradient by the logits stands in
 //! memory a chunk at a time.
 
-use super::gemm::{Panels, Product, STRIP, Start};
+use super::gemm::{Form, Panels, Product, STRIP, Start};
 use super::isa::Kernel;
 use super::linear::{left_side, left_words, source};
 use super::math::exp;
@@ -84,6 +84,7 @@ impl Block<'_> {
                 }
             }
             let gradient = Source {
+                form: Form::F32,
                 data: d.as_ptr(),
                 rows,
                 cols: entries.len(),
