@@ -61,7 +61,7 @@ impl View {
 
     /// Columns `first .. first + cols` of every row.
     pub(crate) fn columns(self, first: usize, cols: usize) -> Self {
-        assert!(first + cols <= self.cols && (self.form == Form::F32 || first % 2 == 0));
+        assert!(first + cols <= self.cols && (self.form == Form::F32 || first.is_multiple_of(2)));
         View {
             data: self.data.wrapping_add(self.form.units(first)),
             column: self.column + first,
@@ -78,7 +78,7 @@ impl View {
 
     /// Address of the word that begins with an element.
     pub(crate) fn word(&self, row: usize, col: usize) -> *mut f32 {
-        assert!(row < self.rows && col < self.cols && (self.form == Form::F32 || col % 2 == 0));
+        assert!(row < self.rows && col < self.cols && (self.form == Form::F32 || col.is_multiple_of(2)));
         self.data
             .wrapping_add(row * self.stride + self.form.units(col))
     }
