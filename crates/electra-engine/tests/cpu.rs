@@ -178,8 +178,8 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
         attention_output: drop(1),
         output: drop(2),
     };
-    let keep = LayerArrays::new(backend, &spec, tokens);
-    let d = LayerGradients::new(backend, &spec, tokens);
+    let keep = backend.layer_arrays(&spec, tokens);
+    let d = backend.layer_gradients(&spec, tokens);
     let input = backend.array(tokens, HIDDEN);
     backend.write(input, &inputs);
     backend.layer(

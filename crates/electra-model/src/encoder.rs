@@ -284,7 +284,7 @@ impl EncoderArrays {
             .body
             .layers
             .iter()
-            .map(|_| LayerArrays::new(backend, spec, tokens))
+            .map(|_| backend.layer_arrays(spec, tokens))
             .collect();
         Self::with_layers(backend, encoder, tokens, Layers::Kept(layers))
     }
@@ -292,7 +292,7 @@ impl EncoderArrays {
     /// For inference on up to `tokens` tokens: nothing is kept but the last output.
     pub fn for_inference<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let spec = &encoder.body.spec;
-        let even = LayerArrays::new(backend, spec, tokens);
+        let even = backend.layer_arrays(spec, tokens);
         let odd = LayerArrays {
             output: backend.array(tokens, spec.hidden),
             ..even
@@ -353,7 +353,7 @@ impl EncoderGradients {
     pub fn new<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderGradients {
-            layers: LayerGradients::new(backend, &encoder.body.spec, tokens),
+            layers: backend.layer_gradients(&encoder.body.spec, tokens),
             normed: backend.array(tokens, size),
             sum: backend.array(tokens, size),
         }

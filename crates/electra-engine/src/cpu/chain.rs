@@ -125,16 +125,18 @@ pub(super) unsafe fn by_panels(
         unsafe { product(left, weight, panel..panel + 1, to, PANEL).run(isa, weight.form) };
         let tile = Tile {
             values: &mut tile[..left.rows * PANEL],
+            stride: PANEL,
             cols: PANEL.min(cols - first),
         };
         finish(first, tile);
     }
 }
 
-/// A panel's results for a block of rows.
+/// Results for a block of rows.
 pub(super) struct Tile<'a> {
-    /// `PANEL` words a row.
+    /// `stride` words a row.
     pub(super) values: &'a mut [f32],
+    pub(super) stride: usize,
     /// Columns in use.
     pub(super) cols: usize,
 }
@@ -191,7 +193,7 @@ impl Kernel for StoreTile<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for (r, row) in self.tile.values.chunks_exact(PANEL).enumerate() {
+        for (r, row) in self.tile.values.chunks_exact(self.tile.stride).enumerate() {
             let row = &row[..self.tile.cols];
             let to = self.to.wrapping_add(r * self.stride);
             // SAFETY: the caller of `run_on` says that this row of the result is ours.

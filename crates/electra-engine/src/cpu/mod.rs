@@ -12,6 +12,7 @@ mod elementwise;
 mod gemm;
 mod inference;
 mod isa;
+mod layer;
 mod linear;
 mod math;
 mod norm;
@@ -409,6 +410,44 @@ impl Backend for Cpu {
             keys,
             rows,
             sampled,
+        );
+    }
+
+    fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
+        self.new_layer_arrays(spec, tokens)
+    }
+
+    fn layer_gradients(&mut self, spec: &LayerSpec, tokens: usize) -> LayerGradients {
+        self.new_layer_gradients(spec, tokens)
+    }
+
+    fn layer(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+    ) {
+        self.layer_forward(params, spec, layer, sequences, dropout, input, keep);
+    }
+
+    fn layer_backward(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+        d: &LayerGradients,
+        grads: &mut Flat,
+    ) {
+        self.layer_gradient(
+            params, spec, layer, sequences, dropout, input, keep, d, grads,
         );
     }
 

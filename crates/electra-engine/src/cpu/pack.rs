@@ -72,7 +72,7 @@ impl Source {
     /// # Safety
     /// The matrix can be read.
     #[inline(always)]
-    unsafe fn values<S: Simd>(&self, row: usize, col: usize) -> S::V {
+    pub(super) unsafe fn values<S: Simd>(&self, row: usize, col: usize) -> S::V {
         // SAFETY: as the caller says.
         unsafe {
             match self.form {
@@ -439,6 +439,41 @@ pub(crate) unsafe fn pack_panel_int8(
             }
             steps.add(first + j).write(step);
             sums.add(first + j).write(step * sum as f32);
+        }
+    }
+}
+
+/// Pairs of rows as pairs of bf16: unit `u`, column `j` of `to` at `u · stride + j` holds rows `2u`
+/// and `2u + 1` of column `j`. A left side whose depth runs over the rows.
+///
+/// # Safety
+/// The source can be read.
+pub(crate) unsafe fn zip_rows(isa: Isa, source: Source, to: &mut [f32], stride: usize) {
+    assert!(stride >= source.cols && to.len() >= source.rows.div_ceil(2) * stride);
+    isa.run_bf16(ZipRows { source, to, stride });
+}
+
+struct ZipRows<'a> {
+    source: Source,
+    to: &'a mut [f32],
+    stride: usize,
+}
+
+impl Kernel for ZipRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let units = self.source.rows.div_ceil(2);
+        for (unit, to) in self.to.chunks_exact_mut(self.stride).take(units).enumerate() {
+            for (i, to) in to[..self.source.cols].chunks_mut(2 * LANES).enumerate() {
+                // SAFETY: the caller of `zip_rows` says that the source can be read.
+                let (first, second) =
+                    unsafe { self.source.zipped::<S>(2 * unit, 2 * i * LANES) };
+                let (low, high) = to.split_at_mut(to.len().min(LANES));
+                S::write(low, first);
+                S::write(high, second);
+            }
         }
     }
 }

@@ -521,8 +521,8 @@ fn encoder_layer<B: Backend>(c: &mut Context<B>) {
         (Activation::GeluTanh, Some(&dropout)),
     ] {
         let spec = layer_spec(c, activation);
-        let keep = LayerArrays::new(c.backend, &spec, tokens);
-        let d = LayerGradients::new(c.backend, &spec, tokens);
+        let keep = c.backend.layer_arrays(&spec, tokens);
+        let d = c.backend.layer_gradients(&spec, tokens);
         let input = layer_input(c);
         c.backend
             .layer(&params, &spec, &layer, &sequences, dropout, input, &keep);
@@ -547,7 +547,7 @@ fn infer_layers<B: Backend>(c: &mut Context<B>) {
     let params = c.backend.params(&layout, &values);
     let sequences = c.sequences();
     let spec = layer_spec(c, Activation::Gelu);
-    let even = LayerArrays::new(c.backend, &spec, tokens);
+    let even = c.backend.layer_arrays(&spec, tokens);
     let odd = LayerArrays {
         output: c.backend.array(tokens, hidden),
         ..even
