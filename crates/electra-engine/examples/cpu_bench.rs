@@ -204,13 +204,7 @@ fn main() {
     );
     let elements = (tokens * HIDDEN) as f64;
     let seconds = best(|| {
-        cpu.layer_norm(
-            &params,
-            sum,
-            &norm,
-            keep.output,
-            keep.output_stats,
-        );
+        cpu.layer_norm(&params, sum, &norm, keep.output, keep.output_stats);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -219,9 +213,7 @@ fn main() {
     );
     let seconds = best(|| {
         let stats = keep.output_stats;
-        cpu.layer_norm_backward(
-            &params, input, stats, &norm, d.hidden, branch, &mut grads,
-        );
+        cpu.layer_norm_backward(&params, input, stats, &norm, d.hidden, branch, &mut grads);
     });
     println!(
         "{:32} {:9.3} ns an element",

@@ -660,7 +660,12 @@ pub trait Backend {
         );
         let branch = match dropout {
             Some(dropout) => {
-                self.dropout(d.hidden, &dropout.attention_output, keys, d.attention_branch);
+                self.dropout(
+                    d.hidden,
+                    &dropout.attention_output,
+                    keys,
+                    d.attention_branch,
+                );
                 d.attention_branch
             }
             None => d.hidden,

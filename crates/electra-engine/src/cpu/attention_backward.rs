@@ -65,12 +65,8 @@ impl Kernel for RowDots<'_> {
             let mut sum = S::splat(0.0);
             for col in (0..self.a.cols).step_by(LANES) {
                 // SAFETY: whoever makes the kernel says that both can be read.
-                let (a, b) = unsafe {
-                    (
-                        self.a.values::<S>(row, col),
-                        self.b.values::<S>(row, col),
-                    )
-                };
+                let (a, b) =
+                    unsafe { (self.a.values::<S>(row, col), self.b.values::<S>(row, col)) };
                 sum = S::fma(a, b, sum);
             }
             *to = S::sum(sum);
@@ -152,21 +148,31 @@ impl Cpu {
             }
             let stride = score_stride(len);
             let block = ROWS.min(len);
-            let [keys_t, values_t, keys, queries_b, dy_b, scores, gradient, zipped, dots, results @ ..] =
-                scratch.split([
-                    Panels::words(form.units(size), len),
-                    Panels::words(form.units(size), len),
-                    Panels::words(form.units(len), size),
-                    Panels::words(form.units(block), size),
-                    Panels::words(form.units(block), size),
-                    block * stride,
-                    block * stride,
-                    block.div_ceil(2) * stride,
-                    block,
-                    len * size,
-                    len * size,
-                    len * size,
-                ]);
+            let [
+                keys_t,
+                values_t,
+                keys,
+                queries_b,
+                dy_b,
+                scores,
+                gradient,
+                zipped,
+                dots,
+                results @ ..,
+            ] = scratch.split([
+                Panels::words(form.units(size), len),
+                Panels::words(form.units(size), len),
+                Panels::words(form.units(len), size),
+                Panels::words(form.units(block), size),
+                Panels::words(form.units(block), size),
+                block * stride,
+                block * stride,
+                block.div_ceil(2) * stride,
+                block,
+                len * size,
+                len * size,
+                len * size,
+            ]);
             let [d_queries, d_keys, d_values] = results;
             // SAFETY: nobody writes to what forward kept and dy; the rows and columns of dq, dk,
             // dv of this head are this task's.
@@ -178,7 +184,15 @@ impl Cpu {
                 for first in (0..len).step_by(ROWS) {
                     let rows = first..len.min(first + ROWS);
                     let [q, dy, y] = [q, dy, y].map(|view| head.source(view, rows.clone()));
-                    multiply(isa, form, q, keys_t, scores.as_mut_ptr(), stride, Start::Zero);
+                    multiply(
+                        isa,
+                        form,
+                        q,
+                        keys_t,
+                        scores.as_mut_ptr(),
+                        stride,
+                        Start::Zero,
+                    );
                     let to = gradient.as_mut_ptr();
                     multiply(isa, form, dy, values_t, to, stride, Start::Zero);
                     let dots = &mut dots[..rows.len()];

@@ -5,9 +5,7 @@
 //! activation, and leaves them in its place for the weight's gradient.
 
 use super::attention::{HeadRoom, Heads, attend_head};
-use super::chain::{
-    Accuracy, NormWeights, StoreTile, Tile, block_rows, by_panels, multiply_rows,
-};
+use super::chain::{Accuracy, NormWeights, StoreTile, Tile, block_rows, by_panels, multiply_rows};
 use super::dropout::{GROUP, RowDropout};
 use super::elementwise::activate;
 use super::gemm::{Form, PANEL, Panels, Product, Start};
@@ -102,7 +100,13 @@ impl Cpu {
         });
 
         let attention_dropout = dropout.map(|d| &d.attention);
-        let heads = Heads::new(&self.ints, sequences, spec.heads, keep.output, attention_dropout);
+        let heads = Heads::new(
+            &self.ints,
+            sequences,
+            spec.heads,
+            keep.output,
+            attention_dropout,
+        );
         let qkv = [0, 1, 2].map(|i| kept.qkv.columns(i * hidden, hidden));
         self.pool.run(heads.tasks(), |task, scratch| {
             let head = heads.task(task);
@@ -120,7 +124,17 @@ impl Cpu {
             unsafe {
                 let room = HeadRoom::new([a, b, c]);
                 let form = kept.qkv.form;
-                attend_head(isa, form, &head, qkv, 0..head.len, to, head.size, room, keep);
+                attend_head(
+                    isa,
+                    form,
+                    &head,
+                    qkv,
+                    0..head.len,
+                    to,
+                    head.size,
+                    room,
+                    keep,
+                );
                 let tile = Tile {
                     values: result,
                     stride: head.size,
@@ -169,7 +183,12 @@ impl Cpu {
                     cols: hidden,
                 };
                 store(isa, all, kept.attention_normed, rows.start, 0);
-                let left = left_side(isa, form, source(kept.attention_normed, rows.clone()), packed);
+                let left = left_side(
+                    isa,
+                    form,
+                    source(kept.attention_normed, rows.clone()),
+                    packed,
+                );
                 let middle_form = kept.intermediate.form;
                 by_panels(isa, left, &weights.intermediate, tile, |first, tile| {
                     let Tile {
@@ -236,7 +255,13 @@ impl Cpu {
         let norms = [&layer.output_norm, &layer.attention_norm];
         let weights = norms.map(|norm| NormWeights::new(params, norm));
         let kept = Kept::new(self, keep);
-        let [d_hidden, d_context, attention_branch, output_branch, d_middle] = [
+        let [
+            d_hidden,
+            d_context,
+            attention_branch,
+            output_branch,
+            d_middle,
+        ] = [
             d.hidden,
             d.residual,
             d.attention_branch,
@@ -622,7 +647,10 @@ impl Kernel for NormGradient<'_> {
     fn run<S: Simd>(self) {
         let cols = self.weight.len();
         let (d_weight, d_bias) = self.sums.split_at_mut(cols);
-        let lines = self.dy.chunks_exact(cols).zip(self.dx.chunks_exact_mut(cols));
+        let lines = self
+            .dy
+            .chunks_exact(cols)
+            .zip(self.dx.chunks_exact_mut(cols));
         for ((dy, dx), row) in lines.zip(self.rows) {
             // SAFETY: the caller of `run_on` says that nobody writes to what forward kept, and that
             // this row of the branch is ours.

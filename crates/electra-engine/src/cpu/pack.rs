@@ -465,11 +465,15 @@ impl Kernel for ZipRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let units = self.source.rows.div_ceil(2);
-        for (unit, to) in self.to.chunks_exact_mut(self.stride).take(units).enumerate() {
+        for (unit, to) in self
+            .to
+            .chunks_exact_mut(self.stride)
+            .take(units)
+            .enumerate()
+        {
             for (i, to) in to[..self.source.cols].chunks_mut(2 * LANES).enumerate() {
                 // SAFETY: the caller of `zip_rows` says that the source can be read.
-                let (first, second) =
-                    unsafe { self.source.zipped::<S>(2 * unit, 2 * i * LANES) };
+                let (first, second) = unsafe { self.source.zipped::<S>(2 * unit, 2 * i * LANES) };
                 let (low, high) = to.split_at_mut(to.len().min(LANES));
                 S::write(low, first);
                 S::write(high, second);

@@ -78,7 +78,9 @@ impl View {
 
     /// Address of the word that begins with an element.
     pub(crate) fn word(&self, row: usize, col: usize) -> *mut f32 {
-        assert!(row < self.rows && col < self.cols && (self.form == Form::F32 || col.is_multiple_of(2)));
+        assert!(
+            row < self.rows && col < self.cols && (self.form == Form::F32 || col.is_multiple_of(2))
+        );
         self.data
             .wrapping_add(row * self.stride + self.form.units(col))
     }
