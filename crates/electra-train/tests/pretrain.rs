@@ -13,8 +13,9 @@ use electra_engine::rng::{Purpose, Rng};
 use electra_model::files::{ModelDir, ModelKind};
 use electra_train::checkpoint::Checkpoint;
 use electra_train::config::PretrainConfig;
+use electra_train::export::{Network, write_network};
 use electra_train::interrupt::StopFlag;
-use electra_train::job::{InitFrom, JobError, PretrainJob};
+use electra_train::job::{GivenModel, InitFrom, JobError, PretrainJob};
 use electra_train::metrics_log::{EvalMetrics, MetricsLine, read_metrics};
 use electra_train::pretrain::{Outcome, PretrainError, RunContext, pretrain};
 use electra_train::progress::{Observer, StepLine};
@@ -523,8 +524,8 @@ fn a_run_can_begin_with_the_models_of_another() {
         .outcome
         .expect("an end");
     let from = InitFrom {
-        discriminator: Some(first.join("discriminator")),
-        generator: Some(first.join("generator")),
+        discriminator: Some(GivenModel::Directory(first.join("discriminator"))),
+        generator: Some(GivenModel::Directory(first.join("generator"))),
     };
     let job = PretrainJob::open(continued(&["seed=5"]), &shards, None, Some(from)).expect("a job");
     let values = job.initial_values().expect("values");
@@ -535,10 +536,62 @@ fn a_run_can_begin_with_the_models_of_another() {
         .expect("an end");
     assert_eq!(last_checkpoint(&second, 12).step, 12);
 
+    // It goes on without the models, by what it has recorded of them.
+    let third = dir.path().join("third");
+    let whole = job.config.num_train_steps;
+    let stopped = run_job(&mut cpu(1), &job, &third, 5).outcome;
+    assert_eq!(stopped.expect("a stop"), Outcome::Interrupted(5));
+    let recorded = InitFrom::recorded(&third).expect("a run");
+    let gone = PretrainJob::open(continued(&["seed=5"]), &shards, None, recorded).expect("a job");
+    run_job(&mut cpu(1), &gone, &third, 0)
+        .outcome
+        .expect("an end");
+    assert_same_end(&second, &third, whole);
+    let message = gone
+        .initial_values()
+        .expect_err("no models to begin with")
+        .to_string();
+    assert!(message.contains("needs the models"), "{message}");
+
+    // Other models of the same sizes are other settings.
+    let mut values = end.arrays[0].1.clone();
+    let layout = &job.networks.layout;
+    let bias = layout.get("generator.generator_lm_head.bias");
+    values[bias.expect("a tensor").view.offset] += 1.0;
+    let other = dir.path().join("other");
+    let (kind, shape) = (Network::Generator, &job.generator_config);
+    write_network(&other, kind, shape, layout, &values).expect("a writable directory");
+    let positions = job.generator_config.max_position_embeddings;
+    job.tokenizer
+        .save(&other, positions)
+        .expect("a writable directory");
+    values = end.arrays[0].1.clone();
+    let moved = dir.path().join("moved");
+    write_network(&moved, kind, shape, layout, &values).expect("a writable directory");
+    job.tokenizer
+        .save(&moved, positions)
+        .expect("a writable directory");
+    for (generator, refused) in [(other, true), (moved, false)] {
+        let from = InitFrom {
+            discriminator: Some(GivenModel::Directory(first.join("discriminator"))),
+            generator: Some(GivenModel::Directory(generator)),
+        };
+        let job = PretrainJob::open(continued(&["seed=5"]), &shards, None, Some(from));
+        let outcome = run_job(&mut cpu(1), &job.expect("a job"), &third, 0).outcome;
+        match refused {
+            false => assert!(outcome.is_ok(), "{outcome:?}"),
+            true => {
+                let message = outcome.expect_err("another generator").to_string();
+                assert!(message.contains("init_from.generator.blake3"), "{message}");
+                assert!(!message.contains("init_from.discriminator"), "{message}");
+            }
+        }
+    }
+
     // The reverse is refused with a word of what to use.
     let swapped = InitFrom {
-        discriminator: Some(first.join("generator")),
-        generator: Some(first.join("discriminator")),
+        discriminator: Some(GivenModel::Directory(first.join("generator"))),
+        generator: Some(GivenModel::Directory(first.join("discriminator"))),
     };
     let job = PretrainJob::open(continued(&[]), &shards, None, Some(swapped))
         .map(|job| job.initial_values());
