@@ -49,7 +49,7 @@ fn corpus(dir: &Path) -> PathBuf {
     let inputs = expand(&[input.display().to_string()]).expect("the input");
     let mut counts = WordCounts::new(Normalisation::UNCASED);
     counts
-        .add_inputs(&inputs, &ReadOptions::default())
+        .add_inputs(&inputs, &ReadOptions::default(), &mut |_| ())
         .expect("text");
     let options = VocabularyOptions {
         size: 100,
@@ -178,7 +178,7 @@ fn timeless(out: &Path) -> Vec<MetricsLine> {
     for line in &mut lines {
         match line {
             MetricsLine::Step(m) => m.tokens_per_s = 0.0,
-            MetricsLine::Eval(m) => m.tokens_per_s = None,
+            MetricsLine::Eval(_) => {}
         }
     }
     lines
@@ -339,10 +339,9 @@ fn both_networks_learn_together() {
 
 /// At three times that learning rate the discriminator, whose loss counts fifty times, often takes
 /// the shared embeddings to where a generator learns nothing, and detects its samples all the
-/// better. PyTorch (`bench/peers/pretrain.py` with these sizes on this text) does the same: of its
-/// first eleven seeds eight ended at an MLM loss above 2.6 (2.61 to 2.83, AUC 0.82 to 0.87), of our
-/// first ten four (2.60 to 2.83). With embeddings of its own the generator learned for each of ten
-/// seeds (1.89 to 2.12), as here.
+/// better. PyTorch (`bench/peers/pretrain.py` with these sizes on this text) does the same: of
+/// sixteen seeds ten ended at an MLM loss above 2.6 (RTD AUC 0.55 to 0.87), of our ten four. With
+/// embeddings of its own the generator learned for each of ten seeds (1.89 to 2.12), as here.
 #[test]
 fn a_generator_with_embeddings_of_its_own_learns_at_a_high_learning_rate() {
     let (_, eval) = learned(&["untied_generator_embeddings=true"]);
