@@ -172,7 +172,7 @@ fn twenty_kills_at_random_instants_change_nothing() {
             let there = fs::read_dir(&checkpoints).map_or(0, Iterator::count);
             assert_eq!(there, 0, "the first kill comes before any checkpoint");
         } else {
-            std::thread::sleep(whole_run.mul_f64(0.1 * draw(0)));
+            std::thread::sleep(whole_run.mul_f64(0.05 * draw(0)));
         }
         child.kill().expect("a process to kill");
         landed += u32::from(child.wait().expect("it ends").code().is_none());
