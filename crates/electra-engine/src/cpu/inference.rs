@@ -5,7 +5,7 @@
 //! heads. Both give the same bits, since no row knows what stands beside it.
 
 use super::Cpu;
-use super::attention::{HeadRoom, Heads, QUERIES, attend_head};
+use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
     Accuracy, AddNorm, LayerWeights, StoreTile, block_rows, by_panels, multiply_rows,
 };
@@ -14,6 +14,7 @@ use super::isa::Isa;
 use super::linear::{left_side, left_words};
 use super::pack::Source;
 use super::params::CpuParams;
+use super::pool::Pool;
 use super::view::{Shared, View, part};
 use crate::backend::{Array, LayerParams, LayerSpec, Sequences};
 use std::ops::Range;
@@ -254,9 +255,6 @@ impl Cpu {
             });
             return;
         }
-
-        // Every layer by all threads: rows, heads, and rows again with the next layer's query, key
-        // and value.
         self.left.reserve(run.qkv_words(tokens));
         self.right.reserve(tokens * spec.hidden);
         let between = Between {
@@ -264,58 +262,73 @@ impl Cpu {
             context: Shared(self.right.as_ptr()),
             first: 0,
         };
-        let block = tokens.div_ceil(threads).min(run.block);
-        let blocks = tokens.div_ceil(tokens.div_ceil(block).next_multiple_of(threads));
-        let count = tokens.div_ceil(blocks);
-        let size = blocks;
-        self.pool.run(count, |task, scratch| {
-            let mut room = scratch.split(run.room());
-            let rows = part(tokens, size, task);
-            // SAFETY: these rows are this task's.
-            unsafe { run.project(&weights[0], rows, between, &mut room) };
+        layer_by_layer(&mut self.pool, &run, &weights, &heads, between, tokens);
+    }
+}
+
+/// Takes all sequences through one layer after the other, by all threads: heads, then rows with
+/// the next layer's query, key and value.
+fn layer_by_layer(
+    pool: &mut Pool,
+    run: &Run,
+    weights: &[LayerWeights],
+    heads: &Heads,
+    between: Between,
+    tokens: usize,
+) {
+    let Some(first) = weights.first() else {
+        return;
+    };
+    let (hidden, threads) = (run.spec.hidden, pool.threads());
+    // As many blocks as go round the threads, none larger than a block.
+    let blocks = tokens.div_ceil(run.block).next_multiple_of(threads);
+    let block = tokens.div_ceil(blocks);
+    let blocks = tokens.div_ceil(block);
+    pool.run(blocks, |task, scratch| {
+        let mut room = scratch.split(run.room());
+        let rows = part(tokens, block, task);
+        // SAFETY: these rows are this task's.
+        unsafe { run.project(first, rows, between, &mut room) };
+    });
+    let qkv = run.qkv(between, tokens);
+    // Halves of a head's queries where the heads do not go round.
+    let parts = if heads.tasks() < 2 * threads { 2 } else { 1 };
+    for (i, layer) in weights.iter().enumerate() {
+        pool.run(heads.tasks() * parts, |task, scratch| {
+            let head = heads.task(task / parts);
+            let queries = part(head.len, head.len.div_ceil(parts), task % parts);
+            if queries.is_empty() {
+                return;
+            }
+            let words = HeadRoom::words(run.attention, head.len, head.size);
+            let room = HeadRoom::new(scratch.split(words));
+            let to = between.context.add(head.start * hidden + head.column);
+            // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
+            unsafe {
+                attend_head(
+                    run.isa,
+                    run.attention,
+                    &head,
+                    qkv,
+                    queries,
+                    to,
+                    hidden,
+                    room,
+                    |_, _| {},
+                );
+            }
         });
-        for (i, layer) in weights.iter().enumerate() {
-            let qkv = run.qkv(between, tokens);
-            let longest = sequences.longest;
-            // Halves of a head where the heads do not go round.
-            let parts = if heads.tasks() < 2 * threads { 2 } else { 1 };
-            self.pool.run(heads.tasks() * parts, |task, scratch| {
-                let head = heads.task(task / parts);
-                let words = HeadRoom::words(run.attention, longest, head.size);
-                let size = head.len.div_ceil(parts).next_multiple_of(QUERIES / 8);
-                let queries = part(head.len, size, task % parts);
-                if queries.is_empty() {
-                    return;
+        pool.run(blocks, |task, scratch| {
+            let mut room = scratch.split(run.room());
+            let rows = part(tokens, block, task);
+            // SAFETY: these rows are this task's.
+            unsafe {
+                run.finish(layer, rows.clone(), between, &mut room);
+                if let Some(next) = weights.get(i + 1) {
+                    run.project(next, rows, between, &mut room);
                 }
-                let to = between.context.add(head.start * spec.hidden + head.column);
-                let room = HeadRoom::new(scratch.split(words));
-                // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
-                unsafe {
-                    attend_head(
-                        run.isa,
-                        run.attention,
-                        &head,
-                        qkv,
-                        queries,
-                        to,
-                        spec.hidden,
-                        room,
-                        |_, _| {},
-                    );
-                }
-            });
-            self.pool.run(count, |task, scratch| {
-                let mut room = scratch.split(run.room());
-                let rows = part(tokens, size, task);
-                // SAFETY: these rows are this task's.
-                unsafe {
-                    run.finish(layer, rows.clone(), between, &mut room);
-                    if let Some(next) = weights.get(i + 1) {
-                        run.project(next, rows, between, &mut room);
-                    }
-                }
-            });
-        }
+            }
+        });
     }
 }
 
