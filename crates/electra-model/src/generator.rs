@@ -185,8 +185,7 @@ impl Generator {
         Generator { encoder, head }
     }
 
-    /// Runs encoder and head up to the vocabulary; `rows` are the masked rows. Returns the
-    /// vocabulary's input, `[M, E]`.
+    /// Runs encoder and head up to the vocabulary; `rows` are the masked rows.
     pub fn forward<B: Backend>(
         &self,
         backend: &mut B,
@@ -195,11 +194,11 @@ impl Generator {
         rows: Ints,
         arrays: &GeneratorArrays,
         rng: Option<&Rng>,
-    ) -> Array {
+    ) {
         let hidden = self
             .encoder
             .forward(backend, params, input, &arrays.encoder, rng);
-        self.head_forward(backend, params, hidden, rows, arrays)
+        self.head_forward(backend, params, hidden, rows, arrays);
     }
 
     /// The head alone, on `rows` of the encoder's output `hidden`. Returns the vocabulary's input,
@@ -239,16 +238,18 @@ impl Generator {
         backend.linear(params, x, &self.head.vocabulary, logits);
     }
 
-    /// Log-probabilities of `targets` into `arrays.log_prob`, after [`forward`](Self::forward).
-    pub fn log_prob<B: Backend>(
+    /// Log-probabilities of `targets` into `arrays.log_prob`, and what else is asked for, after
+    /// [`forward`](Self::forward).
+    pub fn vocabulary<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         targets: Ints,
         arrays: &GeneratorArrays,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        backend.vocabulary_log_prob(
+        backend.vocabulary(
             params,
             arrays.normed,
             &self.head.vocabulary,
@@ -256,6 +257,7 @@ impl Generator {
             arrays.log_prob,
             arrays.log_sum,
             predicted,
+            sample,
         );
     }
 

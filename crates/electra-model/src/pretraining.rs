@@ -491,23 +491,20 @@ impl PretrainingStep {
         if let (Some(generator), Some((arrays, d))) = (&networks.generator, &arrays.generator) {
             let arrays = arrays.first_rows(tokens, masked);
             let (input, rows) = (&batch.generator, batch.rows);
-            let x = generator.forward(backend, params, input, rows, &arrays, rng);
+            generator.forward(backend, params, input, rows, &arrays, rng);
+            let sampling = networks.discriminator.is_some() && options.replacements.is_none();
+            let sample = sampling.then_some(VocabularySample {
+                temperature: options.temperature,
+                exclude: options.disallow_correct.then_some(batch.targets),
+                rng: options.rng,
+                keys: input.sequences.keys,
+                rows,
+                sampled: batch.sampled,
+            });
             let predicted = detections.is_some().then_some(batch.predicted);
-            generator.log_prob(backend, params, batch.targets, &arrays, predicted);
+            let (targets, sample) = (batch.targets, sample.as_ref());
+            generator.vocabulary(backend, params, targets, &arrays, predicted, sample);
             sums.mlm = -backend.sum(arrays.log_prob);
-            if networks.discriminator.is_some() && options.replacements.is_none() {
-                backend.vocabulary_sample(
-                    params,
-                    x,
-                    &generator.head.vocabulary,
-                    options.temperature,
-                    options.disallow_correct.then_some(batch.targets),
-                    &options.rng,
-                    &input.sequences.keys,
-                    rows,
-                    batch.sampled,
-                );
-            }
             if let Some(grads) = grads.as_deref_mut() {
                 let d = d.first_rows(tokens, masked);
                 let (targets, scale) = (batch.targets, options.mlm_scale);

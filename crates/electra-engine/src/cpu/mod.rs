@@ -30,7 +30,6 @@ pub use params::CpuParams;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
-use crate::rng::Rng;
 use gemm::Form;
 use pool::Pool;
 use view::View;
@@ -80,6 +79,8 @@ pub struct Cpu {
     /// Memory that the tasks of one operator share.
     left: Buffer,
     right: Buffer,
+    /// What the optimizer's tasks are.
+    pieces: optimizer::Pieces,
 }
 
 impl Cpu {
@@ -105,6 +106,7 @@ impl Cpu {
             ints: Vec::new(),
             left: Buffer::zeroed(0),
             right: Buffer::zeroed(0),
+            pieces: optimizer::Pieces::default(),
         })
     }
 
@@ -339,7 +341,7 @@ impl Backend for Cpu {
         self.compare_ids(a, b, y);
     }
 
-    fn vocabulary_log_prob(
+    fn vocabulary(
         &mut self,
         params: &CpuParams,
         x: Array,
@@ -348,8 +350,11 @@ impl Backend for Cpu {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+        self.vocabulary_pass(
+            params, x, head, targets, log_prob, log_sum, predicted, sample,
+        );
     }
 
     fn vocabulary_backward(
@@ -364,31 +369,6 @@ impl Backend for Cpu {
         grads: &mut Flat,
     ) {
         self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
-    }
-
-    fn vocabulary_sample(
-        &mut self,
-        params: &CpuParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
-        self.sample(
-            params,
-            x,
-            head,
-            temperature,
-            exclude,
-            rng,
-            keys,
-            rows,
-            sampled,
-        );
     }
 
     fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {
@@ -409,8 +389,8 @@ impl Backend for Cpu {
         self.total(x)
     }
 
-    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
-        self.norms(flat, views)
+    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+        self.norms(flat, views, norms);
     }
 
     fn adamw(

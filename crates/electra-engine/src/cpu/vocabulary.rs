@@ -14,8 +14,8 @@ use super::params::CpuParams;
 use super::pool::Pool;
 use super::simd::{LANES, Simd};
 use super::view::{Shared, View, part};
-use crate::backend::{Array, Ints, Linear, RowKeys};
-use crate::rng::{Purpose, Rng};
+use crate::backend::{Array, Ints, Linear, VocabularySample};
+use crate::rng::Purpose;
 use std::ops::Range;
 
 /// Entries whose logits stand in memory at once: whole panels and whole strips.
@@ -328,7 +328,24 @@ impl Cpu {
         }
     }
 
-    pub(super) fn log_prob(
+    pub(super) fn vocabulary_pass(
+        &mut self,
+        params: &CpuParams,
+        x: Array,
+        head: &Linear,
+        targets: Ints,
+        log_prob: Array,
+        log_sum: Array,
+        predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
+    ) {
+        self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+        if let Some(sample) = sample {
+            self.sample(params, x, head, sample);
+        }
+    }
+
+    fn log_prob(
         &mut self,
         params: &CpuParams,
         x: Array,
@@ -363,18 +380,15 @@ impl Cpu {
         }
     }
 
-    pub(super) fn sample(
-        &mut self,
-        params: &CpuParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
+    fn sample(&mut self, params: &CpuParams, x: Array, head: &Linear, sample: &VocabularySample) {
+        let VocabularySample {
+            temperature,
+            exclude,
+            rng,
+            keys,
+            rows,
+            sampled,
+        } = *sample;
         assert!(rows.len == x.rows && sampled.len == x.rows);
         assert!(exclude.is_none_or(|e| e.len == x.rows));
         let (mut scan, ints) = self.scanner(params, x, head);
