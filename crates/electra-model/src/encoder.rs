@@ -230,6 +230,9 @@ pub struct EncoderInput {
 }
 
 /// What the encoder computes, and backward reads again.
+///
+/// Arrays are made once for the largest batch, the whole; a second set of the same handles is
+/// [`cut`](EncoderArrays::cut) to each batch.
 #[derive(Clone, Debug)]
 pub struct EncoderArrays {
     sum: Array,
@@ -237,6 +240,8 @@ pub struct EncoderArrays {
     normed: Array,
     projected: Option<Array>,
     layers: Vec<LayerArrays>,
+    /// One a layer, none where dropout is off.
+    dropouts: Vec<LayerDropout>,
 }
 
 /// Gradients that pass through an encoder.
@@ -264,6 +269,7 @@ impl EncoderArrays {
                 .body
                 .project
                 .map(|_| backend.array(tokens, encoder.body.spec.hidden)),
+            dropouts: Vec::with_capacity(layers.len()),
             layers,
         }
     }
@@ -295,15 +301,15 @@ impl EncoderArrays {
         Self::with_layers(backend, encoder, tokens, layers)
     }
 
-    /// The same arrays for the first `tokens` tokens.
-    pub fn first_rows(&self, tokens: usize) -> Self {
-        EncoderArrays {
-            sum: self.sum.first_rows(tokens),
-            stats: self.stats.first_rows(tokens),
-            normed: self.normed.first_rows(tokens),
-            projected: self.projected.map(|a| a.first_rows(tokens)),
-            layers: self.layers.iter().map(|l| l.first_rows(tokens)).collect(),
-        }
+    /// Makes these the first `tokens` rows of `whole`, in the memory that they have.
+    pub fn cut(&mut self, whole: &Self, tokens: usize) {
+        self.sum = whole.sum.first_rows(tokens);
+        self.stats = whole.stats.first_rows(tokens);
+        self.normed = whole.normed.first_rows(tokens);
+        self.projected = whole.projected.map(|a| a.first_rows(tokens));
+        self.layers.clear();
+        self.layers
+            .extend(whole.layers.iter().map(|l| l.first_rows(tokens)));
     }
 
     /// The first place in forward order with a value that is not finite: "the embeddings" or
@@ -389,18 +395,16 @@ impl Encoder {
         Some(self.dropout(self.hidden_dropout, rng, 0))
     }
 
-    fn layer_dropouts(&self, rng: Option<&Rng>) -> Vec<LayerDropout> {
-        let Some(rng) = rng.filter(|_| self.hidden_dropout > 0.0 || self.attention_dropout > 0.0)
-        else {
-            return Vec::new();
-        };
-        (0..self.body.layers.len())
-            .map(|i| LayerDropout {
+    fn layer_dropouts(&self, rng: Option<&Rng>) -> impl Iterator<Item = LayerDropout> {
+        let on = self.hidden_dropout > 0.0 || self.attention_dropout > 0.0;
+        let layers = rng.filter(|_| on).into_iter();
+        layers.flat_map(|rng| {
+            (0..self.body.layers.len()).map(|i| LayerDropout {
                 attention: self.dropout(self.attention_dropout, rng, 3 * i + 1),
                 attention_output: self.dropout(self.hidden_dropout, rng, 3 * i + 2),
                 output: self.dropout(self.hidden_dropout, rng, 3 * i + 3),
             })
-            .collect()
+        })
     }
 
     /// Runs the encoder; `rng` turns dropout on. Returns the last hidden states `[T, H]`.
@@ -411,9 +415,11 @@ impl Encoder {
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
-        arrays: &EncoderArrays,
+        arrays: &mut EncoderArrays,
         rng: Option<&Rng>,
     ) -> Array {
+        arrays.dropouts.clear();
+        arrays.dropouts.extend(self.layer_dropouts(rng));
         backend.embed(params, &self.tables(input), arrays.sum);
         backend.layer_norm(
             params,
@@ -434,7 +440,7 @@ impl Encoder {
             &self.body.spec,
             &self.body.layers,
             &input.sequences,
-            &self.layer_dropouts(rng),
+            &arrays.dropouts,
             arrays.layer_input(),
             &arrays.layers,
         )
@@ -452,7 +458,6 @@ impl Encoder {
         d: &EncoderGradients,
         grads: &mut B::Flat,
     ) {
-        let dropouts = self.layer_dropouts(rng);
         for i in (0..self.body.layers.len()).rev() {
             let layer_input = match i {
                 0 => arrays.layer_input(),
@@ -463,7 +468,7 @@ impl Encoder {
                 &self.body.spec,
                 &self.body.layers[i],
                 &input.sequences,
-                dropouts.get(i),
+                arrays.dropouts.get(i),
                 layer_input,
                 &arrays.layers[i],
                 &d.layers,

@@ -133,18 +133,16 @@ impl GeneratorArrays {
         }
     }
 
-    /// The same arrays for the first `tokens` tokens and `masked` masked rows.
-    pub fn first_rows(&self, tokens: usize, masked: usize) -> Self {
-        GeneratorArrays {
-            encoder: self.encoder.first_rows(tokens),
-            rows: self.rows.first_rows(masked),
-            dense: self.dense.first_rows(masked),
-            activated: self.activated.first_rows(masked),
-            normed: self.normed.first_rows(masked),
-            stats: self.stats.first_rows(masked),
-            log_prob: self.log_prob.first_rows(masked),
-            log_sum: self.log_sum.first_rows(masked),
-        }
+    /// Makes these the first `tokens` tokens and `masked` masked rows of `whole`.
+    pub fn cut(&mut self, whole: &Self, tokens: usize, masked: usize) {
+        self.encoder.cut(&whole.encoder, tokens);
+        self.rows = whole.rows.first_rows(masked);
+        self.dense = whole.dense.first_rows(masked);
+        self.activated = whole.activated.first_rows(masked);
+        self.normed = whole.normed.first_rows(masked);
+        self.stats = whole.stats.first_rows(masked);
+        self.log_prob = whole.log_prob.first_rows(masked);
+        self.log_sum = whole.log_sum.first_rows(masked);
     }
 }
 
@@ -192,12 +190,12 @@ impl Generator {
         params: &B::Params,
         input: &EncoderInput,
         rows: Ints,
-        arrays: &GeneratorArrays,
+        arrays: &mut GeneratorArrays,
         rng: Option<&Rng>,
     ) {
         let hidden = self
             .encoder
-            .forward(backend, params, input, &arrays.encoder, rng);
+            .forward(backend, params, input, &mut arrays.encoder, rng);
         self.head_forward(backend, params, hidden, rows, arrays);
     }
 

@@ -203,10 +203,12 @@ impl Backend for Cpu {
 
     fn zero(&mut self, array: Array) {
         let view = self.view(array);
-        for r in 0..array.rows {
-            // SAFETY: nobody else uses the array.
-            unsafe { view.row_mut(r).fill(0.0) };
-        }
+        self.pool.rows(array.rows, array.cols, |rows, _| {
+            for r in rows {
+                // SAFETY: row r is this task's.
+                unsafe { view.row_mut(r).fill(0.0) };
+            }
+        });
     }
 
     fn copy(&mut self, x: Array, y: Array) {
@@ -234,7 +236,7 @@ impl Backend for Cpu {
     }
 
     fn zero_flat(&mut self, flat: &mut Flat) {
-        flat.as_mut_slice().fill(0.0);
+        self.zero_all(flat);
     }
 
     fn embed(&mut self, params: &CpuParams, tables: &[(ParamView, Ints)], y: Array) {

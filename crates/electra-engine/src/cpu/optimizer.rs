@@ -4,7 +4,7 @@ use super::isa::Kernel;
 use super::params::CpuParams;
 use super::pool::ELEMENTS;
 use super::simd::{LANES, Simd};
-use super::view::Shared;
+use super::view::{Shared, part};
 use super::{Cpu, Flat};
 use crate::backend::{Adam, Array, ParamUpdate};
 use crate::params::ParamView;
@@ -179,6 +179,15 @@ impl Cpu {
             // SAFETY: written above.
             norms[piece.view] += unsafe { sums.add(0).cast::<f64>().add(task).read() };
         }
+    }
+
+    pub(super) fn zero_all(&mut self, flat: &mut Flat) {
+        let (len, flat) = (flat.len(), Shared(flat.as_ptr()));
+        self.pool.run(len.div_ceil(ELEMENTS), |task, _| {
+            let range = part(len, ELEMENTS, task);
+            // SAFETY: the range is this task's, of an array borrowed mutably.
+            unsafe { flat.slice_mut(range.start, range.len()).fill(0.0) };
+        });
     }
 
     pub(super) fn total(&mut self, x: Array) -> f64 {

@@ -98,8 +98,8 @@ impl Kernel for Round<'_> {
         {
             let (upper, lower) = two.split_at(PANEL);
             for j in (0..PANEL).step_by(2 * LANES) {
-                let [a, b] = [0, LANES].map(|i| S::read(&upper[j + i..][..LANES]));
-                let [c, d] = [0, LANES].map(|i| S::read(&lower[j + i..][..LANES]));
+                let (a, b) = (S::read(&upper[j..]), S::read(&upper[j + LANES..]));
+                let (c, d) = (S::read(&lower[j..]), S::read(&lower[j + LANES..]));
                 S::write(&mut pairs[j..][..LANES], S::pair_bf16(a, c));
                 S::write(&mut pairs[j + LANES..][..LANES], S::pair_bf16(b, d));
                 S::write(&mut wide[j / 2..][..LANES], S::row_bf16(a, b));
