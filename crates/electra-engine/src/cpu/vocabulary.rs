@@ -588,7 +588,8 @@ impl Cpu {
             let mut look = Look { room, out };
             for row in part(rows, GROUP, task) {
                 let (top, sum) = pass.total(&pass.normal, row);
-                let normalizer = f64::from(top) * std::f64::consts::LN_2 + sum.ln();
+                // By the very factor that the sums were made with: a large shift cancels.
+                let normalizer = f64::from(top) / f64::from(LOG2_E) + sum.ln();
                 // SAFETY: this row of the arrays and of what is kept a row is this task's.
                 unsafe {
                     log_sum.at(row, 0).write(normalizer as f32);
