@@ -283,7 +283,7 @@ impl Pass<'_> {
     fn group(&self, rows: Range<usize>, segment: usize, panel: usize, tile: &mut [f32]) {
         let isa = self.logits.isa;
         let at = segment * self.stride + rows.start;
-        let fresh = panel % SEGMENT == 0;
+        let fresh = panel.is_multiple_of(SEGMENT);
         let place = |id: u32| (id as usize).wrapping_sub(panel * PANEL);
         for (i, row) in rows.clone().enumerate() {
             let place = place(self.targets[row]);
@@ -343,7 +343,7 @@ impl Pass<'_> {
         sums: &mut [f32; GROUP],
     ) {
         let at = segment * self.stride + row;
-        let fresh = panel % SEGMENT == 0;
+        let fresh = panel.is_multiple_of(SEGMENT);
         // SAFETY: these rows of the segment, in planes of so many words, are this task's.
         let (shifts, totals) = unsafe {
             (

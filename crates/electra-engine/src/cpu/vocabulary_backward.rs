@@ -31,7 +31,7 @@ const HALF_STRIDE: usize = CHUNK / 2 + LANES;
 /// Chunks that a task takes.
 const SEGMENT: usize = 10;
 
-const _: () = assert!(CHUNK % STRIP == 0 && BLOCK % 2 == 0);
+const _: () = assert!(CHUNK.is_multiple_of(STRIP) && BLOCK.is_multiple_of(2));
 
 /// Gradients of some rows for one panel in place of their logits, and the sums of the columns.
 struct Gradients<'a> {
