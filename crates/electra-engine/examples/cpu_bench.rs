@@ -234,35 +234,38 @@ fn main() {
     let dx = cpu.array(masked, EMBEDDING);
     let (log_prob, log_sum) = (cpu.array(masked, 1), cpu.array(masked, 1));
     let targets = ids(&mut cpu, (0..masked as u32).collect());
-    let sampled = cpu.ints(masked);
+    let (sampled, predicted) = (cpu.ints(masked), cpu.ints(masked));
     let flops = 2.0 * (masked * VOCABULARY * EMBEDDING) as f64;
-    let seconds = best(|| {
-        cpu.vocabulary_log_prob(
-            &params,
-            x,
-            &vocabulary,
-            targets,
-            log_prob,
-            log_sum,
-            Some(sampled),
-        );
-    });
-    report("vocabulary log_prob", seconds, flops);
-    let rng = Rng::new(1, 1);
-    let seconds = best(|| {
-        cpu.vocabulary_sample(
-            &params,
-            x,
-            &vocabulary,
-            1.0,
-            None,
-            &rng,
-            keys,
-            targets,
-            sampled,
-        );
-    });
-    report("vocabulary sample", seconds, flops);
+    let sample = |temperature, exclude| VocabularySample {
+        temperature,
+        exclude,
+        rng: Rng::new(1, 1),
+        keys: *keys,
+        rows: targets,
+        sampled,
+    };
+    let plain = sample(1.0, None);
+    let passes = [
+        ("log_prob", None, None),
+        ("log_prob and predicted", Some(predicted), None),
+        ("log_prob and sample", None, Some(plain)),
+        ("sample, wrong at 2", None, Some(sample(2.0, Some(targets)))),
+    ];
+    for (name, predicted, sample) in passes {
+        let seconds = best(|| {
+            cpu.vocabulary(
+                &params,
+                x,
+                &vocabulary,
+                targets,
+                log_prob,
+                log_sum,
+                predicted,
+                sample.as_ref(),
+            );
+        });
+        report(&format!("vocabulary {name}"), seconds, flops);
+    }
     let seconds = best(|| {
         let scale = 1.0 / masked as f32;
         cpu.vocabulary_backward(
@@ -306,8 +309,9 @@ fn main() {
         seconds / count * 1e9
     );
     let views: Vec<_> = updates.iter().map(|u| u.view).collect();
+    let mut norms = vec![0.0; views.len()];
     let seconds = best(|| {
-        cpu.squared_norms(&grads, &views);
+        cpu.squared_norms(&grads, &views, &mut norms);
     });
     println!(
         "{:32} {:9.3} ns a parameter",

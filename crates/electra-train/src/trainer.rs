@@ -53,6 +53,8 @@ pub struct Trainer<'a, B: Backend> {
     /// Parameters, gradients and moments.
     pub training: TrainingState<B>,
     arrays: PretrainingStep,
+    /// The micro-batches of the last step, each with the number of its first sequence.
+    parts: Vec<(MaskedBatch, u32)>,
     /// Where training stands.
     pub position: Position,
 }
@@ -74,6 +76,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             job,
             training,
             arrays,
+            parts: Vec::with_capacity(job.config.gradient_accumulation_steps),
             position,
         }
     }
@@ -86,15 +89,15 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let batch = self.job.train.batch(self.position.cursor)?;
         let tokens = batch.packed.tokens();
         let attended = attended(&batch.packed);
-        let parts: Vec<(MaskedBatch, u32)> =
-            split(batch.packed, config.gradient_accumulation_steps)
-                .into_iter()
-                .map(|(part, first)| (self.job.masking.mask(part, first, &rng), first))
-                .collect();
+        let (job, parts) = (self.job, &mut self.parts);
+        parts.clear();
+        let mask = |part, first| parts.push((job.masking.mask(part, first, &rng), first));
+        split(batch.packed, config.gradient_accumulation_steps, mask);
+        let parts = &self.parts;
         let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
         self.training.zero_grads(backend);
         let mut sums = StepSums::default();
-        for (part, first) in &parts {
+        for (part, first) in parts {
             let options = StepOptions {
                 rng,
                 dropout: true,
@@ -294,24 +297,23 @@ fn run_part<B: Backend>(
     )
 }
 
-/// Splits a batch into at most `parts` runs of whole sequences, each with the number of its first
-/// sequence. A run ends with the sequence that brings it to its share of the tokens.
-fn split(batch: PackedBatch, parts: usize) -> Vec<(PackedBatch, u32)> {
+/// Splits a batch into at most `parts` runs of whole sequences and gives `each` with the number of
+/// its first sequence. A run ends with the sequence that brings it to its share of the tokens.
+fn split(batch: PackedBatch, parts: usize, mut each: impl FnMut(PackedBatch, u32)) {
     if parts == 1 {
-        return vec![(batch, 0)];
+        return each(batch, 0);
     }
     let share = batch.tokens().div_ceil(parts);
-    let mut runs = vec![(PackedBatch::new(), 0)];
+    let (mut run, mut first) = (PackedBatch::new(), 0);
     for s in 0..batch.sequences() {
+        if run.tokens() >= share {
+            each(std::mem::replace(&mut run, PackedBatch::new()), first);
+            first = s as u32;
+        }
         let rows = batch.rows(s);
-        if runs.last().is_some_and(|(run, _)| run.tokens() >= share) {
-            runs.push((PackedBatch::new(), s as u32));
-        }
-        if let Some((run, _)) = runs.last_mut() {
-            run.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
-        }
+        run.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
     }
-    runs
+    each(run, first);
 }
 
 /// Median seconds of a training step on this machine, over a few steps of a run that is thrown
