@@ -1,6 +1,7 @@
 //! Scores of predictions, each equal to the field's own tool: scikit-learn, scipy, seqeval, the
 //! scripts of SQuAD and CMRC 2018. All in f64; `tests/check_metrics.py` compares them.
 
+pub mod answers;
 pub mod classification;
 pub mod correlation;
 pub mod entities;

@@ -2,7 +2,8 @@
 
 use super::error::shown;
 use super::{
-    Example, Features, Gold, Input, LabelSet, Target, TaskError, TaskKind, TaskSpec, tagging, texts,
+    Example, Features, Gold, Input, LabelSet, Target, TaskError, TaskKind, TaskSpec, question,
+    tagging, texts,
 };
 use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer};
 
@@ -182,6 +183,9 @@ impl Featurizer {
         match (&example.input, self.kind) {
             (Input::Words(words), TaskKind::Tagging) => {
                 tagging::features(self, number, example, words, counts)
+            }
+            (Input::Question { .. }, TaskKind::QuestionAnswering) => {
+                Ok(question::Windows::new(self, number, example, counts)?.into_features())
             }
             (Input::Choices { first, choices }, TaskKind::MultipleChoice) => {
                 let first = self.encode(first)?;

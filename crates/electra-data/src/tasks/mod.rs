@@ -9,7 +9,7 @@
 //! - [`Examples`]: its examples out of a file, one at a time;
 //! - [`LabelSet`]: the labels, found in the data or given by a model;
 //! - [`Featurizer`]: examples to [`Features`], with a tokenizer;
-//! - [`classification`], [`tagging`]: a network's outputs to predictions and scores;
+//! - [`classification`], [`tagging`], [`question`]: a network's outputs to predictions and scores;
 
 pub mod classification;
 mod columns;
@@ -19,6 +19,7 @@ mod example;
 mod examples;
 mod featurizer;
 mod labels;
+pub mod question;
 mod rows;
 mod spec;
 mod squad;
@@ -95,6 +96,7 @@ pub enum Target {
     Value(f64),
     /// Label of each of `Features::words`; `None` where the data gives none.
     Tags(Vec<Option<u32>>),
-    /// First and last token of the answer; `None` where this window holds none.
+    /// First and last token of the answer; `None` where this window holds none, be it in another
+    /// window or nowhere ([`Gold::Answers`] of the example tells).
     Span(Option<(u32, u32)>),
 }
