@@ -124,7 +124,7 @@ impl Content {
 struct Seen(Arc<Mutex<(blake3::Hasher, u64)>>);
 
 /// Watches a file being read, to say in the end what was read.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     path: PathBuf,
     opened: Option<Stamp>,
     settled: Option<Stamp>,
