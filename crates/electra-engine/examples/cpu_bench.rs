@@ -140,8 +140,8 @@ fn main() {
         attention_output: drop(1),
         output: drop(2),
     };
-    let keep = LayerArrays::new(&mut cpu, &spec, tokens);
-    let d = LayerGradients::new(&mut cpu, &spec, tokens);
+    let keep = cpu.layer_arrays(&spec, tokens);
+    let d = cpu.layer_gradients(&spec, tokens);
     let input = cpu.array(tokens, HIDDEN);
     cpu.write(input, &(0..tokens * HIDDEN).map(wave).collect::<Vec<_>>());
     cpu.write(
@@ -161,14 +161,20 @@ fn main() {
         );
     });
     report("layer backward", seconds, 2.0 * (products + attention));
+    // The single operators take arrays of f32; a layer's own may be of another form.
+    let f32_array = |cpu: &mut Cpu, cols| cpu.array(tokens, cols);
+    let qkv = f32_array(&mut cpu, 3 * HIDDEN);
+    let d_qkv = f32_array(&mut cpu, 3 * HIDDEN);
+    let [context, branch, sum] = [(); 3].map(|()| f32_array(&mut cpu, HIDDEN));
+    let [z, activated] = [(); 2].map(|()| f32_array(&mut cpu, INTERMEDIATE));
     let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * HIDDEN, HIDDEN));
-    let [q, k, v] = thirds(keep.qkv);
+    let [q, k, v] = thirds(qkv);
     let attention_dropout = Some(&dropout.attention);
-    let (y, sums) = (keep.context, keep.log_sum);
+    let (y, sums) = (context, keep.log_sum);
     let seconds = best(|| cpu.attention(q, k, v, 4, &sequences, attention_dropout, y, sums));
     report("attention", seconds, attention);
     let seconds = best(|| {
-        let to = thirds(d.qkv);
+        let to = thirds(d_qkv);
         cpu.attention_backward(
             [q, k, v],
             4,
@@ -182,14 +188,14 @@ fn main() {
     });
     report("attention backward", seconds, 2.5 * attention);
     let elements = (tokens * INTERMEDIATE) as f64;
-    let seconds = best(|| cpu.activation(Activation::Gelu, keep.intermediate, keep.activated));
+    let seconds = best(|| cpu.activation(Activation::Gelu, z, activated));
     println!(
         "{:32} {:9.3} ns an element",
         "gelu",
         seconds / elements * 1e9
     );
     let seconds = best(|| {
-        cpu.activation_backward(Activation::Gelu, keep.intermediate, d.intermediate);
+        cpu.activation_backward(Activation::Gelu, z, activated);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -198,13 +204,7 @@ fn main() {
     );
     let elements = (tokens * HIDDEN) as f64;
     let seconds = best(|| {
-        cpu.layer_norm(
-            &params,
-            keep.output_sum,
-            &norm,
-            keep.output,
-            keep.output_stats,
-        );
+        cpu.layer_norm(&params, sum, &norm, keep.output, keep.output_stats);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -213,9 +213,7 @@ fn main() {
     );
     let seconds = best(|| {
         let stats = keep.output_stats;
-        cpu.layer_norm_backward(
-            &params, input, stats, &norm, d.hidden, d.residual, &mut grads,
-        );
+        cpu.layer_norm_backward(&params, input, stats, &norm, d.hidden, branch, &mut grads);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -223,7 +221,7 @@ fn main() {
         seconds / elements * 1e9
     );
     let keys = &sequences.keys;
-    let seconds = best(|| cpu.add(input, keep.output, Some((&dropout.output, keys)), d.branch));
+    let seconds = best(|| cpu.add(input, keep.output, Some((&dropout.output, keys)), branch));
     println!(
         "{:32} {:9.3} ns an element",
         "add with dropout",
@@ -236,35 +234,38 @@ fn main() {
     let dx = cpu.array(masked, EMBEDDING);
     let (log_prob, log_sum) = (cpu.array(masked, 1), cpu.array(masked, 1));
     let targets = ids(&mut cpu, (0..masked as u32).collect());
-    let sampled = cpu.ints(masked);
+    let (sampled, predicted) = (cpu.ints(masked), cpu.ints(masked));
     let flops = 2.0 * (masked * VOCABULARY * EMBEDDING) as f64;
-    let seconds = best(|| {
-        cpu.vocabulary_log_prob(
-            &params,
-            x,
-            &vocabulary,
-            targets,
-            log_prob,
-            log_sum,
-            Some(sampled),
-        );
-    });
-    report("vocabulary log_prob", seconds, flops);
-    let rng = Rng::new(1, 1);
-    let seconds = best(|| {
-        cpu.vocabulary_sample(
-            &params,
-            x,
-            &vocabulary,
-            1.0,
-            None,
-            &rng,
-            keys,
-            targets,
-            sampled,
-        );
-    });
-    report("vocabulary sample", seconds, flops);
+    let sample = |temperature, exclude| VocabularySample {
+        temperature,
+        exclude,
+        rng: Rng::new(1, 1),
+        keys: *keys,
+        rows: targets,
+        sampled,
+    };
+    let plain = sample(1.0, None);
+    let passes = [
+        ("log_prob", None, None),
+        ("log_prob and predicted", Some(predicted), None),
+        ("log_prob and sample", None, Some(plain)),
+        ("sample, wrong at 2", None, Some(sample(2.0, Some(targets)))),
+    ];
+    for (name, predicted, sample) in passes {
+        let seconds = best(|| {
+            cpu.vocabulary(
+                &params,
+                x,
+                &vocabulary,
+                targets,
+                log_prob,
+                log_sum,
+                predicted,
+                sample.as_ref(),
+            );
+        });
+        report(&format!("vocabulary {name}"), seconds, flops);
+    }
     let seconds = best(|| {
         let scale = 1.0 / masked as f32;
         cpu.vocabulary_backward(
@@ -308,8 +309,9 @@ fn main() {
         seconds / count * 1e9
     );
     let views: Vec<_> = updates.iter().map(|u| u.view).collect();
+    let mut norms = vec![0.0; views.len()];
     let seconds = best(|| {
-        cpu.squared_norms(&grads, &views);
+        cpu.squared_norms(&grads, &views, &mut norms);
     });
     println!(
         "{:32} {:9.3} ns a parameter",

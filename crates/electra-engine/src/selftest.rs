@@ -22,6 +22,8 @@ pub enum Products {
     Bf16,
     /// The same, and what operators put out is kept in bf16 too.
     Bf16Kept,
+    /// Those of layers in inference in bytes, all others in bf16.
+    Int8,
 }
 
 /// How one output of one program compares.
@@ -64,6 +66,8 @@ pub enum Bound {
     F32(f64),
     /// Depends on products: this error, and in bf16, whose values have eight bits, 0.02.
     Product(f64),
+    /// Depends on a chain of products: this error, and otherwise 0.05.
+    Chain(f64),
 }
 
 impl Bound {
@@ -73,10 +77,14 @@ impl Bound {
             // Half of the distance from one number of bf16 to the next.
             (Bound::Moved, Products::Bf16Kept) => 1.0 / 256.0,
             (Bound::Moved, _) => 0.0,
-            (_, Products::Bf16Kept) => 0.03,
-            (Bound::Product(_), Products::Bf16) => 0.02,
+            (Bound::F32(_) | Bound::Product(_), Products::Bf16Kept) => 0.03,
+            (Bound::Chain(_), Products::Bf16Kept) => 0.08,
+            (Bound::F32(bound), _)
+            | (Bound::Product(bound) | Bound::Chain(bound), Products::F32) => bound,
             (Bound::Product(_), Products::Tf32) => 0.005,
-            (Bound::F32(bound), _) | (Bound::Product(bound), Products::F32) => bound,
+            (Bound::Chain(_), Products::Tf32) => 0.02,
+            (Bound::Product(_), Products::Bf16 | Products::Int8) => 0.02,
+            (Bound::Chain(_), Products::Bf16 | Products::Int8) => 0.05,
         }
     }
 }

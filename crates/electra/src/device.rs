@@ -43,6 +43,8 @@ pub enum Precision {
     Bf16,
     /// Single precision with products of 19 bits, on CUDA devices.
     Tf32,
+    /// Inference alone: layers' products in bytes, the rest as in bf16.
+    Int8,
 }
 
 /// Options of everything that computes.
@@ -66,6 +68,8 @@ pub struct DeviceArgs {
 
 /// Work that any backend can do.
 pub trait Work {
+    /// Whether it trains, which takes a precision that has gradients.
+    const TRAINS: bool = false;
     /// What comes of it.
     type Output;
     /// Does it.
@@ -75,7 +79,7 @@ pub trait Work {
 /// What is known of the device in use.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// `f32`, `tf32` or `bf16`, as computed.
+    /// `f32`, `tf32`, `bf16` or `int8`, as computed.
     pub precision: &'static str,
     /// The same, as the checks of operators take it.
     pub products: Products,
@@ -99,6 +103,9 @@ impl DeviceArgs {
     /// Opens the backend and does `work` on it.
     pub fn run<W: Work>(&self, work: W) -> Result<W::Output> {
         self.say_what_the_environment_set();
+        if W::TRAINS && self.precision == Some(Precision::Int8) {
+            bail!("--precision int8 serves inference; training takes f32 or bf16");
+        }
         match self.device {
             Device::Cuda(number) => self.run_on_cuda(number, work),
             Device::Auto if cuda_is_there() => self.run_on_cuda(0, work),
@@ -121,6 +128,9 @@ impl DeviceArgs {
             Precision::F32 => (CudaPrecision::F32, "f32", Products::F32),
             Precision::Tf32 => (CudaPrecision::Tf32, "tf32", Products::Tf32),
             Precision::Bf16 => (CudaPrecision::Bf16, "bf16", Products::Bf16Kept),
+            Precision::Int8 => {
+                bail!("--precision int8: only the CPU has it; CUDA devices have bf16")
+            }
         };
         // Everything that the device meets on its way comes out here.
         let done = cuda::catch(|| -> Result<W::Output> {
@@ -167,6 +177,7 @@ impl DeviceArgs {
             precision: match self.precision.unwrap_or(Precision::F32) {
                 Precision::F32 => CpuPrecision::F32,
                 Precision::Bf16 => CpuPrecision::Bf16,
+                Precision::Int8 => CpuPrecision::Int8,
                 Precision::Tf32 => bail!("--precision tf32: only CUDA devices have it"),
             },
             isa,
@@ -177,6 +188,7 @@ impl DeviceArgs {
         let (precision, products) = match backend.precision() {
             CpuPrecision::F32 => ("f32", Products::F32),
             CpuPrecision::Bf16 => ("bf16", Products::Bf16),
+            CpuPrecision::Int8 => ("int8", Products::Int8),
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
         // One thread's rate times the threads: what the cores could do, measured in a moment.

@@ -38,7 +38,6 @@ pub use memory::CudaParams;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
-use crate::rng::Rng;
 use device::Device;
 use kernels::Kind;
 use memory::{Scratch, Slot};
@@ -291,7 +290,7 @@ impl Backend for Cuda {
         self.compare_ids(a, b, y);
     }
 
-    fn vocabulary_log_prob(
+    fn vocabulary(
         &mut self,
         params: &CudaParams,
         x: Array,
@@ -300,8 +299,11 @@ impl Backend for Cuda {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+        self.log_prob(
+            params, x, head, targets, log_prob, log_sum, predicted, sample,
+        );
     }
 
     fn vocabulary_backward(
@@ -316,31 +318,6 @@ impl Backend for Cuda {
         grads: &mut Flat,
     ) {
         self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
-    }
-
-    fn vocabulary_sample(
-        &mut self,
-        params: &CudaParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
-        self.sample(
-            params,
-            x,
-            head,
-            temperature,
-            exclude,
-            rng,
-            keys,
-            rows,
-            sampled,
-        );
     }
 
     fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {
@@ -361,8 +338,8 @@ impl Backend for Cuda {
         self.total(x)
     }
 
-    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
-        self.norms(flat, views)
+    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+        self.norms(flat, views, norms);
     }
 
     fn adamw(

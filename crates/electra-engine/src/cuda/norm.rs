@@ -286,11 +286,11 @@ impl Cuda {
             &layer.output_norm,
             d.hidden,
             d.residual,
-            dropout.map(|dropout| (&dropout.output, keys, d.branch)),
+            dropout.map(|dropout| (&dropout.output, keys, d.output_branch)),
             layer.output.bias,
             grads,
         );
-        let branch = dropout.map_or(d.residual, |_| d.branch);
+        let branch = dropout.map_or(d.residual, |_| d.output_branch);
         self.weight_gradient(keep.activated, branch, &layer.output, grads);
         self.linear_backward(params, branch, &layer.output, inner, false);
         let bias = layer.intermediate.bias;
@@ -304,11 +304,11 @@ impl Cuda {
             &layer.attention_norm,
             d.residual,
             d.hidden,
-            dropout.map(|dropout| (&dropout.attention_output, keys, d.branch)),
+            dropout.map(|dropout| (&dropout.attention_output, keys, d.attention_branch)),
             layer.attention_output.bias,
             grads,
         );
-        let branch = dropout.map_or(d.hidden, |_| d.branch);
+        let branch = dropout.map_or(d.hidden, |_| d.attention_branch);
         self.weight_gradient(keep.context, branch, &layer.attention_output, grads);
         self.linear_backward(params, branch, &layer.attention_output, d.residual, false);
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * spec.hidden, spec.hidden));

@@ -67,7 +67,8 @@ impl Cuda {
         room
     }
 
-    pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
+    pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+        assert_eq!(views.len(), norms.len());
         let update = |&view: &ParamView| ParamUpdate {
             view,
             lr: 0.0,
@@ -75,7 +76,8 @@ impl Cuda {
         };
         let all = chunks(views.iter().map(update));
         if all.is_empty() {
-            return vec![0.0; views.len()];
+            norms.fill(0.0);
+            return;
         }
         let end = all.iter().map(|c| c.offset as usize + c.len as usize).max();
         assert!(4 * end.unwrap_or(0) <= flat.bytes());
@@ -91,14 +93,11 @@ impl Cuda {
         .or_fail();
         let sums = self.partial_sums(partials, all.len());
         let mut rest = sums.as_slice();
-        views
-            .iter()
-            .map(|view| {
-                let (own, after) = rest.split_at(view.len().div_ceil(CHUNK));
-                rest = after;
-                own.iter().sum()
-            })
-            .collect()
+        for (norm, view) in norms.iter_mut().zip(views) {
+            let (own, after) = rest.split_at(view.len().div_ceil(CHUNK));
+            rest = after;
+            *norm = own.iter().sum();
+        }
     }
 
     pub(super) fn adam_step(

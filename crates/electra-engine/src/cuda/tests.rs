@@ -165,8 +165,8 @@ fn layer<B: Backend>(backend: &mut B, spec: &LayerSpec, lengths: &[usize]) -> Ve
         attention_output: dropout(2),
         output: dropout(3),
     };
-    let keep = LayerArrays::new(backend, spec, tokens);
-    let d = LayerGradients::new(backend, spec, tokens);
+    let keep = backend.layer_arrays(spec, tokens);
+    let d = backend.layer_gradients(spec, tokens);
     let input = backend.array(tokens, hidden);
     backend.write(input, &units(1, tokens * hidden));
     backend.write(d.hidden, &units(2, tokens * hidden));
@@ -203,13 +203,21 @@ fn layer<B: Backend>(backend: &mut B, spec: &LayerSpec, lengths: &[usize]) -> Ve
     // The norm by itself, which the layer has in one with other things.
     let (norm, y, stats) = (&params.output_norm, keep.output, keep.output_stats);
     backend.layer_norm(&held, input, norm, y, stats);
-    backend.layer_norm_backward(&held, input, stats, norm, d.branch, d.residual, &mut grads);
+    backend.layer_norm_backward(
+        &held,
+        input,
+        stats,
+        norm,
+        d.output_branch,
+        d.residual,
+        &mut grads,
+    );
     let keys = &sequences.keys;
-    backend.dropout(input, &dropout.output, keys, d.branch);
+    backend.dropout(input, &dropout.output, keys, d.output_branch);
     for (name, array) in [
         ("norm", y),
         ("gradient by the norm's input", d.residual),
-        ("dropout", d.branch),
+        ("dropout", d.output_branch),
     ] {
         let mut values = vec![0.0; tokens * hidden];
         backend.read(array, &mut values);

@@ -7,8 +7,8 @@ use super::kernels::{self, Kind, Mat, Ptr, Shape};
 use super::linear::Columns;
 use super::memory::{CudaParams, Use};
 use super::{Cuda, Flat};
-use crate::backend::{Array, Ints, Linear, RowKeys};
-use crate::rng::{Purpose, Rng, stream};
+use crate::backend::{Array, Ints, Linear, VocabularySample};
+use crate::rng::{Purpose, stream};
 
 /// Bytes of logits that are there at once.
 const ROOM: usize = 128 << 20;
@@ -77,10 +77,15 @@ impl Cuda {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
         assert!(targets.len == x.rows && predicted.is_none_or(|p| p.len == x.rows));
         for a in [log_prob, log_sum] {
             assert!(a.rows == x.rows && a.cols == 1);
+        }
+        if let Some(s) = sample {
+            assert!(s.rows.len == x.rows && s.sampled.len == x.rows);
+            assert!(s.exclude.is_none_or(|e| e.len == x.rows));
         }
         self.logits(params, x, head, |cuda, logits| {
             let predicted = predicted.map_or(Ptr::NONE, |p| cuda.ids(p).add(logits.first));
@@ -96,7 +101,34 @@ impl Cuda {
                 predicted,
             )
             .or_fail();
+            if let Some(sample) = sample {
+                cuda.sample(sample, head.weight.rows, logits);
+            }
         });
+    }
+
+    /// Draws an entry for each row of these logits.
+    fn sample(&mut self, sample: &VocabularySample, entries: usize, logits: Logits) {
+        let (key, keys) = (sample.rng.key(), &sample.keys);
+        kernels::vocabulary_sample(
+            &*self.device,
+            Shape::new([logits.rows, 1, 1], THREADS),
+            logits.at,
+            logits.stride as u32,
+            entries as u32,
+            1.0 / sample.temperature,
+            sample
+                .exclude
+                .map_or(Ptr::NONE, |e| self.ids(e).add(logits.first)),
+            key[0],
+            key[1],
+            stream(Purpose::Sample, 0),
+            self.ids(keys.example),
+            self.ids(keys.position),
+            self.ids(sample.rows).add(logits.first),
+            self.ids(sample.sampled).add(logits.first),
+        )
+        .or_fail();
     }
 
     pub(super) fn log_prob_backward(
@@ -164,42 +196,6 @@ impl Cuda {
                 bias: None,
             });
             cuda.column_sums(d, Columns::Sum, logits.rows, entries, &[bias]);
-        });
-    }
-
-    pub(super) fn sample(
-        &mut self,
-        params: &CudaParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
-        assert!(rows.len == x.rows && sampled.len == x.rows);
-        assert!(exclude.is_none_or(|e| e.len == x.rows));
-        let key = rng.key();
-        self.logits(params, x, head, |cuda, logits| {
-            kernels::vocabulary_sample(
-                &*cuda.device,
-                Shape::new([logits.rows, 1, 1], THREADS),
-                logits.at,
-                logits.stride as u32,
-                head.weight.rows as u32,
-                1.0 / temperature,
-                exclude.map_or(Ptr::NONE, |e| cuda.ids(e).add(logits.first)),
-                key[0],
-                key[1],
-                stream(Purpose::Sample, 0),
-                cuda.ids(keys.example),
-                cuda.ids(keys.position),
-                cuda.ids(rows).add(logits.first),
-                cuda.ids(sampled).add(logits.first),
-            )
-            .or_fail();
         });
     }
 }

@@ -155,13 +155,13 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
     let stats = backend.array(tokens, 2);
     let projected = backend.array(tokens, HIDDEN);
     let kept: Vec<LayerArrays> = (0..2)
-        .map(|_| LayerArrays::new(backend, &SPEC, tokens))
+        .map(|_| backend.layer_arrays(&SPEC, tokens))
         .collect();
     let chosen = backend.array(count, HIDDEN);
     let [dense, active, d_dense] = [(); 3].map(|()| backend.array(count, EMBEDDING));
     let [log_prob, log_sum] = [(); 2].map(|()| backend.array(count, 1));
     let [logits, loss, d_logits] = [(); 3].map(|()| backend.array(tokens, 1));
-    let d = LayerGradients::new(backend, &SPEC, tokens);
+    let d = backend.layer_gradients(&SPEC, tokens);
     let d_chosen = backend.array(count, HIDDEN);
     let [d_normed, d_sum] = [(); 2].map(|()| backend.array(tokens, EMBEDDING));
     let views: Vec<ParamView> = network.layout.params().iter().map(|p| p.view).collect();
@@ -203,7 +203,9 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
         backend.linear(&params, chosen, &network.dense, dense);
         backend.activation(Activation::GeluTanh, dense, active);
         let head = &network.vocabulary;
-        backend.vocabulary_log_prob(&params, active, head, targets, log_prob, log_sum, None);
+        backend.vocabulary(
+            &params, active, head, targets, log_prob, log_sum, None, None,
+        );
         backend.linear(&params, output, &network.detect, logits);
         backend.binary_cross_entropy(logits, labels, loss);
         measured[0].push((-backend.sum(log_prob) / count as f64) as f32);
@@ -251,11 +253,9 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
             &mut grads,
         );
         backend.embed_backward(&tables, d_sum, &mut grads);
-        let norm = backend
-            .squared_norms(&grads, &views)
-            .iter()
-            .sum::<f64>()
-            .sqrt();
+        let mut norms = vec![0.0; views.len()];
+        backend.squared_norms(&grads, &views, &mut norms);
+        let norm = norms.iter().sum::<f64>().sqrt();
         measured[2].push(norm as f32);
         let clip = (1.0 / norm).min(1.0) as f32;
         let adam = Adam::default();
