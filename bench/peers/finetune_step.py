@@ -3,7 +3,7 @@
     python bench/peers/finetune_step.py --preset small --batch 32 --lengths sst2.lengths --precision bf16 --threads 2 [--compile]
 
 A step is forward with dropout 0.1, cross-entropy over two classes, backward, clipping to 1 and AdamW (fused). bf16 is
-autocast. A pass takes one step on every batch; with --batches only on so many, spread over all.
+autocast. A pass takes one step on every batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(p)
     p.add_argument("--precision", choices=["f32", "bf16"], default="f32")
-    p.add_argument("--batches", type=int, help="steps of a pass at the most")
     p.add_argument("--compile", action="store_true")
     args = p.parse_args()
 
@@ -31,8 +30,6 @@ def main() -> None:
     run = torch.compile(model, dynamic=bool(args.lengths)) if args.compile else model
     half = args.precision == "bf16"
     made = batches(args)
-    if args.batches and args.batches < len(made):
-        made = [made[i * len(made) // args.batches] for i in range(args.batches)]
     inputs = [(torch.from_numpy(b.ids), torch.from_numpy(b.mask), torch.arange(len(b.ids)) % 2) for b in made]
 
     def pass_over_all() -> None:

@@ -60,6 +60,12 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Precision and threads, for people.
+    pub fn on(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("{}, {} thread{plural}", self.precision, self.threads)
+    }
+
     /// Operations a second that the device could do in products of its precision: one thread's
     /// rate, measured in a moment, times the threads. `None` where it is not known.
     pub fn peak_flops(&self) -> Option<f64> {

@@ -1,6 +1,7 @@
 //! What a measured batch looks like: a preset, a number of sequences, and their lengths.
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,21 @@ impl BatchArgs {
             bail!("--seq {seq}: a sequence has from {least} to {most} tokens here");
         }
         Ok(vec![seq; batch])
+    }
+
+    /// Adds the shape to `fields`, and returns it for people.
+    pub fn describe(&self, batch: usize, fields: &mut Map<String, Value>) -> String {
+        fields.insert("batch".into(), batch.into());
+        match &self.lengths {
+            Some(path) => {
+                fields.insert("lengths".into(), path.display().to_string().into());
+                format!("{batch} ragged")
+            }
+            None => {
+                fields.insert("seq".into(), self.seq.get().into());
+                format!("{batch}×{}", self.seq)
+            }
+        }
     }
 }
 

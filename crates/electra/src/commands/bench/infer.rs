@@ -3,13 +3,13 @@
 use super::batches::BatchArgs;
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Repetition, Work as Done};
-use super::report::{Profile, Speed, device, object, print};
+use super::profile::{self, Measured, Outcome};
+use super::report::{device, object};
 use crate::commands::models;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Result, bail};
 use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
-use electra_engine::timed::Timed;
 use electra_model::config::ElectraConfig;
 use electra_model::files::ModelDir;
 use electra_model::files::atomic::readable_bytes;
@@ -96,20 +96,12 @@ impl Work for Infer<'_> {
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {
-        if self.args.profile {
-            let mut timed = Timed::new(backend);
-            let repetitions = self.measure(&mut timed, facts, Timed::reset)?;
-            let profile = Profile::new(timed.phases(), &repetitions);
-            self.report(facts, &repetitions, Some(profile))
-        } else {
-            let repetitions = self.measure(backend, facts, |_| ())?;
-            self.report(facts, &repetitions, None)
-        }
+        let outcome = profile::measure(&self, self.args.profile, backend, facts)?;
+        self.report(facts, &outcome)
     }
 }
 
-impl Infer<'_> {
-    /// Times passes over all batches; `warm` is called when everything is.
+impl Measured for Infer<'_> {
     fn measure<B: Backend>(
         &self,
         backend: &mut B,
@@ -134,7 +126,9 @@ impl Infer<'_> {
         warm(backend);
         clock.repeat(passes, || pass(backend))
     }
+}
 
+impl Infer<'_> {
     /// What one pass over all batches works through.
     fn work(&self) -> Done {
         let net = NetSize::from(&self.config);
@@ -151,44 +145,18 @@ impl Infer<'_> {
         }
     }
 
-    fn report(
-        &self,
-        facts: &Facts,
-        repetitions: &[Repetition],
-        profile: Option<Profile>,
-    ) -> Result<()> {
-        let (args, speed) = (self.args, Speed::of(repetitions));
+    fn report(&self, facts: &Facts, outcome: &Outcome) -> Result<()> {
+        let args = self.args;
         let what = args.model.as_ref().unwrap_or(&args.batch.preset);
         let name = match args.model {
             Some(_) => "model",
             None => "preset",
         };
-        let sequences = args.batch.batch.map_or(BATCH, NonZeroUsize::get);
         let mut fields = object([("bench", "infer".into()), (name, what.as_str().into())]);
-        fields.insert("batch".into(), sequences.into());
-        let shape = match &args.batch.lengths {
-            Some(path) => {
-                fields.insert("lengths".into(), path.display().to_string().into());
-                format!("{sequences} ragged")
-            }
-            None => {
-                fields.insert("seq".into(), args.batch.seq.get().into());
-                format!("{sequences}×{}", args.batch.seq)
-            }
-        };
+        let batch = args.batch.batch.map_or(BATCH, NonZeroUsize::get);
+        let shape = args.batch.describe(batch, &mut fields);
         fields.extend(device(facts));
-        fields.insert("repetitions".into(), repetitions.len().into());
-        speed.add_to(&mut fields);
-        let threads = facts.threads;
-        let mut line = format!(
-            "infer {what} {shape} {}, {threads} threads: {}",
-            facts.precision,
-            speed.line()
-        );
-        if let Some(profile) = profile {
-            fields.insert("phases".into(), profile.json());
-            line += &profile.table();
-        }
-        print(args.length.repeat.json, fields, &line)
+        let name = format!("infer {what} {shape} {}", facts.on());
+        outcome.print(args.length.repeat.json, fields, &name, "")
     }
 }

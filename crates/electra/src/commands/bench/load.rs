@@ -103,8 +103,11 @@ impl Work for Load<'_> {
         add_spread(&mut fields, "ms", speed.ms);
         fields.insert("peak_rss_bytes".into(), peak_rss_bytes().into());
         let line = format!(
-            "load {what} {}, {} threads: {:.1} ms ({:.1}–{:.1}) from disk to the first answer",
-            facts.precision, facts.threads, speed.ms.median, speed.ms.min, speed.ms.max
+            "load {what} {}: {:.1} ms ({:.1}–{:.1}) from disk to the first answer",
+            facts.on(),
+            speed.ms.median,
+            speed.ms.min,
+            speed.ms.max
         );
         print(args.repeat.json, fields, &line)
     }

@@ -8,6 +8,7 @@ mod made_up;
 mod measure;
 mod operators;
 mod prepare;
+mod profile;
 mod report;
 mod train;
 

@@ -4,7 +4,6 @@ use super::measure::{Repetition, Spread, peak_rss_bytes};
 use crate::commands::corpus::grouped;
 use crate::device::Facts;
 use anyhow::Result;
-use electra_engine::timed::Phase;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::io::Write;
@@ -24,7 +23,7 @@ pub fn device(facts: &Facts) -> Map<String, Value> {
 }
 
 /// A number with as many digits as mean something.
-fn rounded(x: f64) -> Value {
+pub fn rounded(x: f64) -> Value {
     if !x.is_finite() {
         return Value::Null;
     }
@@ -116,75 +115,6 @@ impl Speed {
             }
             _ => rate,
         }
-    }
-}
-
-/// Where the time of all repetitions went.
-#[derive(Debug)]
-pub struct Profile {
-    phases: Vec<Phase>,
-    seconds: f64,
-    passes: usize,
-}
-
-impl Profile {
-    /// From the phases that a clock added up over `repetitions`.
-    pub fn new(phases: Vec<Phase>, repetitions: &[Repetition]) -> Self {
-        Profile {
-            phases,
-            seconds: repetitions.iter().map(|r| r.seconds).sum(),
-            passes: repetitions.iter().map(|r| r.passes).sum(),
-        }
-    }
-
-    /// What lies outside all operators: batches, masks, bookkeeping.
-    fn outside(&self) -> f64 {
-        let inside: f64 = self.phases.iter().map(|p| p.time.as_secs_f64()).sum();
-        (self.seconds - inside).max(0.0)
-    }
-
-    /// `[{operator, weight, calls, ms, share}]`, a pass; the longest first, the rest last.
-    pub fn json(&self) -> Value {
-        let passes = self.passes as f64;
-        let row = |operator: &str, weight: Value, calls: f64, seconds: f64| {
-            json!({
-                "operator": operator, "weight": weight, "calls": rounded(calls),
-                "ms": rounded(1e3 * seconds / passes), "share": rounded(seconds / self.seconds),
-            })
-        };
-        let mut rows: Vec<Value> = self
-            .phases
-            .iter()
-            .map(|p| {
-                let weight = p.weight.map_or(Value::Null, |w| json!(w));
-                let calls = p.calls as f64 / passes;
-                row(p.operator, weight, calls, p.time.as_secs_f64())
-            })
-            .collect();
-        rows.push(row("outside operators", Value::Null, 1.0, self.outside()));
-        rows.into()
-    }
-
-    /// A table for people.
-    pub fn table(&self) -> String {
-        let passes = self.passes as f64;
-        let mut table = String::new();
-        let mut row = |name: &str, calls: f64, seconds: f64| {
-            let (ms, share) = (1e3 * seconds / passes, 100.0 * seconds / self.seconds);
-            let _ = write!(
-                table,
-                "\n  {share:5.1}%  {ms:10.3} ms  {calls:7.1} ×  {name}"
-            );
-        };
-        for phase in &self.phases {
-            let name = match phase.weight {
-                Some([out, inputs]) => format!("{} {out}×{inputs}", phase.operator),
-                None => phase.operator.to_owned(),
-            };
-            row(&name, phase.calls as f64 / passes, phase.time.as_secs_f64());
-        }
-        row("outside operators", 1.0, self.outside());
-        table
     }
 }
 

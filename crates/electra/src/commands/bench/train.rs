@@ -3,12 +3,12 @@
 use super::batches::BatchArgs;
 use super::made_up::{self, Scratch};
 use super::measure::{Clock, LengthArgs, Repetition, Spread, Work as Done};
-use super::report::{Profile, Speed, add_spread, device, object, print};
+use super::profile::{self, Measured, Outcome};
+use super::report::{add_spread, device, object};
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::Result;
 use electra_engine::backend::Backend;
 use electra_engine::rng::Rng;
-use electra_engine::timed::Timed;
 use electra_model::flops::{NetSize, train_flops_per_token};
 use electra_train::config::PretrainConfig;
 use electra_train::interrupt::StopFlag;
@@ -96,20 +96,12 @@ impl Work for Train<'_> {
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {
-        if self.args.profile {
-            let mut timed = Timed::new(backend);
-            let repetitions = self.measure(&mut timed, facts, Timed::reset)?;
-            let profile = Profile::new(timed.phases(), &repetitions);
-            self.report(facts, &repetitions, Some(profile))
-        } else {
-            let repetitions = self.measure(backend, facts, |_| ())?;
-            self.report(facts, &repetitions, None)
-        }
+        let outcome = profile::measure(&self, self.args.profile, backend, facts)?;
+        self.report(facts, &outcome)
     }
 }
 
-impl Train<'_> {
-    /// Times steps; `warm` is called when everything is.
+impl Measured for Train<'_> {
     fn measure<B: Backend>(
         &self,
         backend: &mut B,
@@ -140,7 +132,9 @@ impl Train<'_> {
         warm(backend);
         clock.repeat(passes, || pass(backend))
     }
+}
 
+impl Train<'_> {
     /// Operations of training on one token, by the lengths of the examples.
     fn flops_per_token(&self) -> Result<f64> {
         let (job, networks) = (self.job, &self.job.networks);
@@ -179,50 +173,26 @@ impl Train<'_> {
         Ok(Spread::of(times))
     }
 
-    fn report(
-        &self,
-        facts: &Facts,
-        repetitions: &[Repetition],
-        profile: Option<Profile>,
-    ) -> Result<()> {
-        let (args, config, speed) = (self.args, &self.job.config, Speed::of(repetitions));
-        let (preset, batch) = (&args.batch.preset, config.train_batch_size);
+    fn report(&self, facts: &Facts, outcome: &Outcome) -> Result<()> {
+        let (args, config) = (self.args, &self.job.config);
+        let preset = &args.batch.preset;
         let mut fields = object([
             ("bench", "train".into()),
             ("preset", preset.as_str().into()),
-            ("batch", batch.into()),
         ]);
-        let shape = match &args.batch.lengths {
-            Some(path) => {
-                fields.insert("lengths".into(), path.display().to_string().into());
-                format!("{batch} ragged")
-            }
-            None => {
-                fields.insert("seq".into(), config.max_seq_length.into());
-                format!("{batch}×{}", config.max_seq_length)
-            }
-        };
+        let shape = args.batch.describe(config.train_batch_size, &mut fields);
         if let Some(data) = &args.data {
             fields.insert("data".into(), data.display().to_string().into());
         }
         fields.extend(device(facts));
-        fields.insert("repetitions".into(), repetitions.len().into());
-        speed.add_to(&mut fields);
         let data = self.data_ms()?;
         add_spread(&mut fields, "data_ms", data);
-        let mut line = format!(
-            "train {preset} {shape} {}, {} threads: {}; loading, packing and masking {:.3} ms \
-             ({:.2}%)",
-            facts.precision,
-            facts.threads,
-            speed.line(),
+        let name = format!("train {preset} {shape} {}", facts.on());
+        let rest = format!(
+            "; loading, packing and masking {:.3} ms ({:.2}%)",
             data.median,
-            100.0 * data.median / speed.ms.median
+            100.0 * data.median / outcome.speed().ms.median
         );
-        if let Some(profile) = profile {
-            fields.insert("phases".into(), profile.json());
-            line += &profile.table();
-        }
-        print(args.length.repeat.json, fields, &line)
+        outcome.print(args.length.repeat.json, fields, &name, &rest)
     }
 }
