@@ -10,6 +10,7 @@
 
 use crate::params::{ParamLayout, ParamView};
 use crate::rng::Rng;
+use std::time::Duration;
 
 /// A matrix of activations on a device: a handle, valid on the backend that made it.
 ///
@@ -519,6 +520,12 @@ pub trait Backend {
     );
 
     // ---- composed -----------------------------------------------------------------------
+
+    /// Of a backend that overrides methods below: time of their parts since the last call, added up
+    /// over its threads. The first call begins.
+    fn parts(&mut self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
+    }
 
     /// What [`layer`](Backend::layer) keeps of up to `tokens` tokens. `output` and the statistics
     /// are f32; the others may have the form of the backend's products, and only `layer` and

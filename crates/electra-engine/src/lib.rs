@@ -10,3 +10,4 @@ pub mod params;
 pub mod reference;
 pub mod rng;
 pub mod selftest;
+pub mod timed;

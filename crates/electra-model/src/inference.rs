@@ -3,6 +3,10 @@
 //! A loaded model never changes. What a caller needs beside it, arrays as large as the largest
 //! batch so far, is in a workspace of the caller's own.
 
+mod encoder_model;
+
+pub use encoder_model::{EncoderModel, EncoderWorkspace};
+
 use crate::config::ElectraConfig;
 use crate::discriminator::{Discriminator, DiscriminatorArrays};
 use crate::encoder::{EncoderArrays, EncoderInput};

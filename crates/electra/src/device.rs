@@ -85,8 +85,31 @@ pub struct Facts {
     pub products: Products,
     /// Rows for a report.
     pub environment: Vec<(String, String)>,
-    /// Operations a second that it reaches in products, where measured.
-    pub peak_flops: Option<f64>,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The instruction set, where the processor computes.
+    pub isa: Option<Isa>,
+    /// Operations a second of large products, where they were measured when the device was opened.
+    pub measured_flops: Option<f64>,
+}
+
+impl Facts {
+    /// Precision and threads, for people.
+    pub fn on(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("{}, {} thread{plural}", self.precision, self.threads)
+    }
+
+    /// Operations a second that the device could do in products of its precision: what large ones
+    /// reach, or one thread's rate, measured in a moment, times the threads. `None` where it is not
+    /// known.
+    pub fn peak_flops(&self) -> Option<f64> {
+        if self.measured_flops.is_some() {
+            return self.measured_flops;
+        }
+        let rate = self.isa?.peak_gflops(self.precision == "bf16");
+        Some(rate * 1e9 * self.threads as f64)
+    }
 }
 
 /// Most threads that may be asked for.
@@ -144,7 +167,9 @@ impl DeviceArgs {
                     row("precision", name.to_owned()),
                     row("electra", env!("CARGO_PKG_VERSION").to_owned()),
                 ],
-                peak_flops: Some(backend.peak_flops()),
+                threads: 1,
+                isa: None,
+                measured_flops: Some(backend.peak_flops()),
             };
             work.run(&mut backend, &facts)
         });
@@ -191,8 +216,6 @@ impl DeviceArgs {
             CpuPrecision::Int8 => ("int8", Products::Int8),
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
-        // One thread's rate times the threads: what the cores could do, measured in a moment.
-        let peak = backend.isa().peak_gflops(precision == "bf16");
         let facts = Facts {
             precision,
             products,
@@ -202,7 +225,9 @@ impl DeviceArgs {
                 row("precision", precision.to_owned()),
                 row("electra", env!("CARGO_PKG_VERSION").to_owned()),
             ],
-            peak_flops: Some(peak * 1e9 * threads as f64),
+            threads,
+            isa: Some(backend.isa()),
+            measured_flops: None,
         };
         work.run(&mut backend, &facts)
     }

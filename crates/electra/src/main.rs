@@ -27,6 +27,7 @@ enum Command {
     Pretrain(commands::pretrain::Args),
     Predict(commands::predict::Args),
     Info(commands::info::Args),
+    Bench(commands::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Info(args) => commands::info::run(args),
+        Command::Bench(args) => commands::bench::run(args),
     };
     match result {
         Ok(code) => code,

@@ -9,6 +9,7 @@ use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
     Accuracy, AddNorm, LayerWeights, StoreTile, block_rows, by_panels, multiply_rows,
 };
+use super::clock::{Part, PartClock};
 use super::gemm::{Form, PANEL};
 use super::isa::Isa;
 use super::linear::{left_side, left_words};
@@ -34,6 +35,7 @@ struct Run<'a> {
     /// `[T, H]` what a layer reads and replaces.
     x: View,
     block: usize,
+    clock: &'a PartClock,
 }
 
 /// Query, key, value `[rows, 3H]` in attention's form, and attention's result `[rows, H]`; row 0 is
@@ -87,6 +89,7 @@ impl Run<'_> {
     ) {
         let [packed, tile, ..] = room;
         let stride = self.attention.units(3 * self.spec.hidden);
+        let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
             let left = left_side(self.isa, self.form, self.input(&rows), packed);
@@ -102,6 +105,7 @@ impl Run<'_> {
                 store.run_on(self.isa);
             });
         }
+        lap.done(Part::Qkv);
     }
 
     /// What follows attention, for some rows, at most a block.
@@ -123,6 +127,7 @@ impl Run<'_> {
         };
         let units = middle_form.units(spec.intermediate);
         let branch = &mut branch[..count * spec.hidden];
+        let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
             let x = std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
@@ -136,11 +141,13 @@ impl Run<'_> {
             let left = left_side(isa, self.form, context, packed);
             let to = branch.as_mut_ptr();
             multiply_rows(isa, left, &layer.attention_output, to, spec.hidden);
+            lap.done(Part::AttentionOutput);
             isa.run(AddNorm {
                 x,
                 y: branch,
                 norm: layer.attention_norm,
             });
+            lap.done(Part::Norm);
             let left = left_side(isa, self.form, self.input(&rows), packed);
             by_panels(isa, left, &layer.intermediate, tile, |first, tile| {
                 let store = StoreTile {
@@ -152,6 +159,7 @@ impl Run<'_> {
                 };
                 store.run_on(isa);
             });
+            lap.done(Part::Intermediate);
             let activated = Source {
                 form: middle_form,
                 data: middle.as_ptr(),
@@ -161,12 +169,14 @@ impl Run<'_> {
             };
             let left = left_side(isa, self.form, activated, bytes);
             multiply_rows(isa, left, &layer.output, to, spec.hidden);
+            lap.done(Part::Output);
             let branch = std::slice::from_raw_parts_mut(to, count * spec.hidden);
             isa.run(AddNorm {
                 x,
                 y: branch,
                 norm: layer.output_norm,
             });
+            lap.done(Part::Norm);
         }
     }
 
@@ -237,6 +247,7 @@ impl Cpu {
             attention: self.form,
             x: view,
             block: block_rows(spec),
+            clock: &self.clock,
         };
         let threads = self.pool.threads();
         let heads = Heads::new(&self.ints, sequences, spec.heads, x, None);
@@ -300,6 +311,7 @@ fn layer_by_layer(
             if queries.is_empty() {
                 return;
             }
+            let mut lap = run.clock.start();
             let words = HeadRoom::words(run.attention, head.len, head.size);
             let room = HeadRoom::new(scratch.split(words));
             let to = between.context.add(head.start * hidden + head.column);
@@ -317,6 +329,7 @@ fn layer_by_layer(
                     |_, _| {},
                 );
             }
+            lap.done(Part::Attention);
         });
         pool.run(blocks, |task, scratch| {
             let mut room = scratch.split(run.room());
@@ -381,6 +394,7 @@ fn whole_sequences(
             // SAFETY: these rows are this task's.
             unsafe { run.project(layer, rows, between, &mut room) };
         }
+        let mut lap = run.clock.start();
         for task in group.start * heads.heads..group.end * heads.heads {
             let mut head = heads.task(task);
             head.start -= rows.start;
@@ -404,6 +418,7 @@ fn whole_sequences(
                 );
             }
         }
+        lap.done(Part::Attention);
         for rows in blocks() {
             // SAFETY: these rows are this task's.
             unsafe { run.finish(layer, rows, between, &mut room) };

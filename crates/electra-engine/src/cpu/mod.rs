@@ -7,6 +7,7 @@ mod attention;
 mod attention_backward;
 mod buffer;
 mod chain;
+mod clock;
 mod dropout;
 mod elementwise;
 mod gemm;
@@ -33,6 +34,7 @@ pub use params::CpuParams;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
+use clock::PartClock;
 use gemm::Form;
 use pool::Pool;
 use view::View;
@@ -84,6 +86,7 @@ pub struct Cpu {
     /// Of products of layers in inference.
     layer_form: Form,
     arrays: Vec<(Buffer, Form)>,
+    clock: PartClock,
     ints: Vec<Vec<u32>>,
     /// Memory that the tasks of one operator share.
     left: Buffer,
@@ -117,6 +120,7 @@ impl Cpu {
                 _ => form,
             },
             arrays: Vec::new(),
+            clock: PartClock::default(),
             ints: Vec::new(),
             left: Buffer::zeroed(0),
             right: Buffer::zeroed(0),
@@ -393,6 +397,10 @@ impl Backend for Cpu {
         grads: &mut Flat,
     ) {
         self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
+    }
+
+    fn parts(&mut self) -> Vec<(&'static str, std::time::Duration)> {
+        self.clock.take()
     }
 
     fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {

@@ -140,7 +140,7 @@ impl Work for Pretrain<'_> {
                 stop: self.stop,
                 precision: facts.precision,
                 environment: facts.environment.clone(),
-                peak_flops: facts.peak_flops,
+                peak_flops: facts.peak_flops(),
             },
         )?)
     }
