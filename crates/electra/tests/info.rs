@@ -132,3 +132,29 @@ fn anything_else_is_named_and_no_directory_means_this_machine() {
     let machine = electra(&["info", "--json"]).json();
     assert!(machine["cores"].as_u64() > Some(0));
 }
+
+#[test]
+fn devices_are_listed_and_one_that_is_not_there_is_named() {
+    let listed = electra(&["info", "--devices", "--json"]).json();
+    assert_eq!(listed["devices"][0]["device"], "cpu");
+    // Whether built with CUDA or not, whether there is a driver or not: a reason, or devices.
+    let cuda = listed["devices"].as_array().map_or(0, Vec::len) > 1;
+    assert_eq!(listed["no_cuda"].is_string(), !cuda, "{listed}");
+    let model = golden("tiny-discriminator");
+    let arguments = ["predict", "--as", "detect", "--model", &model, "--device"];
+    let on = |device: &'static str| electra(&[&arguments[..], &[device]].concat());
+    on("cuda:99").fails(1, &["cuda"]);
+    on("gpu").fails(2, &["auto, cpu, cuda or cuda:N"]);
+    let text = electra(&["info", "--selftest", "--devices"]);
+    text.fails(2, &["cannot be used with"]);
+}
+
+#[test]
+fn the_checks_pass_on_the_cpu() {
+    let arguments = ["info", "--selftest", "--device", "cpu", "--json"];
+    let checked = electra(&arguments).json();
+    assert_eq!(checked["failed"], 0, "{checked}");
+    assert!(checked["checks"].as_u64() > Some(500), "{checked}");
+    let training = checked["outcomes"].to_string();
+    assert!(training.contains("training: parameters at the end"));
+}
