@@ -140,8 +140,8 @@ fn main() {
         attention_output: drop(1),
         output: drop(2),
     };
-    let keep = LayerArrays::new(&mut cpu, &spec, tokens);
-    let d = LayerGradients::new(&mut cpu, &spec, tokens);
+    let keep = cpu.layer_arrays(&spec, tokens);
+    let d = cpu.layer_gradients(&spec, tokens);
     let input = cpu.array(tokens, HIDDEN);
     cpu.write(input, &(0..tokens * HIDDEN).map(wave).collect::<Vec<_>>());
     cpu.write(
@@ -161,14 +161,20 @@ fn main() {
         );
     });
     report("layer backward", seconds, 2.0 * (products + attention));
+    // The single operators take arrays of f32; a layer's own may be of another form.
+    let f32_array = |cpu: &mut Cpu, cols| cpu.array(tokens, cols);
+    let qkv = f32_array(&mut cpu, 3 * HIDDEN);
+    let d_qkv = f32_array(&mut cpu, 3 * HIDDEN);
+    let [context, branch, sum] = [(); 3].map(|()| f32_array(&mut cpu, HIDDEN));
+    let [z, activated] = [(); 2].map(|()| f32_array(&mut cpu, INTERMEDIATE));
     let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * HIDDEN, HIDDEN));
-    let [q, k, v] = thirds(keep.qkv);
+    let [q, k, v] = thirds(qkv);
     let attention_dropout = Some(&dropout.attention);
-    let (y, sums) = (keep.context, keep.log_sum);
+    let (y, sums) = (context, keep.log_sum);
     let seconds = best(|| cpu.attention(q, k, v, 4, &sequences, attention_dropout, y, sums));
     report("attention", seconds, attention);
     let seconds = best(|| {
-        let to = thirds(d.qkv);
+        let to = thirds(d_qkv);
         cpu.attention_backward(
             [q, k, v],
             4,
@@ -182,14 +188,14 @@ fn main() {
     });
     report("attention backward", seconds, 2.5 * attention);
     let elements = (tokens * INTERMEDIATE) as f64;
-    let seconds = best(|| cpu.activation(Activation::Gelu, keep.intermediate, keep.activated));
+    let seconds = best(|| cpu.activation(Activation::Gelu, z, activated));
     println!(
         "{:32} {:9.3} ns an element",
         "gelu",
         seconds / elements * 1e9
     );
     let seconds = best(|| {
-        cpu.activation_backward(Activation::Gelu, keep.intermediate, d.intermediate);
+        cpu.activation_backward(Activation::Gelu, z, activated);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -198,13 +204,7 @@ fn main() {
     );
     let elements = (tokens * HIDDEN) as f64;
     let seconds = best(|| {
-        cpu.layer_norm(
-            &params,
-            keep.output_sum,
-            &norm,
-            keep.output,
-            keep.output_stats,
-        );
+        cpu.layer_norm(&params, sum, &norm, keep.output, keep.output_stats);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -213,9 +213,7 @@ fn main() {
     );
     let seconds = best(|| {
         let stats = keep.output_stats;
-        cpu.layer_norm_backward(
-            &params, input, stats, &norm, d.hidden, d.residual, &mut grads,
-        );
+        cpu.layer_norm_backward(&params, input, stats, &norm, d.hidden, branch, &mut grads);
     });
     println!(
         "{:32} {:9.3} ns an element",
@@ -223,7 +221,7 @@ fn main() {
         seconds / elements * 1e9
     );
     let keys = &sequences.keys;
-    let seconds = best(|| cpu.add(input, keep.output, Some((&dropout.output, keys)), d.branch));
+    let seconds = best(|| cpu.add(input, keep.output, Some((&dropout.output, keys)), branch));
     println!(
         "{:32} {:9.3} ns an element",
         "add with dropout",

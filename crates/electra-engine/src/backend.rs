@@ -274,23 +274,6 @@ pub struct LayerArrays {
 }
 
 impl LayerArrays {
-    /// Arrays for up to `tokens` tokens.
-    pub fn new<B: Backend + ?Sized>(backend: &mut B, spec: &LayerSpec, tokens: usize) -> Self {
-        LayerArrays {
-            qkv: backend.array(tokens, 3 * spec.hidden),
-            context: backend.array(tokens, spec.hidden),
-            log_sum: backend.array(tokens, spec.heads),
-            attention_sum: backend.array(tokens, spec.hidden),
-            attention_stats: backend.array(tokens, 2),
-            attention_normed: backend.array(tokens, spec.hidden),
-            intermediate: backend.array(tokens, spec.intermediate),
-            activated: backend.array(tokens, spec.intermediate),
-            output_sum: backend.array(tokens, spec.hidden),
-            output_stats: backend.array(tokens, 2),
-            output: backend.array(tokens, spec.hidden),
-        }
-    }
-
     /// The same arrays for the first `tokens` tokens.
     pub fn first_rows(&self, tokens: usize) -> Self {
         LayerArrays {
@@ -316,8 +299,10 @@ pub struct LayerGradients {
     pub hidden: Array,
     /// `[T, H]` on the way.
     pub residual: Array,
-    /// `[T, H]` on the way.
-    pub branch: Array,
+    /// `[T, H]` gradient by what attention adds to the residual.
+    pub attention_branch: Array,
+    /// `[T, H]` gradient by what the feed-forward block adds to the residual.
+    pub output_branch: Array,
     /// `[T, 3H]` gradient by query, key, value.
     pub qkv: Array,
     /// `[T, I]` gradient inside the feed-forward block.
@@ -325,23 +310,13 @@ pub struct LayerGradients {
 }
 
 impl LayerGradients {
-    /// Arrays for up to `tokens` tokens.
-    pub fn new<B: Backend + ?Sized>(backend: &mut B, spec: &LayerSpec, tokens: usize) -> Self {
-        LayerGradients {
-            hidden: backend.array(tokens, spec.hidden),
-            residual: backend.array(tokens, spec.hidden),
-            branch: backend.array(tokens, spec.hidden),
-            qkv: backend.array(tokens, 3 * spec.hidden),
-            intermediate: backend.array(tokens, spec.intermediate),
-        }
-    }
-
     /// The same arrays for the first `tokens` tokens.
     pub fn first_rows(&self, tokens: usize) -> Self {
         LayerGradients {
             hidden: self.hidden.first_rows(tokens),
             residual: self.residual.first_rows(tokens),
-            branch: self.branch.first_rows(tokens),
+            attention_branch: self.attention_branch.first_rows(tokens),
+            output_branch: self.output_branch.first_rows(tokens),
             qkv: self.qkv.first_rows(tokens),
             intermediate: self.intermediate.first_rows(tokens),
         }
@@ -545,6 +520,38 @@ pub trait Backend {
 
     // ---- composed -----------------------------------------------------------------------
 
+    /// What [`layer`](Backend::layer) keeps of up to `tokens` tokens. `output` and the statistics
+    /// are f32; the others may have the form of the backend's products, and only `layer` and
+    /// `layer_backward` use them.
+    fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
+        LayerArrays {
+            qkv: self.array(tokens, 3 * spec.hidden),
+            context: self.array(tokens, spec.hidden),
+            log_sum: self.array(tokens, spec.heads),
+            attention_sum: self.array(tokens, spec.hidden),
+            attention_stats: self.array(tokens, 2),
+            attention_normed: self.array(tokens, spec.hidden),
+            intermediate: self.array(tokens, spec.intermediate),
+            activated: self.array(tokens, spec.intermediate),
+            output_sum: self.array(tokens, spec.hidden),
+            output_stats: self.array(tokens, 2),
+            output: self.array(tokens, spec.hidden),
+        }
+    }
+
+    /// What [`layer_backward`](Backend::layer_backward) works in for up to `tokens` tokens.
+    /// `hidden` is f32; the others may have the form of the backend's products.
+    fn layer_gradients(&mut self, spec: &LayerSpec, tokens: usize) -> LayerGradients {
+        LayerGradients {
+            hidden: self.array(tokens, spec.hidden),
+            residual: self.array(tokens, spec.hidden),
+            attention_branch: self.array(tokens, spec.hidden),
+            output_branch: self.array(tokens, spec.hidden),
+            qkv: self.array(tokens, 3 * spec.hidden),
+            intermediate: self.array(tokens, spec.intermediate),
+        }
+    }
+
     /// An encoder layer: attention and feed-forward, each with residual, then norm.
     fn layer(
         &mut self,
@@ -601,7 +608,7 @@ pub trait Backend {
     }
 
     /// Backward of [`layer`](Backend::layer): `d.hidden` holds the gradient by the output and
-    /// gets the gradient by the input.
+    /// gets the gradient by the input. What was kept may be gone afterwards, but for the output.
     fn layer_backward(
         &mut self,
         params: &Self::Params,
@@ -626,8 +633,8 @@ pub trait Backend {
         );
         let branch = match dropout {
             Some(dropout) => {
-                self.dropout(d.residual, &dropout.output, keys, d.branch);
-                d.branch
+                self.dropout(d.residual, &dropout.output, keys, d.output_branch);
+                d.output_branch
             }
             None => d.residual,
         };
@@ -658,8 +665,13 @@ pub trait Backend {
         );
         let branch = match dropout {
             Some(dropout) => {
-                self.dropout(d.hidden, &dropout.attention_output, keys, d.branch);
-                d.branch
+                self.dropout(
+                    d.hidden,
+                    &dropout.attention_output,
+                    keys,
+                    d.attention_branch,
+                );
+                d.attention_branch
             }
             None => d.hidden,
         };
@@ -694,6 +706,26 @@ pub trait Backend {
         let mut x = input;
         for (i, (layer, keep)) in layers.iter().zip(keep).enumerate() {
             self.layer(params, spec, layer, sequences, dropout.get(i), x, keep);
+            x = keep.output;
+        }
+        x
+    }
+
+    /// A run of layers of which only the last output is kept; returns it. `work` are two layers'
+    /// arrays that may share all but their outputs.
+    fn infer_layers(
+        &mut self,
+        params: &Self::Params,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        input: Array,
+        work: &[LayerArrays; 2],
+    ) -> Array {
+        let mut x = input;
+        for (i, layer) in layers.iter().enumerate() {
+            let keep = &work[i % 2];
+            self.layer(params, spec, layer, sequences, None, x, keep);
             x = keep.output;
         }
         x

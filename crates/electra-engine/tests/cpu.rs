@@ -22,6 +22,7 @@ fn kinds() -> Vec<(Isa, Precision)> {
     let mut kinds = Vec::new();
     for isa in Isa::available() {
         kinds.push((isa, Precision::F32));
+        kinds.push((isa, Precision::Int8));
         if isa.has_bf16() {
             kinds.push((isa, Precision::Bf16));
         }
@@ -37,6 +38,7 @@ fn every_operator_agrees_with_the_reference_by_the_same_bits_on_any_number_of_th
         let products = match precision {
             Precision::F32 => Products::F32,
             Precision::Bf16 => Products::Bf16,
+            Precision::Int8 => Products::Int8,
         };
         let alone = selftest::outputs(&mut cpu(isa, precision, 1));
         for o in selftest::compare(&alone, &exact, products) {
@@ -301,8 +303,8 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
         attention_output: drop(1),
         output: drop(2),
     };
-    let keep = LayerArrays::new(backend, &spec, tokens);
-    let d = LayerGradients::new(backend, &spec, tokens);
+    let keep = backend.layer_arrays(&spec, tokens);
+    let d = backend.layer_gradients(&spec, tokens);
     let input = backend.array(tokens, HIDDEN);
     backend.write(input, &inputs);
     backend.layer(

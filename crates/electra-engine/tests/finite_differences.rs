@@ -404,8 +404,8 @@ fn layers_with_and_without_dropout() {
                     })
                     .collect(),
             };
-            let keep: Vec<LayerArrays> = (0..2).map(|_| LayerArrays::new(be, &spec, T)).collect();
-            let d = LayerGradients::new(be, &spec, T);
+            let keep: Vec<LayerArrays> = (0..2).map(|_| be.layer_arrays(&spec, T)).collect();
+            let d = be.layer_gradients(&spec, T);
             let x = filled(be, 1, T, 4);
             check(
                 be,

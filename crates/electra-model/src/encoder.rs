@@ -239,9 +239,18 @@ pub struct EncoderArrays {
     stats: Array,
     normed: Array,
     projected: Option<Array>,
-    layers: Vec<LayerArrays>,
+    layers: Layers,
     /// One a layer, none where dropout is off.
     dropouts: Vec<LayerDropout>,
+}
+
+/// The arrays that layers work in.
+#[derive(Clone, Debug)]
+enum Layers {
+    /// For each layer what backward reads.
+    Kept(Vec<LayerArrays>),
+    /// Two layers' arrays in turn.
+    Working(Box<[LayerArrays; 2]>),
 }
 
 /// Gradients that pass through an encoder.
@@ -258,7 +267,7 @@ impl EncoderArrays {
         backend: &mut B,
         encoder: &Encoder,
         tokens: usize,
-        layers: Vec<LayerArrays>,
+        layers: Layers,
     ) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderArrays {
@@ -269,7 +278,7 @@ impl EncoderArrays {
                 .body
                 .project
                 .map(|_| backend.array(tokens, encoder.body.spec.hidden)),
-            dropouts: Vec::with_capacity(layers.len()),
+            dropouts: Vec::with_capacity(encoder.body.layers.len()),
             layers,
         }
     }
@@ -281,23 +290,20 @@ impl EncoderArrays {
             .body
             .layers
             .iter()
-            .map(|_| LayerArrays::new(backend, spec, tokens))
+            .map(|_| backend.layer_arrays(spec, tokens))
             .collect();
-        Self::with_layers(backend, encoder, tokens, layers)
+        Self::with_layers(backend, encoder, tokens, Layers::Kept(layers))
     }
 
-    /// For inference on up to `tokens` tokens: all layers work in the same arrays, with two
-    /// outputs in turn.
+    /// For inference on up to `tokens` tokens: nothing is kept but the last output.
     pub fn for_inference<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let spec = &encoder.body.spec;
-        let even = LayerArrays::new(backend, spec, tokens);
+        let even = backend.layer_arrays(spec, tokens);
         let odd = LayerArrays {
             output: backend.array(tokens, spec.hidden),
             ..even
         };
-        let layers = (0..encoder.body.layers.len())
-            .map(|i| if i % 2 == 0 { even } else { odd })
-            .collect();
+        let layers = Layers::Working(Box::new([even, odd]));
         Self::with_layers(backend, encoder, tokens, layers)
     }
 
@@ -307,9 +313,16 @@ impl EncoderArrays {
         self.stats = whole.stats.first_rows(tokens);
         self.normed = whole.normed.first_rows(tokens);
         self.projected = whole.projected.map(|a| a.first_rows(tokens));
-        self.layers.clear();
-        self.layers
-            .extend(whole.layers.iter().map(|l| l.first_rows(tokens)));
+        match (&mut self.layers, &whole.layers) {
+            (Layers::Kept(kept), Layers::Kept(whole)) => {
+                kept.clear();
+                kept.extend(whole.iter().map(|l| l.first_rows(tokens)));
+            }
+            (Layers::Working(work), Layers::Working(whole)) => {
+                **work = whole.each_ref().map(|l| l.first_rows(tokens));
+            }
+            _ => unreachable!("both are for training or for inference"),
+        }
     }
 
     /// The first place in forward order with a value that is not finite: "the embeddings" or
@@ -318,14 +331,22 @@ impl EncoderArrays {
         if !backend.sum(self.layer_input()).is_finite() {
             return Some("the embeddings".to_owned());
         }
-        let mut outputs = self.layers.iter().map(|layer| layer.output);
+        let mut outputs = self.kept().iter().map(|layer| layer.output);
         let layer = outputs.position(|output| !backend.sum(output).is_finite())?;
         Some(format!("layer {layer}"))
     }
 
-    /// Output of the last layer, `[T, H]`.
+    /// Of training, the output of the last layer, `[T, H]`.
     pub fn output(&self) -> Array {
-        self.layers.last().map_or(self.layer_input(), |l| l.output)
+        self.kept().last().map_or(self.layer_input(), |l| l.output)
+    }
+
+    /// Of training, what each layer keeps.
+    fn kept(&self) -> &[LayerArrays] {
+        match &self.layers {
+            Layers::Kept(kept) => kept,
+            Layers::Working(_) => &[],
+        }
     }
 
     fn layer_input(&self) -> Array {
@@ -338,7 +359,7 @@ impl EncoderGradients {
     pub fn new<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderGradients {
-            layers: LayerGradients::new(backend, &encoder.body.spec, tokens),
+            layers: backend.layer_gradients(&encoder.body.spec, tokens),
             normed: backend.array(tokens, size),
             sum: backend.array(tokens, size),
         }
@@ -435,15 +456,26 @@ impl Encoder {
         if let (Some(project), Some(projected)) = (&self.body.project, arrays.projected) {
             backend.linear(params, arrays.normed, project, projected);
         }
-        backend.layers(
-            params,
-            &self.body.spec,
-            &self.body.layers,
-            &input.sequences,
-            &arrays.dropouts,
-            arrays.layer_input(),
-            &arrays.layers,
-        )
+        let body = &self.body;
+        match &arrays.layers {
+            Layers::Kept(kept) => backend.layers(
+                params,
+                &body.spec,
+                &body.layers,
+                &input.sequences,
+                &arrays.dropouts,
+                arrays.layer_input(),
+                kept,
+            ),
+            Layers::Working(work) => backend.infer_layers(
+                params,
+                &body.spec,
+                &body.layers,
+                &input.sequences,
+                arrays.layer_input(),
+                work,
+            ),
+        }
     }
 
     /// Adds to `grads` from the gradient by the output in `d.layers.hidden`. The other arguments
@@ -458,10 +490,11 @@ impl Encoder {
         d: &EncoderGradients,
         grads: &mut B::Flat,
     ) {
+        let kept = arrays.kept();
         for i in (0..self.body.layers.len()).rev() {
             let layer_input = match i {
                 0 => arrays.layer_input(),
-                _ => arrays.layers[i - 1].output,
+                _ => kept[i - 1].output,
             };
             backend.layer_backward(
                 params,
@@ -470,7 +503,7 @@ impl Encoder {
                 &input.sequences,
                 arrays.dropouts.get(i),
                 layer_input,
-                &arrays.layers[i],
+                &kept[i],
                 &d.layers,
                 grads,
             );

@@ -42,6 +42,9 @@ pub struct Stepped {
     pub metrics: StepMetrics,
     /// What was not finite, if the step was skipped for it.
     pub skipped: Option<String>,
+    /// Length of the sequence that a token of the batch stands in, on average: what attention
+    /// costs.
+    pub attended: f64,
 }
 
 /// Networks in training on a device.
@@ -85,6 +88,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let rng = Rng::new(config.seed, index);
         let batch = self.job.train.batch(self.position.cursor)?;
         let tokens = batch.packed.tokens();
+        let attended = attended(&batch.packed);
         let (job, parts) = (self.job, &mut self.parts);
         parts.clear();
         let mask = |part, first| parts.push((job.masking.mask(part, first, &rng), first));
@@ -165,6 +169,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         Ok(Stepped {
             metrics,
             skipped: place,
+            attended,
         })
     }
 
@@ -328,8 +333,17 @@ pub fn seconds_per_step<B: Backend>(backend: &mut B, job: &PretrainJob) -> Resul
     Ok(seconds[seconds.len() / 2])
 }
 
-/// Operations of training on one token, by the product's own count.
-pub fn flops_per_token(job: &PretrainJob) -> f64 {
+/// Length of the sequence that a token stands in, on average over the tokens.
+fn attended(batch: &PackedBatch) -> f64 {
+    let squares: usize = (0..batch.sequences())
+        .map(|s| batch.rows(s).len().pow(2))
+        .sum();
+    squares as f64 / batch.tokens().max(1) as f64
+}
+
+/// Operations of training on one token, by the product's own count, in sequences of a length as
+/// [`Stepped::attended`] says it.
+pub fn flops_per_token(job: &PretrainJob, attended: f64) -> f64 {
     let networks = &job.networks;
     let generator = NetSize::from(&job.generator_config);
     let discriminator = NetSize::from(&job.discriminator_config);
@@ -337,6 +351,20 @@ pub fn flops_per_token(job: &PretrainJob) -> f64 {
         networks.discriminator.as_ref().map(|_| &discriminator),
         networks.generator.as_ref().map(|_| &generator),
         job.config.mask_prob,
-        job.config.max_seq_length,
+        attended.round() as usize,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_sequences_cost_less_attention() {
+        let mut batch = PackedBatch::new();
+        batch.push(&[1; 6], &[0; 6]);
+        batch.push(&[1; 2], &[0; 2]);
+        assert_eq!(attended(&batch), (36.0 + 4.0) / 8.0);
+        assert_eq!(attended(&PackedBatch::new()), 0.0);
+    }
 }

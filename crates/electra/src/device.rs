@@ -22,6 +22,8 @@ pub enum Precision {
     F32,
     /// bfloat16 products, the rest in single precision.
     Bf16,
+    /// Inference alone: layers' products in bytes, the rest as in bf16.
+    Int8,
 }
 
 /// Options of everything that computes.
@@ -40,6 +42,8 @@ pub struct DeviceArgs {
 
 /// Work that any backend can do.
 pub trait Work {
+    /// Whether it trains, which takes a precision that has gradients.
+    const TRAINS: bool = false;
     /// What comes of it.
     type Output;
     /// Does it.
@@ -49,7 +53,7 @@ pub trait Work {
 /// What is known of the device in use.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// `f32` or `bf16`, as computed.
+    /// `f32`, `bf16` or `int8`, as computed.
     pub precision: &'static str,
     /// Rows for a report.
     pub environment: Vec<(String, String)>,
@@ -74,6 +78,9 @@ impl DeviceArgs {
         if self.thread_count() > MAX_THREADS {
             bail!("--threads {}: at most {MAX_THREADS}", self.thread_count());
         }
+        if W::TRAINS && self.precision == Some(Precision::Int8) {
+            bail!("--precision int8 serves inference; training takes f32 or bf16");
+        }
         let isa = match std::env::var("ELECTRA_ISA") {
             Err(_) => None,
             Ok(name) => {
@@ -96,6 +103,7 @@ impl DeviceArgs {
             precision: match self.precision.unwrap_or(Precision::F32) {
                 Precision::F32 => CpuPrecision::F32,
                 Precision::Bf16 => CpuPrecision::Bf16,
+                Precision::Int8 => CpuPrecision::Int8,
             },
             isa,
         })?;
@@ -105,6 +113,7 @@ impl DeviceArgs {
         let precision = match backend.precision() {
             CpuPrecision::F32 => "f32",
             CpuPrecision::Bf16 => "bf16",
+            CpuPrecision::Int8 => "int8",
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
         // One thread's rate times the threads: what the cores could do, measured in a moment.

@@ -6,10 +6,13 @@
 mod attention;
 mod attention_backward;
 mod buffer;
+mod chain;
 mod dropout;
 mod elementwise;
 mod gemm;
+mod inference;
 mod isa;
+mod layer;
 mod linear;
 mod math;
 mod norm;
@@ -46,6 +49,9 @@ pub enum Precision {
     F32,
     /// Both sides rounded to bf16, to the nearest, summed in f32.
     Bf16,
+    /// For inference: the layers' products in bytes, a step and a least value for each token, a
+    /// step for each output, summed exactly; all others as in `Bf16`.
+    Int8,
 }
 
 /// Settings of a [`Cpu`].
@@ -73,8 +79,11 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     precision: Precision,
+    /// Of products, but for those of layers in inference.
     form: Form,
-    arrays: Vec<Buffer>,
+    /// Of products of layers in inference.
+    layer_form: Form,
+    arrays: Vec<(Buffer, Form)>,
     ints: Vec<Vec<u32>>,
     /// Memory that the tasks of one operator share.
     left: Buffer,
@@ -94,13 +103,18 @@ impl Cpu {
         let threads = options.threads.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
         });
+        let form = match options.precision {
+            Precision::Bf16 | Precision::Int8 if isa.has_bf16() => Form::Bf16,
+            _ => Form::F32,
+        };
         Ok(Cpu {
             pool: Pool::new(threads),
             isa,
             precision: options.precision,
-            form: match options.precision {
-                Precision::Bf16 if isa.has_bf16() => Form::Bf16,
-                _ => Form::F32,
+            form,
+            layer_form: match options.precision {
+                Precision::Int8 => Form::Int8,
+                _ => form,
             },
             arrays: Vec::new(),
             ints: Vec::new(),
@@ -122,9 +136,10 @@ impl Cpu {
 
     /// The precision in use: what was asked for, or what it fell back to.
     pub fn precision(&self) -> Precision {
-        match self.form {
+        match self.layer_form {
             Form::F32 => Precision::F32,
             Form::Bf16 => Precision::Bf16,
+            Form::Int8 => Precision::Int8,
         }
     }
 
@@ -139,7 +154,21 @@ impl Cpu {
     }
 
     fn view(&self, array: Array) -> View {
-        View::new(&self.arrays[array.slot as usize], array)
+        let (buffer, form) = &self.arrays[array.slot as usize];
+        View::new(buffer, *form, array)
+    }
+
+    /// A new array of zeros in some form.
+    fn array_in(&mut self, form: Form, rows: usize, cols: usize) -> Array {
+        self.arrays
+            .push((Buffer::zeroed(rows * form.units(cols)), form));
+        Array {
+            slot: self.arrays.len() as u32 - 1,
+            column: 0,
+            stride: cols as u32,
+            rows,
+            cols,
+        }
     }
 
     fn ids(&self, ints: Ints) -> &[u32] {
@@ -152,14 +181,7 @@ impl Backend for Cpu {
     type Flat = Flat;
 
     fn array(&mut self, rows: usize, cols: usize) -> Array {
-        self.arrays.push(Buffer::zeroed(rows * cols));
-        Array {
-            slot: self.arrays.len() as u32 - 1,
-            column: 0,
-            stride: cols as u32,
-            rows,
-            cols,
-        }
+        self.array_in(Form::F32, rows, cols)
     }
 
     fn ints(&mut self, len: usize) -> Ints {
@@ -371,6 +393,59 @@ impl Backend for Cpu {
         grads: &mut Flat,
     ) {
         self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
+    }
+
+    fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
+        self.new_layer_arrays(spec, tokens)
+    }
+
+    fn layer_gradients(&mut self, spec: &LayerSpec, tokens: usize) -> LayerGradients {
+        self.new_layer_gradients(spec, tokens)
+    }
+
+    fn layer(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+    ) {
+        self.layer_forward(params, spec, layer, sequences, dropout, input, keep);
+    }
+
+    fn layer_backward(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+        d: &LayerGradients,
+        grads: &mut Flat,
+    ) {
+        self.layer_gradient(
+            params, spec, layer, sequences, dropout, input, keep, d, grads,
+        );
+    }
+
+    fn infer_layers(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        input: Array,
+        work: &[LayerArrays; 2],
+    ) -> Array {
+        let output = work[0].output;
+        self.copy(input, output);
+        self.infer(params, spec, layers, sequences, output);
+        output
     }
 
     fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {

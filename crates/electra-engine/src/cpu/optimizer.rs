@@ -157,7 +157,7 @@ impl Cpu {
                 decay: update.decay,
             });
         });
-        params.repack(&mut self.pool, isa, self.form, &self.pieces.views);
+        params.repack(&mut self.pool, isa, &self.pieces.views);
     }
 
     pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {

@@ -508,7 +508,7 @@ impl Look<'_> {
 
 impl Cpu {
     pub(super) fn vocabulary_logits<'a>(
-        &self,
+        &mut self,
         params: &'a CpuParams,
         x: Array,
         head: &Linear,
@@ -518,7 +518,7 @@ impl Cpu {
             isa: self.isa,
             form: self.form,
             x: self.view(x),
-            weight: params.forward(head.weight),
+            weight: self.forward_panels(params, head.weight),
             bias: params.slice(head.bias),
         }
     }
