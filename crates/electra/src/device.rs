@@ -70,10 +70,19 @@ impl Facts {
         format!("{}, {} thread{plural}", self.precision, self.threads)
     }
 
+    /// The precision of products, as the processor's backend names it.
+    pub fn products(&self) -> CpuPrecision {
+        match self.precision {
+            "int8" => CpuPrecision::Int8,
+            "bf16" => CpuPrecision::Bf16,
+            _ => CpuPrecision::F32,
+        }
+    }
+
     /// Operations a second that the device could do in products of its precision: one thread's
     /// rate, measured in a moment, times the threads. `None` where it is not known.
     pub fn peak_flops(&self) -> Option<f64> {
-        let rate = self.isa?.peak_gflops(self.precision == "bf16");
+        let rate = self.isa?.peak_gflops(self.products());
         Some(rate * 1e9 * self.threads as f64)
     }
 }
