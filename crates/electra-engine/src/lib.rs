@@ -4,7 +4,7 @@
 pub mod backend;
 pub mod batch;
 pub mod cpu;
-#[cfg(any(test, feature = "cuda"))]
+#[cfg(any(test, feature = "cuda", feature = "cuda-emulator"))]
 pub mod cuda;
 pub mod params;
 pub mod reference;

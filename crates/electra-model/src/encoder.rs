@@ -314,14 +314,14 @@ impl EncoderArrays {
         self.normed = whole.normed.first_rows(tokens);
         self.projected = whole.projected.map(|a| a.first_rows(tokens));
         match (&mut self.layers, &whole.layers) {
-            (Layers::Kept(these), Layers::Kept(whole)) => {
-                these.clear();
-                these.extend(whole.iter().map(|l| l.first_rows(tokens)));
+            (Layers::Kept(kept), Layers::Kept(whole)) => {
+                kept.clear();
+                kept.extend(whole.iter().map(|l| l.first_rows(tokens)));
             }
-            (Layers::Working(these), Layers::Working(whole)) => {
-                **these = whole.map(|l| l.first_rows(tokens));
+            (Layers::Working(work), Layers::Working(whole)) => {
+                **work = whole.each_ref().map(|l| l.first_rows(tokens));
             }
-            (these, whole) => *these = whole.clone(),
+            _ => unreachable!("both are for training or for inference"),
         }
     }
 

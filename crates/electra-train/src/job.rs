@@ -96,7 +96,7 @@ pub enum GivenModel {
     /// Its directory.
     Directory(PathBuf),
     /// What a run that began with it has recorded of it. That is enough to go on from a checkpoint.
-    Recorded(ModelRecord),
+    Recorded(Box<ModelRecord>),
 }
 
 /// What a run records of a model that it began with.
@@ -130,7 +130,7 @@ impl InitFrom {
                     path: out.join(RUN_FILE),
                     detail: format!("{INIT_FROM}: {e}"),
                 })?;
-            Ok(record.map(GivenModel::Recorded))
+            Ok(record.map(|record| GivenModel::Recorded(Box::new(record))))
         };
         Ok(Some(InitFrom {
             discriminator: record(Network::Discriminator)?,

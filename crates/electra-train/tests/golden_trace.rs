@@ -368,6 +368,22 @@ fn the_cpu_in_bf16_stays_within_its_bounds() {
     }
 }
 
+/// The CUDA backend, its kernels run on the host: generator and discriminator, sampling, losses,
+/// every gradient and ten steps.
+#[cfg(feature = "cuda-emulator")]
+#[test]
+fn the_emulated_cuda_device_follows_pytorch() {
+    use electra_engine::cuda::{Cuda, Precision as CudaPrecision};
+    for (precision, bounds) in [(CudaPrecision::F32, F32), (CudaPrecision::Bf16, BF16)] {
+        for (name, sharing) in VARIANTS {
+            let Some(mut cuda) = Cuda::emulated(precision) else {
+                return;
+            };
+            replay(&mut cuda, name, sharing, bounds, 1);
+        }
+    }
+}
+
 /// The generator by itself, as it is written to a directory and read again.
 #[test]
 fn logits_of_the_written_generator_follow_pytorch() {

@@ -82,7 +82,7 @@ pub struct Facts {
     /// `f32`, `tf32`, `bf16` or `int8`, as computed.
     pub precision: &'static str,
     /// The same, as the checks of operators take it.
-    pub products: Products,
+    pub selftest: Products,
     /// Rows for a report.
     pub environment: Vec<(String, String)>,
     /// Threads that compute.
@@ -100,6 +100,15 @@ impl Facts {
         format!("{}, {} thread{plural}", self.precision, self.threads)
     }
 
+    /// The precision of products, as the processor's backend names it.
+    pub fn products(&self) -> CpuPrecision {
+        match self.precision {
+            "int8" => CpuPrecision::Int8,
+            "bf16" => CpuPrecision::Bf16,
+            _ => CpuPrecision::F32,
+        }
+    }
+
     /// Operations a second that the device could do in products of its precision: what large ones
     /// reach, or one thread's rate, measured in a moment, times the threads. `None` where it is not
     /// known.
@@ -107,7 +116,7 @@ impl Facts {
         if self.measured_flops.is_some() {
             return self.measured_flops;
         }
-        let rate = self.isa?.peak_gflops(self.precision == "bf16");
+        let rate = self.isa?.peak_gflops(self.products());
         Some(rate * 1e9 * self.threads as f64)
     }
 }
@@ -161,7 +170,7 @@ impl DeviceArgs {
             let row = |key: &str, value: String| (key.to_owned(), value);
             let facts = Facts {
                 precision: name,
-                products,
+                selftest: products,
                 environment: vec![
                     row("device", backend.device_name()),
                     row("precision", name.to_owned()),
@@ -218,7 +227,7 @@ impl DeviceArgs {
         let row = |key: &str, value: String| (key.to_owned(), value);
         let facts = Facts {
             precision,
-            products,
+            selftest: products,
             environment: vec![
                 row("device", format!("cpu ({})", backend.isa().name())),
                 row("threads", threads.to_string()),

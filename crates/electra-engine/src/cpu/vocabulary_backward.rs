@@ -150,12 +150,12 @@ impl Chunk<'_> {
             for start in (0..block.rows.len()).step_by(BLOCK) {
                 let count = BLOCK.min(block.rows.len() - start);
                 let (tile, stride) = match form {
-                    Form::F32 => {
+                    Form::Bf16 => (&mut self.tile[..], PANEL),
+                    _ => {
                         let at = start * STRIDE + p * PANEL;
                         let end = at + (count - 1) * STRIDE + PANEL;
                         (&mut self.along_entries[at..end], STRIDE)
                     }
-                    _ => (&mut self.tile[..], PANEL),
                 };
                 let panel = first + p;
                 block
@@ -200,11 +200,11 @@ impl Block<'_> {
         let (isa, form) = (self.logits.isa, self.logits.form);
         let (rows, cols) = (self.rows.len(), self.logits.x.cols);
         let (tile, wide, pairs) = match form {
-            Form::F32 => (0, rows * STRIDE, 0),
-            _ => {
+            Form::Bf16 => {
                 let even = rows.next_multiple_of(2);
                 (BLOCK * PANEL, even * HALF_STRIDE, even / 2 * STRIDE)
             }
+            _ => (0, rows * STRIDE, 0),
         };
         let lengths = [self.logits.room(rows), rows, tile, wide, pairs, CHUNK];
         let [room, log_sums, tile, along_entries, along_rows, sums] = scratch.split(lengths);
@@ -226,8 +226,8 @@ impl Block<'_> {
             chunk.fill(self, left, first, panels);
             let entries = first * PANEL..self.logits.weight.cols.min((first + panels) * PANEL);
             let (row_step, by_rows) = match form {
-                Form::F32 => (STRIDE, chunk.along_entries.as_ptr()),
-                _ => (HALF_STRIDE, chunk.along_rows.as_ptr()),
+                Form::Bf16 => (HALF_STRIDE, chunk.along_rows.as_ptr()),
+                _ => (STRIDE, chunk.along_entries.as_ptr()),
             };
             let by_input = Product {
                 rows,
@@ -292,6 +292,7 @@ impl Cpu {
         let (log_sum, dx, cols) = (self.view(log_sum), self.view(dx), x.cols);
         assert!(!dx.overlaps(&logits.x) && !dx.overlaps(&log_sum));
         let (isa, form) = (self.isa, self.form);
+        assert!(form != Form::Int8, "int8 has no backward");
         let segments = logits.weight.count().div_ceil(SEGMENT * PANELS);
         let grads = Shared(grads.as_ptr());
         let blocks = x.rows.div_ceil(ROWS).max(1);

@@ -1,4 +1,4 @@
-//! The kernels on the host, for tests: the same sources, compiled by the system's C++ compiler
+//! The kernels on the host, for tests (of other crates with the feature `cuda-emulator`): the same sources, compiled by the system's C++ compiler
 //! with `emulator.h`.
 
 use super::device::{Device, Product};

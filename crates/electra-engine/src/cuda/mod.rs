@@ -10,7 +10,7 @@ mod device;
 mod driver;
 mod elementwise;
 mod embedding;
-#[cfg(test)]
+#[cfg(any(test, feature = "cuda-emulator"))]
 mod emulator;
 mod error;
 mod kernels;
@@ -93,6 +93,14 @@ impl Cuda {
     pub fn new(ordinal: usize, precision: Precision) -> Result<Cuda, CudaError> {
         let device = driver::Driver::open(ordinal, precision == Precision::Tf32)?;
         Ok(Cuda::with_device(Rc::new(device), precision))
+    }
+
+    /// A backend on the emulated device, for tests; `None`, with the reason printed, where there is
+    /// no C++ compiler.
+    #[cfg(any(test, feature = "cuda-emulator"))]
+    pub fn emulated(precision: Precision) -> Option<Cuda> {
+        let device = emulator::Emulator::new(emulator::Order::Rising, true)?;
+        Some(Cuda::with_device(Rc::new(device), precision))
     }
 
     /// The device's number and name.

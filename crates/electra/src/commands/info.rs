@@ -75,9 +75,9 @@ impl Work for SelfTest {
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<Self::Output> {
         let start = std::time::Instant::now();
-        let mut outcomes = selftest::run(backend, facts.products);
+        let mut outcomes = selftest::run(backend, facts.selftest);
         backend.release_arrays();
-        outcomes.extend(selftest::training::run(backend, facts.products));
+        outcomes.extend(selftest::training::run(backend, facts.selftest));
         let seconds = start.elapsed().as_secs_f64();
         let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.passed()).collect();
         let environment: Vec<String> = facts

@@ -7,6 +7,7 @@ use super::report::{Speed, add_spread, device, object, print};
 use crate::device::{DeviceArgs, Facts, Precision, Work};
 use anyhow::Result;
 use electra_engine::backend::{Backend, Linear};
+use electra_engine::cpu::Precision as CpuPrecision;
 use electra_engine::params::{Init, ParamLayout};
 use electra_model::config::ElectraConfig;
 use electra_train::config::PretrainConfig;
@@ -46,6 +47,7 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         None => vec![
             (Precision::F32, Some("f32")),
             (Precision::Bf16, Some("bf16")),
+            (Precision::Int8, Some("int8")),
         ],
     };
     for (precision, only_as) in precisions {
@@ -99,6 +101,10 @@ impl Work for Gemm<'_> {
             return Ok(());
         }
         self.registers(facts)?;
+        if facts.products() == CpuPrecision::Int8 {
+            // Bytes are multiplied inside whole layers alone: `bench infer` times those.
+            return Ok(());
+        }
         let clock = Clock::new(&self.args.length, SECONDS, facts, self.stop)?;
         for (name, [rows, cols]) in self.products {
             self.product(backend, facts, &clock, name, [*rows, *cols])?;
@@ -117,8 +123,8 @@ impl Gemm<'_> {
         counts.dedup();
         for threads in counts {
             let repetitions = 0..self.args.length.repeat.repetitions.get();
-            let bf16 = facts.precision == "bf16";
-            let peak = Spread::of(repetitions.map(|_| register_peak(isa, threads, bf16)));
+            let peak =
+                Spread::of(repetitions.map(|_| register_peak(isa, threads, facts.products())));
             let mut fields = object([("bench", "gemm".into()), ("product", "registers".into())]);
             fields.extend(device(facts));
             fields.insert("threads".into(), threads.into());

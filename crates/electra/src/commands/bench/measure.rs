@@ -2,7 +2,7 @@
 
 use crate::device::Facts;
 use anyhow::{Result, bail};
-use electra_engine::cpu::Isa;
+use electra_engine::cpu::{Isa, Precision};
 use electra_train::interrupt::StopFlag;
 use std::num::NonZeroUsize;
 use std::ops::AddAssign;
@@ -104,7 +104,7 @@ pub struct Clock<'a> {
     steps: Option<usize>,
     seconds: f64,
     /// Instruction set, threads, and whether products are of bf16: whose registers to measure.
-    registers: Option<(Isa, usize, bool)>,
+    registers: Option<(Isa, usize, Precision)>,
     /// Billions of operations a second of large products, where the device has no registers of ours.
     products: Option<f64>,
     stop: &'a StopFlag,
@@ -125,9 +125,7 @@ impl<'a> Clock<'a> {
             repetitions: args.repeat.repetitions.get(),
             steps: args.steps.map(NonZeroUsize::get),
             seconds,
-            registers: facts
-                .isa
-                .map(|isa| (isa, facts.threads, facts.precision == "bf16")),
+            registers: facts.isa.map(|isa| (isa, facts.threads, facts.products())),
             products: facts.measured_flops.map(|flops| flops / 1e9),
             stop,
         })
@@ -161,7 +159,7 @@ impl<'a> Clock<'a> {
         for _ in 0..self.repetitions {
             let peak_gflops = self
                 .registers
-                .map(|(isa, threads, bf16)| register_peak(isa, threads, bf16))
+                .map(|(isa, threads, precision)| register_peak(isa, threads, precision))
                 .or(self.products);
             let mut work = Work::default();
             let start = Instant::now();
@@ -194,11 +192,11 @@ impl<'a> Clock<'a> {
 }
 
 /// Billions of multiplies and adds a second of `threads` cores at once, in registers.
-pub fn register_peak(isa: Isa, threads: usize, bf16: bool) -> f64 {
+pub fn register_peak(isa: Isa, threads: usize, precision: Precision) -> f64 {
     let together = Barrier::new(threads);
     let one = || {
         together.wait();
-        isa.peak_gflops(bf16)
+        isa.peak_gflops(precision)
     };
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(one)).collect();
