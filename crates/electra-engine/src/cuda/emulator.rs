@@ -113,6 +113,7 @@ impl Emulator {
 }
 
 /// Kernels that have not run in this process.
+#[cfg(test)]
 pub(super) fn never_launched() -> Vec<&'static str> {
     let names = KERNELS.iter().zip(&LAUNCHED);
     let never = names.filter(|(_, launched)| !launched.load(Ordering::Relaxed));

@@ -26,6 +26,7 @@ pub(super) const SOURCES: [(&str, &str); 10] = [
 ];
 
 /// All sources as one program; a compiler's message names file and line.
+#[cfg(any(test, feature = "cuda"))]
 pub(super) fn program() -> String {
     let mut program = String::new();
     for (name, source) in SOURCES {
