@@ -60,12 +60,12 @@ fn bench_one(subject: &[&str]) -> Value {
 #[test]
 fn infer_prints_speed_rate_share_and_memory() {
     let shape = ["infer", "--preset", "tiny", "--batch", "2", "--seq", "16"];
-    for precision in ["f32", "bf16"] {
+    for precision in ["f32", "bf16", "int8"] {
         let line = bench_one(&[&shape[..], &["--precision", precision, "--profile"]].concat());
         assert_contract(&line);
         assert_phases(
             &line,
-            &["linear", "attention", "layer_norm", "outside operators"],
+            &["query, key, value", "attention", "embed", "outside operators"],
         );
         // One repetition: a batch of 32 tokens in so many milliseconds.
         let tokens = number(&line, "tokens_per_s") * number(&line, "ms") / 1e3;
@@ -104,10 +104,10 @@ fn train_times_the_whole_step() {
     assert_contract(&line);
     assert_spread(&line, "data_ms");
     let parts = [
-        "vocabulary_sample",
+        "vocabulary",
         "vocabulary_backward",
         "dropout",
-        "attention_backward",
+        "attention backward",
         "binary_cross_entropy",
         "squared_norms",
         "adamw",
