@@ -25,6 +25,7 @@ enum Command {
     Vocab(commands::vocab::Args),
     Prepare(commands::prepare::Args),
     Pretrain(commands::pretrain::Args),
+    Finetune(commands::finetune::Args),
     Predict(commands::predict::Args),
     Info(commands::info::Args),
 }
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Vocab(args) => commands::vocab::run(args),
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
+        Command::Finetune(args) => commands::finetune::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Info(args) => commands::info::run(args),
     };

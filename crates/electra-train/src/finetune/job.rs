@@ -4,7 +4,8 @@
 use super::config::{ClassWeights, FinetuneConfig, FinetuneConfigError};
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, LabelColumn, LabelSet,
-    OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, tagging::Scheme,
+    OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
+    tagging::Scheme,
 };
 use electra_data::tokenizer::{Tokenizer, TokenizerError};
 use electra_model::config::ElectraConfig;
@@ -85,6 +86,8 @@ pub struct Task {
     pub dev_examples: Vec<Example>,
     /// To choose by: as the network sees it.
     pub dev: Vec<Features>,
+    /// Of questions: the windows that `dev` is made of, an example each.
+    pub dev_windows: Vec<Windows>,
     /// What was done to fit the data, a line each.
     pub notes: Vec<String>,
 }
@@ -322,28 +325,24 @@ fn open_task(
         training: true,
         ..FeatureOptions::of(&spec)
     };
-    let features_of = |examples: &[Example], options: FeatureOptions, notes: &mut Vec<String>| {
-        let featurizer = Featurizer::new(spec.kind, tokenizer.clone(), labels.clone(), options)?;
-        let mut counts = FeatureCounts::default();
-        let mut features = Vec::with_capacity(examples.len());
-        for (number, example) in examples.iter().enumerate() {
-            features.extend(featurizer.features(number, example, &mut counts)?);
-        }
-        notes.extend(
-            counts
-                .notes()
-                .into_iter()
-                .map(|n| format!("{}: {n}", spec.name)),
-        );
-        Ok::<_, TaskError>(features)
+    let (train_features, _) = features_of(
+        &spec,
+        tokenizer,
+        &labels,
+        &train_examples,
+        options.clone(),
+        &mut notes,
+    )?;
+    let options = FeatureOptions {
+        training: false,
+        ..options
     };
-    let train_features = features_of(&train_examples, options.clone(), &mut notes)?;
-    let dev_features = features_of(
+    let (dev, dev_windows) = features_of(
+        &spec,
+        tokenizer,
+        &labels,
         &dev_examples,
-        FeatureOptions {
-            training: false,
-            ..options
-        },
+        options,
         &mut notes,
     )?;
     if train_features.is_empty() {
@@ -379,10 +378,41 @@ fn open_task(
         train: train_features,
         train_classes,
         dev_examples,
-        dev: dev_features,
+        dev,
+        dev_windows,
         notes,
         spec,
     })
+}
+
+/// Features of all examples, and of questions the windows that they are made of.
+///
+/// # Errors
+/// A [`TaskError`] of the first example that has none.
+pub fn features_of(
+    spec: &TaskSpec,
+    tokenizer: &Tokenizer,
+    labels: &LabelSet,
+    examples: &[Example],
+    options: FeatureOptions,
+    notes: &mut Vec<String>,
+) -> Result<(Vec<Features>, Vec<Windows>), TaskError> {
+    let training = options.training;
+    let featurizer = Featurizer::new(spec.kind, tokenizer.clone(), labels.clone(), options)?;
+    let mut counts = FeatureCounts::default();
+    let (mut features, mut windows) = (Vec::with_capacity(examples.len()), Vec::new());
+    for (number, example) in examples.iter().enumerate() {
+        if spec.kind == TaskKind::QuestionAnswering && !training {
+            let of_one = Windows::new(&featurizer, number, example, &mut counts)?;
+            features.extend_from_slice(of_one.features());
+            windows.push(of_one);
+        } else {
+            features.extend(featurizer.features(number, example, &mut counts)?);
+        }
+    }
+    let said = counts.notes().into_iter();
+    notes.extend(said.map(|note| format!("{}: {note}", spec.name)));
+    Ok((features, windows))
 }
 
 /// Weights of the classes of a task that has classes.

@@ -686,6 +686,7 @@ fn evaluate_all<B: Backend>(
             &task.labels,
             &task.dev_examples,
             &task.dev,
+            &task.dev_windows,
             &outputs,
         )?);
     }

@@ -8,6 +8,7 @@ use electra_data::metrics::classification::{Confusion, multi_label};
 use electra_data::tasks::classification::{
     Scores, argmax, class_scores, holding, label_scores, softmax, value_scores,
 };
+use electra_data::tasks::question::Windows;
 use electra_data::tasks::tagging::TagScores;
 use electra_data::tasks::{
     Example, Features, Gold, LabelSet, Metric, Target, TaskError, TaskKind, TaskSpec,
@@ -68,7 +69,8 @@ const MISTAKES: usize = 20;
 /// Classes up to which a confusion matrix is shown.
 const LARGEST_MATRIX: usize = 40;
 
-/// Scores a network's outputs on `features` of `examples`, all labelled.
+/// Scores a network's outputs on `features` of `examples`, all labelled; of questions `windows` are
+/// what the features were made of.
 ///
 /// # Errors
 /// A metric that the kind of task does not have.
@@ -77,6 +79,7 @@ pub fn evaluate(
     labels: &LabelSet,
     examples: &[Example],
     features: &[Features],
+    windows: &[Windows],
     outputs: &Outputs,
 ) -> Result<Evaluation, TaskError> {
     let each = &outputs.each;
@@ -95,7 +98,9 @@ pub fn evaluate(
         TaskKind::MultiLabel => several_labels(labels.names(), examples, features, each, metrics)?,
         TaskKind::Regression => values(examples, features, each, metrics)?,
         TaskKind::Tagging => tags(labels, examples, features, each, metrics)?,
-        TaskKind::QuestionAnswering => super::answers::evaluate(spec, examples, features, each)?,
+        TaskKind::QuestionAnswering => {
+            super::answers::evaluate(spec, examples, windows, each, metrics)?
+        }
     };
     evaluation.loss = outputs.loss;
     let mistakes = &mut evaluation.detail.mistakes;
