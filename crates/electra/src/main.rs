@@ -26,6 +26,7 @@ enum Command {
     Prepare(commands::prepare::Args),
     Pretrain(commands::pretrain::Args),
     Finetune(commands::finetune::Args),
+    Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
     Info(commands::info::Args),
 }
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Finetune(args) => commands::finetune::run(args),
+        Command::Evaluate(args) => commands::evaluate::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Info(args) => commands::info::run(args),
     };

@@ -2,6 +2,7 @@
 //! step.
 
 use super::config::{ClassWeights, FinetuneConfig, FinetuneConfigError};
+use super::model::check_fit;
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, LabelColumn, LabelSet,
     OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
@@ -169,6 +170,11 @@ impl FinetuneJob {
                 open_task(&config, positions, &tokenizer, files, &mut fingerprint)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        for task in &tasks {
+            let fits = check_fit(&network_config, &task.train)
+                .and_then(|()| check_fit(&network_config, &task.dev));
+            fits.map_err(|error| FinetuneJobError::Options(error.to_string()))?;
+        }
         let specs: Vec<HeadSpec> = tasks.iter().map(|t| t.entry.head.clone()).collect();
         Ok(FinetuneJob {
             network: TaskNetwork::new(&network_config, &specs),

@@ -6,6 +6,7 @@ pub mod config;
 pub mod job;
 pub mod layerwise;
 pub mod lines;
+pub mod model;
 pub mod outputs;
 pub mod plan;
 pub mod report;

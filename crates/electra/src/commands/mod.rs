@@ -1,6 +1,7 @@
 //! The subcommands.
 
 mod corpus;
+pub mod evaluate;
 pub mod finetune;
 pub mod info;
 mod models;
