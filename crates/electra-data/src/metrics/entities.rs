@@ -90,8 +90,7 @@ struct Patterns {
 }
 
 impl StrictScheme {
-    /// The scheme that `seqeval` takes tags to be in: that of the fewest prefixes that has all of
-    /// theirs; `None` if there is none.
+    /// The scheme that `seqeval` takes tags to be in, by their prefixes; `None` if it knows none.
     pub fn detect<S: AsRef<str>>(sentences: &[Vec<S>]) -> Option<Self> {
         let mut prefixes: Vec<char> = sentences
             .iter()

@@ -42,7 +42,7 @@ impl Prf {
     /// The unweighted mean of classes; zero of none.
     pub fn mean(classes: &[Prf]) -> Self {
         let n = classes.len().max(1) as f64;
-        let mean = |of: fn(&Prf) -> f64| classes.iter().map(of).sum::<f64>() / n;
+        let mean = |of: fn(&Prf) -> f64| classes.iter().map(of).fold(0.0, |a, b| a + b) / n;
         Prf {
             precision: mean(|c| c.precision),
             recall: mean(|c| c.recall),

@@ -147,13 +147,16 @@ pub(super) fn find(
         Cells::Places(cells) => cells.iter().map(|c| c.trim().to_owned()).collect(),
     };
     let by_name = matches!(first.cells, Cells::Names(_));
-    for with_labels in [true, false] {
-        if !with_labels && labels {
-            break;
-        }
-        for form in forms {
-            if let Some(found) = fit(form, &names, by_name, header, with_labels) {
-                return Ok(found);
+    // A header tells more than a number of columns: forms with one come first, even without labels.
+    'found: for bare in [false, true] {
+        for with_labels in [true, false] {
+            for form in forms.iter().filter(|form| form.width.is_some() == bare) {
+                if let Some(found) = fit(form, &names, by_name, header, with_labels) {
+                    if labels && !with_labels {
+                        break 'found;
+                    }
+                    return Ok(found);
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Tokens and targets only. How the network's outputs become predictions and scores stands beside
 //! each family's reader; heads and losses are the model's.
-
+//!
 //! The way of an example:
 //!
 //! - [`TaskSpec`]: what a task is: kind, columns, metrics, defaults; by name or for one's own file;
@@ -10,6 +10,7 @@
 //! - [`LabelSet`]: the labels, found in the data or given by a model;
 //! - [`Featurizer`]: examples to [`Features`], with a tokenizer;
 //! - [`classification`], [`tagging`], [`question`]: a network's outputs to predictions and scores;
+//! - [`submission`]: predictions to the files that GLUE's server takes.
 
 pub mod classification;
 mod columns;
@@ -23,6 +24,7 @@ pub mod question;
 mod rows;
 mod spec;
 mod squad;
+pub mod submission;
 pub mod tagging;
 #[cfg(test)]
 mod tests;

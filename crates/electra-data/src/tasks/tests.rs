@@ -1,3 +1,5 @@
 mod bad_input;
+mod layouts;
 mod real_data;
-mod support;
+pub(super) mod support;
+mod tagging;

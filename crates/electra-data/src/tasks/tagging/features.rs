@@ -56,50 +56,89 @@ pub(in crate::tasks) fn features(
         }
         Some(_) => return Err(super::super::featurizer::wrong_gold(example)),
     };
-    let mut seen = windows(&begins, room);
-    if seen.len() > 1 {
+    let mut shown = shown_words(&begins, room);
+    if shown.len() > 1 {
         match featurizer.options.overflow {
             Overflow::Truncate => {
                 counts.truncated += 1;
-                counts.words_left_out += (words.len() - seen[0].1) as u64;
-                seen.truncate(1);
+                shown.truncate(1);
+                shown[0].to = shown[0].last;
+                counts.words_left_out += (words.len() - shown[0].last) as u64;
             }
             Overflow::Windows => counts.windowed += 1,
         }
     }
+    Ok(shown
+        .into_iter()
+        .map(
+            |Shown {
+                 first,
+                 last,
+                 from,
+                 to,
+             }| {
+                let mut sequence = Sequence::default();
+                sequence.token_ids.push(special.cls);
+                sequence
+                    .token_ids
+                    .extend_from_slice(&tokens[begins[first]..begins[last]]);
+                sequence.token_ids.push(special.sep);
+                sequence.type_ids = vec![0; sequence.token_ids.len()];
+                Features {
+                    example: number,
+                    sequences: vec![sequence],
+                    words: (from..to)
+                        .map(|w| (begins[w] - begins[first] + 1) as u32)
+                        .collect(),
+                    context: 0..0,
+                    target: tags
+                        .as_ref()
+                        .map(|tags| Target::Tags(tags[from..to].to_vec())),
+                }
+            },
+        )
+        .collect())
+}
+
+/// The words of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// First word seen, and one past the last.
+    pub(super) first: usize,
+    pub(super) last: usize,
+    /// First word asked for, and one past the last.
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+/// The windows of `room` tokens over words that begin at `begins` (and end at its last entry). Each
+/// word is asked for in one of them; where two show it, the border is in the middle of what both
+/// show.
+pub(super) fn shown_words(begins: &[usize], room: usize) -> Vec<Shown> {
+    let seen = windows(begins, room);
     let mut from = 0;
-    Ok((0..seen.len())
+    (0..seen.len())
         .map(|i| {
             let (first, last) = seen[i];
             let to = match seen.get(i + 1) {
-                // The middle of what both see, by tokens.
                 Some(&(next, _)) => {
                     let middle = (begins[next] + begins[last]).div_ceil(2);
                     (next..last).find(|&w| begins[w] >= middle).unwrap_or(last)
                 }
                 None => last,
             };
-            let mut sequence = Sequence::default();
-            sequence.token_ids.push(special.cls);
-            sequence
-                .token_ids
-                .extend_from_slice(&tokens[begins[first]..begins[last]]);
-            sequence.token_ids.push(special.sep);
-            sequence.type_ids = vec![0; sequence.token_ids.len()];
-            let asked = from..to;
+            let asked = Shown {
+                first,
+                last,
+                from,
+                to,
+            };
             from = to;
-            Features {
-                example: number,
-                sequences: vec![sequence],
-                words: asked
-                    .clone()
-                    .map(|w| (begins[w] - begins[first] + 1) as u32)
-                    .collect(),
-                context: 0..0,
-                target: tags.as_ref().map(|tags| Target::Tags(tags[asked].to_vec())),
-            }
+            asked
         })
-        .collect())
+        // Long words may leave a window without any of which it shows more than its neighbours.
+        .filter(|shown| shown.from < shown.to || begins.len() == 1)
+        .collect()
 }
 
 /// First word and one past the last of each window of `room` tokens; no word is longer than that.
@@ -117,9 +156,9 @@ fn windows(begins: &[usize], room: usize) -> Vec<(usize, usize)> {
             return windows;
         }
         let half = begins[first] + (begins[last] - begins[first]) / 2;
-        // At least one word on, and none left between.
+        // So far on that the next word fits; none is left between.
         first = (first + 1..last)
-            .find(|&w| begins[w] >= half)
+            .find(|&w| begins[w] >= half && begins[last + 1] - begins[w] <= room)
             .unwrap_or(last);
     }
 }
@@ -139,6 +178,14 @@ mod tests {
             for n in &lengths {
                 begins.push(begins[begins.len() - 1] + n);
             }
+            let shown = shown_words(&begins, room);
+            let mut next = 0;
+            for s in &shown {
+                prop_assert_eq!(s.from, next);
+                prop_assert!(s.first <= s.from && s.from < s.to && s.to <= s.last);
+                next = s.to;
+            }
+            prop_assert_eq!(next, lengths.len());
             let windows = windows(&begins, room);
             prop_assert_eq!(windows[0].0, 0);
             prop_assert_eq!(windows[windows.len() - 1].1, lengths.len());

@@ -7,8 +7,8 @@ use crate::tasks::spec::Metric;
 use crate::tasks::tagging::entities;
 
 /// Scores of sentences' tags. Precision, recall and F1 are those of entities in `seqeval`'s default
-/// mode, `f1_strict` that of its strict mode in the scheme of the gold tags; accuracy is that of
-/// words.
+/// mode, `f1_strict` that of its strict mode; accuracy is that of words. Gold tags are to be written
+/// in the scheme of the predicted ones ([`super::in_scheme`]).
 #[derive(Clone, Debug, Default)]
 pub struct TagScores {
     words: u64,
@@ -39,7 +39,7 @@ impl TagScores {
 
     /// Entities by kind in strict mode; `None` where the tags are in no scheme of entities.
     pub fn strict_entities(&self) -> Option<EntityCounts> {
-        let scheme = StrictScheme::detect(&self.gold)?;
+        let scheme = self.strict_scheme()?;
         let mut counts = EntityCounts::default();
         for (gold, predicted) in self.gold.iter().zip(&self.predicted) {
             counts.add(
@@ -48,6 +48,32 @@ impl TagScores {
             );
         }
         Some(counts)
+    }
+
+    /// The scheme of all tags: the one `seqeval` names, else the first of IOB2, IOBES and BILOU
+    /// that has their prefixes.
+    fn strict_scheme(&self) -> Option<StrictScheme> {
+        let all: Vec<Vec<&str>> = self
+            .gold
+            .iter()
+            .chain(&self.predicted)
+            .map(|tags| tags.iter().map(String::as_str).collect())
+            .collect();
+        StrictScheme::detect(&all).or_else(|| {
+            let known = |prefixes: &str| {
+                all.iter()
+                    .flatten()
+                    .all(|tag| tag.starts_with(|c| prefixes.contains(c)))
+            };
+            [
+                (StrictScheme::Iob2, "IOB"),
+                (StrictScheme::Iobes, "IOBES"),
+                (StrictScheme::Bilou, "IOBLU"),
+            ]
+            .into_iter()
+            .find(|(_, prefixes)| known(prefixes))
+            .map(|(scheme, _)| scheme)
+        })
     }
 
     /// The asked-for metrics.
