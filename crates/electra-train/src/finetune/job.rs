@@ -306,7 +306,10 @@ fn open_task(
             None => spec.max_seq_length = positions,
         }
     }
-    let labels = LabelSet::of_training(&spec, &train_examples, Scheme::default())?;
+    let mut labels = LabelSet::of_training(&spec, &train_examples, Scheme::default())?;
+    if spec.kind == TaskKind::Tagging {
+        labels = LabelSet::new(with_whole_scheme(labels.names()))?;
+    }
     labels.check_development(&dev_examples)?;
     let kind = head_kind(spec.kind);
     let head = HeadSpec {
@@ -389,6 +392,22 @@ fn open_task(
         notes,
         spec,
     })
+}
+
+/// Tags with, for each kind of entity, both that begin and that go on: one may be missing in the
+/// training data and stand in the development data (`I-LST` in CoNLL-2000).
+fn with_whole_scheme(names: &[String]) -> Vec<String> {
+    let mut whole: std::collections::BTreeSet<String> = names.iter().cloned().collect();
+    let in_scheme = names
+        .iter()
+        .all(|name| name == "O" || name.starts_with("B-") || name.starts_with("I-"));
+    if in_scheme {
+        for kind in names.iter().filter_map(|name| name.get(2..)) {
+            whole.insert(format!("B-{kind}"));
+            whole.insert(format!("I-{kind}"));
+        }
+    }
+    whole.into_iter().collect()
 }
 
 /// Features of all examples, and of questions the windows that they are made of.
@@ -476,5 +495,20 @@ pub fn gold_text(gold: &Gold) -> String {
             .first()
             .map_or("(no answer)".into(), |a| a.text.clone()),
         Gold::Choice(choice) => choice.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_whole_scheme;
+
+    #[test]
+    fn entities_have_both_tags_and_parts_of_speech_stay() {
+        let whole = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            with_whole_scheme(&names).join(" ")
+        };
+        assert_eq!(whole(&["O", "B-LST", "I-NP"]), "B-LST B-NP I-LST I-NP O");
+        assert_eq!(whole(&["NN", "VB", "O"]), "NN O VB");
     }
 }
