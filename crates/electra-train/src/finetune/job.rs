@@ -332,7 +332,7 @@ fn open_task(
     }
     let options = FeatureOptions {
         training: true,
-        ..FeatureOptions::of(&spec)
+        ..feature_options(&spec)
     };
     let (train_features, _) = features_of(
         &spec,
@@ -392,6 +392,16 @@ fn open_task(
         notes,
         spec,
     })
+}
+
+/// How features of a task are made: its defaults, with room for a text beside the question in
+/// sequences that are short.
+pub fn feature_options(spec: &TaskSpec) -> FeatureOptions {
+    let options = FeatureOptions::of(spec);
+    FeatureOptions {
+        max_query_length: options.max_query_length.min(spec.max_seq_length / 2),
+        ..options
+    }
 }
 
 /// Tags with, for each kind of entity, both that begin and that go on: one may be missing in the

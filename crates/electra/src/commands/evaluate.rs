@@ -4,13 +4,11 @@ use super::models;
 use super::task::ColumnArgs;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Result, bail};
-use electra_data::tasks::{
-    Example, Examples, FeatureOptions, LabelColumn, LabelSet, Metric, TaskSpec,
-};
+use electra_data::tasks::{Example, Examples, LabelColumn, LabelSet, Metric, TaskSpec};
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
 use electra_model::files::ModelDir;
-use electra_train::finetune::job::features_of;
+use electra_train::finetune::job::{feature_options, features_of};
 use electra_train::finetune::model::{ModelTask, TaskModel};
 use electra_train::finetune::score::{Evaluation, evaluate};
 use std::io::Write;
@@ -110,9 +108,10 @@ impl Work for Evaluate<'_> {
     fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<Evaluation> {
         let (spec, labels) = (self.spec, self.labels);
         let mut model = TaskModel::load(backend, self.dir)?;
-        let mut options = FeatureOptions::of(spec);
         let positions = model.config().max_position_embeddings;
-        options.max_seq_length = options.max_seq_length.min(positions);
+        let mut spec = spec.clone();
+        spec.max_seq_length = spec.max_seq_length.min(positions);
+        let (spec, options) = (&spec, feature_options(&spec));
         let mut notes = Vec::new();
         let (features, windows) = features_of(
             spec,

@@ -211,10 +211,11 @@ fn feature_options(
         .max_seq_length
         .or(tuned.map(|spec| spec.max_seq_length));
     let stride = given.doc_stride.or(tuned.map(|spec| spec.doc_stride));
+    let length = length.unwrap_or(LONGEST).min(positions);
     Ok(FeatureOptions {
-        max_seq_length: length.unwrap_or(LONGEST).min(positions),
+        max_seq_length: length,
         doc_stride: stride.unwrap_or(DOC_STRIDE),
-        max_query_length: MAX_QUERY_LENGTH,
+        max_query_length: MAX_QUERY_LENGTH.min(length / 2),
         overflow: Default::default(),
         training: false,
     })
