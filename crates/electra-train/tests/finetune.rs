@@ -213,7 +213,12 @@ fn a_run_learns_and_resumes_to_the_same_bits() {
         assert!(read(&parts) == read(&whole), "{file}");
     }
     let report = std::fs::read_to_string(whole.join("report.html")).expect("a report");
-    for part in ["Confusion matrix", "Trials", "median of 2 trials", "<td>sea</td>"] {
+    for part in [
+        "Confusion matrix",
+        "Trials",
+        "median of 2 trials",
+        "<td>sea</td>",
+    ] {
         assert!(report.contains(part), "{part}");
     }
 }

@@ -8,6 +8,7 @@ mod detect;
 mod embed;
 mod fill;
 mod lines;
+mod prompt;
 mod tag;
 mod tasks;
 mod windows;
@@ -77,6 +78,18 @@ struct TaskArgs {
     /// Lines of two texts with a tab between
     #[arg(long)]
     pair: bool,
+    /// Classify without a head: put each label's word into this template, with {text} and {label},
+    /// and ask a discriminator which one belongs there
+    #[arg(long, value_name = "TEMPLATE", requires = "label_words")]
+    template: Option<String>,
+    /// Words of the template's labels, as in bad=terrible,good=great
+    #[arg(
+        long,
+        value_name = "LABEL=WORD,...",
+        value_delimiter = ',',
+        requires = "template"
+    )]
+    label_words: Vec<String>,
     /// Write what GLUE's server takes
     #[arg(long)]
     submission: bool,
@@ -111,6 +124,8 @@ impl Default for TaskArgs {
         TaskArgs {
             task_name: None,
             pair: false,
+            template: None,
+            label_words: Vec::new(),
             submission: false,
             aggregation: "simple".into(),
             max_seq_length: None,
@@ -208,6 +223,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         dir.require(kind)?;
     }
     let tokenizer = tokenizer_of(&dir)?;
+    if let (Some(template), Task::Classify) = (&args.task_args.template, args.task) {
+        prompt::run(&args, &dir, &tokenizer, template)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if kind.is_none() {
         tasks::run(&args, &dir, tokenizer)?;
         return Ok(ExitCode::SUCCESS);
