@@ -142,10 +142,8 @@ impl CrfValues {
         }
         let at = |word: usize, tag: usize| emissions[word * tags + tag];
         // forward[w][t]: log of the sum over all paths that end in tag t at word w.
-        let mut forward = vec![0.0; words * tags];
-        for t in 0..tags {
-            forward[t] = self.start[t] + at(0, t);
-        }
+        let mut forward: Vec<f64> = (0..tags).map(|t| self.start[t] + at(0, t)).collect();
+        forward.resize(words * tags, 0.0);
         for w in 1..words {
             for t in 0..tags {
                 let before = (0..tags).map(|f| forward[(w - 1) * tags + f] + self.transition(f, t));

@@ -155,6 +155,9 @@ const ARRAYS: [&str; 3] = ["params", "adam_m", "adam_v"];
 /// What a restart adds to the seed: beyond the seeds of any sensible number of trials.
 const RESTART_SEED: u64 = 1000;
 
+/// Parameters and moments, flat arrays of the layout's length.
+type Arrays = [Vec<f32>; 3];
+
 struct Run<'a, B: Backend> {
     job: &'a FinetuneJob,
     backend: &'a mut B,
@@ -189,7 +192,7 @@ impl<'a, B: Backend> Run<'a, B> {
         backend: &'a mut B,
         job: &'a FinetuneJob,
         context: RunContext<'a>,
-    ) -> Result<(Self, Option<[Vec<f32>; 3]>), FinetuneError> {
+    ) -> Result<(Self, Option<Arrays>), FinetuneError> {
         let metric = best_metric(job, &job.tasks[0]);
         let one_direction = job
             .tasks
@@ -275,10 +278,7 @@ impl<'a, B: Backend> Run<'a, B> {
             .wrapping_add(RESTART_SEED * u64::from(self.state.restarts))
     }
 
-    fn trials(
-        &mut self,
-        mut arrays: Option<[Vec<f32>; 3]>,
-    ) -> Result<FinetuneOutcome, FinetuneError> {
+    fn trials(&mut self, mut arrays: Option<Arrays>) -> Result<FinetuneOutcome, FinetuneError> {
         while (self.state.trials.len() as u32) < self.job.config.num_trials {
             match self.trial(arrays.take())? {
                 Some(step) => return Ok(FinetuneOutcome::Interrupted(step)),
@@ -289,7 +289,7 @@ impl<'a, B: Backend> Run<'a, B> {
     }
 
     /// One trial, or what is left of it; the step at which it was asked to stop.
-    fn trial(&mut self, arrays: Option<[Vec<f32>; 3]>) -> Result<Option<u64>, FinetuneError> {
+    fn trial(&mut self, arrays: Option<Arrays>) -> Result<Option<u64>, FinetuneError> {
         let (job, seed) = (self.job, self.seed());
         let config = &job.config;
         let epochs = |task: &Task| f64::from(task.spec.epochs);

@@ -146,7 +146,7 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
         Some(spec) => {
             let path = args.input.clone().unwrap_or_default();
             let open = given.columns.open(LabelColumn::Optional);
-            Source::File(Examples::open(spec, &path, open)?)
+            Source::File(Box::new(Examples::open(spec, &path, open)?))
         }
         None => {
             let (name, input) = input_of(args)?;
@@ -222,7 +222,7 @@ fn feature_options(
 }
 
 enum Source {
-    File(Examples),
+    File(Box<Examples>),
     Lines(Lines<Box<dyn Read>>, Arc<Path>),
 }
 
