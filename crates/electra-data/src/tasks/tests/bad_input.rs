@@ -320,3 +320,28 @@ fn known_malformed_rows_are_counted() {
     assert_eq!(examples.by_ref().map(Result::unwrap).count(), 2);
     assert_eq!(examples.skipped(), 1);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_content_of_a_file_panics(
+        content in "[\\PC\t\n\r\"{}\\[\\]:,\\\\]{0,60}",
+        prefix in proptest::sample::select(vec![
+            "", "text\tlabel\n", "label,text\n", "{\"data\": [", "{\"text\": ", "{\"data\": [{\"paragraphs\": [",
+        ]),
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..6),
+    ) {
+        let mut all = format!("{prefix}{content}").into_bytes();
+        all.extend(bytes);
+        for (kind, names) in [
+            (TaskKind::Classification, &["a.tsv", "a.csv", "a.jsonl", "a.parquet", "a.tsv.gz"][..]),
+            (TaskKind::Tagging, &["a.conll", "a.jsonl"]),
+            (TaskKind::QuestionAnswering, &["a.json", "a.jsonl"]),
+        ] {
+            for name in names {
+                if let Err(e) = read(&own(kind), name, &all) {
+                    proptest::prop_assert!(e.to_string().contains(name), "{}", e);
+                }
+            }
+        }
+    }
+}

@@ -349,3 +349,61 @@ fn predictions_are_written_as_glue_wants_them() {
     );
     assert_eq!(name("squad", "x.json"), None);
 }
+
+#[test]
+fn parquet_is_read_by_column_with_lists_and_nulls() {
+    use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::parser::parse_message_type;
+    let schema = "message m { optional binary sentence (UTF8); required int64 label; optional group tags (LIST) { repeated group list { optional binary element (UTF8); } } }";
+    let mut out = Vec::new();
+    let schema = parse_message_type(schema).unwrap().into();
+    let mut writer = SerializedFileWriter::new(&mut out, schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let strings = |list: &[&str]| -> Vec<ByteArray> { list.iter().map(|s| (*s).into()).collect() };
+    let mut column = group.next_column().unwrap().unwrap();
+    let texts = strings(&["good film", "bad"]);
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(&texts, Some(&[1, 1, 0]), None)
+        .unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column
+        .typed::<Int64Type>()
+        .write_batch(&[1, 0, 1], None, None)
+        .unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let tags = strings(&["O", "B-x", "O"]);
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(&tags, Some(&[3, 3, 3, 0]), Some(&[0, 1, 0, 0]))
+        .unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let (_dir, path) = file("a.parquet", &out);
+    let spec = TaskSpec::by_name("sst2").unwrap();
+    let rows: Vec<_> = Examples::open(&spec, &path, OpenOptions::default())
+        .unwrap()
+        .collect();
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(first.text(), "good film");
+    assert_eq!(first.gold, Some(Gold::Class("1".into())));
+    let m = rows[2].as_ref().unwrap_err().to_string();
+    assert!(
+        m.contains("a.parquet, row 3") && m.contains("sentence"),
+        "{m}"
+    );
+    let tagging = own(
+        TaskKind::Tagging,
+        columns("sentence", "", "tags"),
+        Header::Detect,
+    );
+    let rows: Vec<_> = Examples::open(&tagging, &path, OpenOptions::default())
+        .unwrap()
+        .collect();
+    let gold = rows[0].as_ref().unwrap().gold.clone();
+    assert_eq!(gold, Some(Gold::Tags(vec!["O".into(), "B-x".into()])));
+}

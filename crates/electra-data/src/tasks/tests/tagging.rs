@@ -134,6 +134,21 @@ fn running_text_becomes_spans_by_every_strategy() {
         ["y ab 4-6", "x boat 7-11", "y pa 13-15", "x 北 京 18-20"]
     );
     assert_eq!(word_tags(&logits[..2], f.labels()), ["O", "B-x"]);
+    // The probabilities that transformers 5.23 gives the same spans.
+    let (a, b, sure) = (0.711235, 0.870049, 0.947915);
+    for (aggregation, expected) in [
+        (Aggregation::None, &[a, b, sure, sure, sure, sure][..]),
+        (Aggregation::Simple, &[a, b, sure, sure, sure]),
+        (Aggregation::First, &[0.829575, sure, sure]),
+        (Aggregation::Average, &[0.483152, sure, 0.522085, sure]),
+        (Aggregation::Max, &[b, sure, sure, sure]),
+    ] {
+        let found = text.spans(&logits, f.labels(), aggregation);
+        assert_eq!(found.len(), expected.len());
+        for (span, expected) in found.iter().zip(expected) {
+            assert!((span.score - expected).abs() < 1e-6, "{span:?} {expected}");
+        }
+    }
 }
 
 #[test]
