@@ -10,6 +10,7 @@
 
 use crate::params::{ParamLayout, ParamView};
 use crate::rng::Rng;
+use std::time::Duration;
 
 /// A matrix of activations on a device: a handle, valid on the backend that made it.
 ///
@@ -152,6 +153,26 @@ pub struct Norm {
     pub eps: f32,
 }
 
+/// A draw of one entry of the vocabulary a row, from softmax(logits / temperature).
+///
+/// By inversion: the first entry at which the running sum of probabilities passes the row's
+/// uniform number, a function of (seed, step, example, position).
+#[derive(Clone, Copy, Debug)]
+pub struct VocabularySample {
+    /// Above 0.
+    pub temperature: f32,
+    /// `[M]` an entry of each row that is never drawn.
+    pub exclude: Option<Ints>,
+    /// The step's random numbers.
+    pub rng: Rng,
+    /// Keys of all tokens for random numbers.
+    pub keys: RowKeys,
+    /// `[M]` which of the tokens each row is.
+    pub rows: Ints,
+    /// `[M]` gets the entries.
+    pub sampled: Ints,
+}
+
 /// What `adamw` does to one range of the flat array.
 #[derive(Clone, Copy, Debug)]
 pub struct ParamUpdate {
@@ -254,23 +275,6 @@ pub struct LayerArrays {
 }
 
 impl LayerArrays {
-    /// Arrays for up to `tokens` tokens.
-    pub fn new<B: Backend + ?Sized>(backend: &mut B, spec: &LayerSpec, tokens: usize) -> Self {
-        LayerArrays {
-            qkv: backend.array(tokens, 3 * spec.hidden),
-            context: backend.array(tokens, spec.hidden),
-            log_sum: backend.array(tokens, spec.heads),
-            attention_sum: backend.array(tokens, spec.hidden),
-            attention_stats: backend.array(tokens, 2),
-            attention_normed: backend.array(tokens, spec.hidden),
-            intermediate: backend.array(tokens, spec.intermediate),
-            activated: backend.array(tokens, spec.intermediate),
-            output_sum: backend.array(tokens, spec.hidden),
-            output_stats: backend.array(tokens, 2),
-            output: backend.array(tokens, spec.hidden),
-        }
-    }
-
     /// The same arrays for the first `tokens` tokens.
     pub fn first_rows(&self, tokens: usize) -> Self {
         LayerArrays {
@@ -296,8 +300,10 @@ pub struct LayerGradients {
     pub hidden: Array,
     /// `[T, H]` on the way.
     pub residual: Array,
-    /// `[T, H]` on the way.
-    pub branch: Array,
+    /// `[T, H]` gradient by what attention adds to the residual.
+    pub attention_branch: Array,
+    /// `[T, H]` gradient by what the feed-forward block adds to the residual.
+    pub output_branch: Array,
     /// `[T, 3H]` gradient by query, key, value.
     pub qkv: Array,
     /// `[T, I]` gradient inside the feed-forward block.
@@ -305,23 +311,13 @@ pub struct LayerGradients {
 }
 
 impl LayerGradients {
-    /// Arrays for up to `tokens` tokens.
-    pub fn new<B: Backend + ?Sized>(backend: &mut B, spec: &LayerSpec, tokens: usize) -> Self {
-        LayerGradients {
-            hidden: backend.array(tokens, spec.hidden),
-            residual: backend.array(tokens, spec.hidden),
-            branch: backend.array(tokens, spec.hidden),
-            qkv: backend.array(tokens, 3 * spec.hidden),
-            intermediate: backend.array(tokens, spec.intermediate),
-        }
-    }
-
     /// The same arrays for the first `tokens` tokens.
     pub fn first_rows(&self, tokens: usize) -> Self {
         LayerGradients {
             hidden: self.hidden.first_rows(tokens),
             residual: self.residual.first_rows(tokens),
-            branch: self.branch.first_rows(tokens),
+            attention_branch: self.attention_branch.first_rows(tokens),
+            output_branch: self.output_branch.first_rows(tokens),
             qkv: self.qkv.first_rows(tokens),
             intermediate: self.intermediate.first_rows(tokens),
         }
@@ -462,12 +458,13 @@ pub trait Backend {
     /// `y[i] = 1` where `a[i] ≠ b[i]`, else 0.
     fn not_equal(&mut self, a: Ints, b: Ints, y: Ints);
 
-    /// Log-probability of each row's target under softmax over the vocabulary, without an array
-    /// of `[M, V]`.
+    /// One pass over the vocabulary, without an array of `[M, V]`: the log-probability of each
+    /// row's target under softmax, and what else is asked for.
     ///
-    /// x `[M, E]`; head `[V, E]` with bias; log_prob and log_sum `[M, 1]`; `predicted`, where
-    /// asked for, gets the most probable entry (the lowest of equals).
-    fn vocabulary_log_prob(
+    /// x `[M, E]`; head `[V, E]` with bias; log_prob and log_sum (of the exponentials of the
+    /// logits) `[M, 1]`. `predicted` gets the most probable entry (the lowest of equals); `sample`
+    /// says what to draw.
+    fn vocabulary(
         &mut self,
         params: &Self::Params,
         x: Array,
@@ -476,6 +473,7 @@ pub trait Backend {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     );
     /// Backward of `− scale · Σ log_prob`: sets dx and adds to the gradients of the head.
     fn vocabulary_backward(
@@ -488,23 +486,6 @@ pub trait Backend {
         scale: f32,
         dx: Array,
         grads: &mut Self::Flat,
-    );
-    /// Samples one entry a row from softmax(logits / temperature), `exclude[m]` left out if
-    /// given.
-    ///
-    /// By inversion: the first entry at which the running sum of probabilities passes the row's
-    /// uniform number, a function of (seed, step, example, position).
-    fn vocabulary_sample(
-        &mut self,
-        params: &Self::Params,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
     );
 
     /// Binary cross-entropy of `sigmoid(logits)`: loss, logits `[T, 1]`, labels 0 or 1.
@@ -520,8 +501,8 @@ pub trait Backend {
 
     /// Sum of all elements.
     fn sum(&mut self, x: Array) -> f64;
-    /// Sum of squares of each of `views`.
-    fn squared_norms(&mut self, flat: &Self::Flat, views: &[ParamView]) -> Vec<f64>;
+    /// Sum of squares of each of `views`, into `norms` of the same length.
+    fn squared_norms(&mut self, flat: &Self::Flat, views: &[ParamView], norms: &mut [f64]);
     /// One step of AdamW as the published system takes it: no bias correction, decay inside the
     /// update.
     ///
@@ -539,6 +520,44 @@ pub trait Backend {
     );
 
     // ---- composed -----------------------------------------------------------------------
+
+    /// Of a backend that overrides methods below: time of their parts since the last call, added up
+    /// over its threads. The first call begins.
+    fn parts(&mut self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
+    }
+
+    /// What [`layer`](Backend::layer) keeps of up to `tokens` tokens. `output` and the statistics
+    /// are f32; the others may have the form of the backend's products, and only `layer` and
+    /// `layer_backward` use them.
+    fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
+        LayerArrays {
+            qkv: self.array(tokens, 3 * spec.hidden),
+            context: self.array(tokens, spec.hidden),
+            log_sum: self.array(tokens, spec.heads),
+            attention_sum: self.array(tokens, spec.hidden),
+            attention_stats: self.array(tokens, 2),
+            attention_normed: self.array(tokens, spec.hidden),
+            intermediate: self.array(tokens, spec.intermediate),
+            activated: self.array(tokens, spec.intermediate),
+            output_sum: self.array(tokens, spec.hidden),
+            output_stats: self.array(tokens, 2),
+            output: self.array(tokens, spec.hidden),
+        }
+    }
+
+    /// What [`layer_backward`](Backend::layer_backward) works in for up to `tokens` tokens.
+    /// `hidden` is f32; the others may have the form of the backend's products.
+    fn layer_gradients(&mut self, spec: &LayerSpec, tokens: usize) -> LayerGradients {
+        LayerGradients {
+            hidden: self.array(tokens, spec.hidden),
+            residual: self.array(tokens, spec.hidden),
+            attention_branch: self.array(tokens, spec.hidden),
+            output_branch: self.array(tokens, spec.hidden),
+            qkv: self.array(tokens, 3 * spec.hidden),
+            intermediate: self.array(tokens, spec.intermediate),
+        }
+    }
 
     /// An encoder layer: attention and feed-forward, each with residual, then norm.
     fn layer(
@@ -596,7 +615,7 @@ pub trait Backend {
     }
 
     /// Backward of [`layer`](Backend::layer): `d.hidden` holds the gradient by the output and
-    /// gets the gradient by the input.
+    /// gets the gradient by the input. What was kept may be gone afterwards, but for the output.
     fn layer_backward(
         &mut self,
         params: &Self::Params,
@@ -621,8 +640,8 @@ pub trait Backend {
         );
         let branch = match dropout {
             Some(dropout) => {
-                self.dropout(d.residual, &dropout.output, keys, d.branch);
-                d.branch
+                self.dropout(d.residual, &dropout.output, keys, d.output_branch);
+                d.output_branch
             }
             None => d.residual,
         };
@@ -653,8 +672,13 @@ pub trait Backend {
         );
         let branch = match dropout {
             Some(dropout) => {
-                self.dropout(d.hidden, &dropout.attention_output, keys, d.branch);
-                d.branch
+                self.dropout(
+                    d.hidden,
+                    &dropout.attention_output,
+                    keys,
+                    d.attention_branch,
+                );
+                d.attention_branch
             }
             None => d.hidden,
         };
@@ -689,6 +713,26 @@ pub trait Backend {
         let mut x = input;
         for (i, (layer, keep)) in layers.iter().zip(keep).enumerate() {
             self.layer(params, spec, layer, sequences, dropout.get(i), x, keep);
+            x = keep.output;
+        }
+        x
+    }
+
+    /// A run of layers of which only the last output is kept; returns it. `work` are two layers'
+    /// arrays that may share all but their outputs.
+    fn infer_layers(
+        &mut self,
+        params: &Self::Params,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        input: Array,
+        work: &[LayerArrays; 2],
+    ) -> Array {
+        let mut x = input;
+        for (i, layer) in layers.iter().enumerate() {
+            let keep = &work[i % 2];
+            self.layer(params, spec, layer, sequences, None, x, keep);
             x = keep.output;
         }
         x

@@ -8,3 +8,4 @@ pub mod params;
 pub mod reference;
 pub mod rng;
 pub mod selftest;
+pub mod timed;

@@ -17,6 +17,8 @@ pub enum Products {
     F32,
     /// bf16, summed in f32.
     Bf16,
+    /// Those of layers in inference in bytes, all others in bf16.
+    Int8,
 }
 
 /// How one output of one program compares.
@@ -57,14 +59,18 @@ pub enum Bound {
     F32(f64),
     /// Depends on products: this error, and in bf16, whose values have eight bits, 0.02.
     Product(f64),
+    /// Depends on a chain of products: this error, and otherwise 0.05.
+    Chain(f64),
 }
 
 impl Bound {
     fn of(self, products: Products) -> f64 {
         match (self, products) {
             (Bound::Exact, _) => 0.0,
-            (Bound::F32(bound), _) | (Bound::Product(bound), Products::F32) => bound,
-            (Bound::Product(_), Products::Bf16) => 0.02,
+            (Bound::F32(bound), _)
+            | (Bound::Product(bound) | Bound::Chain(bound), Products::F32) => bound,
+            (Bound::Product(_), Products::Bf16 | Products::Int8) => 0.02,
+            (Bound::Chain(_), Products::Bf16 | Products::Int8) => 0.05,
         }
     }
 }

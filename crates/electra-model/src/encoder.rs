@@ -230,13 +230,27 @@ pub struct EncoderInput {
 }
 
 /// What the encoder computes, and backward reads again.
+///
+/// Arrays are made once for the largest batch, the whole; a second set of the same handles is
+/// [`cut`](EncoderArrays::cut) to each batch.
 #[derive(Clone, Debug)]
 pub struct EncoderArrays {
     sum: Array,
     stats: Array,
     normed: Array,
     projected: Option<Array>,
-    layers: Vec<LayerArrays>,
+    layers: Layers,
+    /// One a layer, none where dropout is off.
+    dropouts: Vec<LayerDropout>,
+}
+
+/// The arrays that layers work in.
+#[derive(Clone, Debug)]
+enum Layers {
+    /// For each layer what backward reads.
+    Kept(Vec<LayerArrays>),
+    /// Two layers' arrays in turn.
+    Working(Box<[LayerArrays; 2]>),
 }
 
 /// Gradients that pass through an encoder.
@@ -253,7 +267,7 @@ impl EncoderArrays {
         backend: &mut B,
         encoder: &Encoder,
         tokens: usize,
-        layers: Vec<LayerArrays>,
+        layers: Layers,
     ) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderArrays {
@@ -264,6 +278,7 @@ impl EncoderArrays {
                 .body
                 .project
                 .map(|_| backend.array(tokens, encoder.body.spec.hidden)),
+            dropouts: Vec::with_capacity(encoder.body.layers.len()),
             layers,
         }
     }
@@ -275,34 +290,38 @@ impl EncoderArrays {
             .body
             .layers
             .iter()
-            .map(|_| LayerArrays::new(backend, spec, tokens))
+            .map(|_| backend.layer_arrays(spec, tokens))
             .collect();
-        Self::with_layers(backend, encoder, tokens, layers)
+        Self::with_layers(backend, encoder, tokens, Layers::Kept(layers))
     }
 
-    /// For inference on up to `tokens` tokens: all layers work in the same arrays, with two
-    /// outputs in turn.
+    /// For inference on up to `tokens` tokens: nothing is kept but the last output.
     pub fn for_inference<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let spec = &encoder.body.spec;
-        let even = LayerArrays::new(backend, spec, tokens);
+        let even = backend.layer_arrays(spec, tokens);
         let odd = LayerArrays {
             output: backend.array(tokens, spec.hidden),
             ..even
         };
-        let layers = (0..encoder.body.layers.len())
-            .map(|i| if i % 2 == 0 { even } else { odd })
-            .collect();
+        let layers = Layers::Working(Box::new([even, odd]));
         Self::with_layers(backend, encoder, tokens, layers)
     }
 
-    /// The same arrays for the first `tokens` tokens.
-    pub fn first_rows(&self, tokens: usize) -> Self {
-        EncoderArrays {
-            sum: self.sum.first_rows(tokens),
-            stats: self.stats.first_rows(tokens),
-            normed: self.normed.first_rows(tokens),
-            projected: self.projected.map(|a| a.first_rows(tokens)),
-            layers: self.layers.iter().map(|l| l.first_rows(tokens)).collect(),
+    /// Makes these the first `tokens` rows of `whole`, in the memory that they have.
+    pub fn cut(&mut self, whole: &Self, tokens: usize) {
+        self.sum = whole.sum.first_rows(tokens);
+        self.stats = whole.stats.first_rows(tokens);
+        self.normed = whole.normed.first_rows(tokens);
+        self.projected = whole.projected.map(|a| a.first_rows(tokens));
+        match (&mut self.layers, &whole.layers) {
+            (Layers::Kept(kept), Layers::Kept(whole)) => {
+                kept.clear();
+                kept.extend(whole.iter().map(|l| l.first_rows(tokens)));
+            }
+            (Layers::Working(work), Layers::Working(whole)) => {
+                **work = whole.each_ref().map(|l| l.first_rows(tokens));
+            }
+            _ => unreachable!("both are for training or for inference"),
         }
     }
 
@@ -312,14 +331,22 @@ impl EncoderArrays {
         if !backend.sum(self.layer_input()).is_finite() {
             return Some("the embeddings".to_owned());
         }
-        let mut outputs = self.layers.iter().map(|layer| layer.output);
+        let mut outputs = self.kept().iter().map(|layer| layer.output);
         let layer = outputs.position(|output| !backend.sum(output).is_finite())?;
         Some(format!("layer {layer}"))
     }
 
-    /// Output of the last layer, `[T, H]`.
+    /// Of training, the output of the last layer, `[T, H]`.
     pub fn output(&self) -> Array {
-        self.layers.last().map_or(self.layer_input(), |l| l.output)
+        self.kept().last().map_or(self.layer_input(), |l| l.output)
+    }
+
+    /// Of training, what each layer keeps.
+    fn kept(&self) -> &[LayerArrays] {
+        match &self.layers {
+            Layers::Kept(kept) => kept,
+            Layers::Working(_) => &[],
+        }
     }
 
     fn layer_input(&self) -> Array {
@@ -332,7 +359,7 @@ impl EncoderGradients {
     pub fn new<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderGradients {
-            layers: LayerGradients::new(backend, &encoder.body.spec, tokens),
+            layers: backend.layer_gradients(&encoder.body.spec, tokens),
             normed: backend.array(tokens, size),
             sum: backend.array(tokens, size),
         }
@@ -389,18 +416,16 @@ impl Encoder {
         Some(self.dropout(self.hidden_dropout, rng, 0))
     }
 
-    fn layer_dropouts(&self, rng: Option<&Rng>) -> Vec<LayerDropout> {
-        let Some(rng) = rng.filter(|_| self.hidden_dropout > 0.0 || self.attention_dropout > 0.0)
-        else {
-            return Vec::new();
-        };
-        (0..self.body.layers.len())
-            .map(|i| LayerDropout {
+    fn layer_dropouts(&self, rng: Option<&Rng>) -> impl Iterator<Item = LayerDropout> {
+        let on = self.hidden_dropout > 0.0 || self.attention_dropout > 0.0;
+        let layers = rng.filter(|_| on).into_iter();
+        layers.flat_map(|rng| {
+            (0..self.body.layers.len()).map(|i| LayerDropout {
                 attention: self.dropout(self.attention_dropout, rng, 3 * i + 1),
                 attention_output: self.dropout(self.hidden_dropout, rng, 3 * i + 2),
                 output: self.dropout(self.hidden_dropout, rng, 3 * i + 3),
             })
-            .collect()
+        })
     }
 
     /// Runs the encoder; `rng` turns dropout on. Returns the last hidden states `[T, H]`.
@@ -411,9 +436,11 @@ impl Encoder {
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
-        arrays: &EncoderArrays,
+        arrays: &mut EncoderArrays,
         rng: Option<&Rng>,
     ) -> Array {
+        arrays.dropouts.clear();
+        arrays.dropouts.extend(self.layer_dropouts(rng));
         backend.embed(params, &self.tables(input), arrays.sum);
         backend.layer_norm(
             params,
@@ -429,15 +456,26 @@ impl Encoder {
         if let (Some(project), Some(projected)) = (&self.body.project, arrays.projected) {
             backend.linear(params, arrays.normed, project, projected);
         }
-        backend.layers(
-            params,
-            &self.body.spec,
-            &self.body.layers,
-            &input.sequences,
-            &self.layer_dropouts(rng),
-            arrays.layer_input(),
-            &arrays.layers,
-        )
+        let body = &self.body;
+        match &arrays.layers {
+            Layers::Kept(kept) => backend.layers(
+                params,
+                &body.spec,
+                &body.layers,
+                &input.sequences,
+                &arrays.dropouts,
+                arrays.layer_input(),
+                kept,
+            ),
+            Layers::Working(work) => backend.infer_layers(
+                params,
+                &body.spec,
+                &body.layers,
+                &input.sequences,
+                arrays.layer_input(),
+                work,
+            ),
+        }
     }
 
     /// Adds to `grads` from the gradient by the output in `d.layers.hidden`. The other arguments
@@ -452,20 +490,20 @@ impl Encoder {
         d: &EncoderGradients,
         grads: &mut B::Flat,
     ) {
-        let dropouts = self.layer_dropouts(rng);
+        let kept = arrays.kept();
         for i in (0..self.body.layers.len()).rev() {
             let layer_input = match i {
                 0 => arrays.layer_input(),
-                _ => arrays.layers[i - 1].output,
+                _ => kept[i - 1].output,
             };
             backend.layer_backward(
                 params,
                 &self.body.spec,
                 &self.body.layers[i],
                 &input.sequences,
-                dropouts.get(i),
+                arrays.dropouts.get(i),
                 layer_input,
-                &arrays.layers[i],
+                &kept[i],
                 &d.layers,
                 grads,
             );

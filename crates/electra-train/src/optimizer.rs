@@ -37,6 +37,10 @@ pub struct TrainingState<B: Backend> {
     decays: Vec<bool>,
     /// Factor on the learning rate of each tensor.
     lr_factors: Vec<f64>,
+    /// Sums of squares of the gradients, one a view.
+    squares: Vec<f64>,
+    /// What the last step did, one a view.
+    updates: Vec<ParamUpdate>,
 }
 
 /// The gradients of a step, measured.
@@ -60,6 +64,8 @@ impl<B: Backend> TrainingState<B> {
             names: layout.params().iter().map(|p| p.names[0].clone()).collect(),
             decays: layout.params().iter().map(|p| p.decay).collect(),
             lr_factors: vec![1.0; layout.params().len()],
+            squares: vec![0.0; layout.params().len()],
+            updates: Vec::with_capacity(layout.params().len()),
         }
     }
 
@@ -76,8 +82,9 @@ impl<B: Backend> TrainingState<B> {
     }
 
     /// Norm of the gradients, and the first parameter where it is not finite.
-    pub fn gradient_norm(&self, backend: &mut B) -> GradientNorm {
-        let squares = backend.squared_norms(&self.grads, &self.views);
+    pub fn gradient_norm(&mut self, backend: &mut B) -> GradientNorm {
+        let squares = &mut self.squares;
+        backend.squared_norms(&self.grads, &self.views, squares);
         let non_finite = squares.iter().position(|s| !s.is_finite());
         GradientNorm {
             norm: squares.iter().sum::<f64>().sqrt(),
@@ -92,21 +99,15 @@ impl<B: Backend> TrainingState<B> {
         } else {
             1.0
         };
-        let updates: Vec<ParamUpdate> = self
-            .views
-            .iter()
-            .zip(&self.decays)
-            .zip(&self.lr_factors)
-            .map(|((&view, &decay), &factor)| ParamUpdate {
-                view,
-                lr: (lr * factor) as f32,
-                decay: if decay {
-                    config.weight_decay_rate as f32
-                } else {
-                    0.0
-                },
-            })
-            .collect();
+        let rate = config.weight_decay_rate as f32;
+        let update = |((&view, &decay), &factor): ((&ParamView, &bool), &f64)| ParamUpdate {
+            view,
+            lr: (lr * factor) as f32,
+            decay: if decay { rate } else { 0.0 },
+        };
+        let each = self.views.iter().zip(&self.decays).zip(&self.lr_factors);
+        self.updates.clear();
+        self.updates.extend(each.map(update));
         backend.adamw(
             &mut self.params,
             &self.grads,
@@ -114,7 +115,7 @@ impl<B: Backend> TrainingState<B> {
             &mut self.second,
             &Adam::default(),
             clip as f32,
-            &updates,
+            &self.updates,
         );
     }
 }

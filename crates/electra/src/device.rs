@@ -22,6 +22,8 @@ pub enum Precision {
     F32,
     /// bfloat16 products, the rest in single precision.
     Bf16,
+    /// Inference alone: layers' products in bytes, the rest as in bf16.
+    Int8,
 }
 
 /// Options of everything that computes.
@@ -40,6 +42,8 @@ pub struct DeviceArgs {
 
 /// Work that any backend can do.
 pub trait Work {
+    /// Whether it trains, which takes a precision that has gradients.
+    const TRAINS: bool = false;
     /// What comes of it.
     type Output;
     /// Does it.
@@ -49,12 +53,38 @@ pub trait Work {
 /// What is known of the device in use.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// `f32` or `bf16`, as computed.
+    /// `f32`, `bf16` or `int8`, as computed.
     pub precision: &'static str,
     /// Rows for a report.
     pub environment: Vec<(String, String)>,
-    /// Operations a second that it reaches in products, where measured.
-    pub peak_flops: Option<f64>,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The instruction set, where the processor computes.
+    pub isa: Option<Isa>,
+}
+
+impl Facts {
+    /// Precision and threads, for people.
+    pub fn on(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("{}, {} thread{plural}", self.precision, self.threads)
+    }
+
+    /// The precision of products, as the processor's backend names it.
+    pub fn products(&self) -> CpuPrecision {
+        match self.precision {
+            "int8" => CpuPrecision::Int8,
+            "bf16" => CpuPrecision::Bf16,
+            _ => CpuPrecision::F32,
+        }
+    }
+
+    /// Operations a second that the device could do in products of its precision: one thread's
+    /// rate, measured in a moment, times the threads. `None` where it is not known.
+    pub fn peak_flops(&self) -> Option<f64> {
+        let rate = self.isa?.peak_gflops(self.products());
+        Some(rate * 1e9 * self.threads as f64)
+    }
 }
 
 /// Most threads that may be asked for.
@@ -73,6 +103,9 @@ impl DeviceArgs {
         self.say_what_the_environment_set();
         if self.thread_count() > MAX_THREADS {
             bail!("--threads {}: at most {MAX_THREADS}", self.thread_count());
+        }
+        if W::TRAINS && self.precision == Some(Precision::Int8) {
+            bail!("--precision int8 serves inference; training takes f32 or bf16");
         }
         let isa = match std::env::var("ELECTRA_ISA") {
             Err(_) => None,
@@ -96,6 +129,7 @@ impl DeviceArgs {
             precision: match self.precision.unwrap_or(Precision::F32) {
                 Precision::F32 => CpuPrecision::F32,
                 Precision::Bf16 => CpuPrecision::Bf16,
+                Precision::Int8 => CpuPrecision::Int8,
             },
             isa,
         })?;
@@ -105,10 +139,9 @@ impl DeviceArgs {
         let precision = match backend.precision() {
             CpuPrecision::F32 => "f32",
             CpuPrecision::Bf16 => "bf16",
+            CpuPrecision::Int8 => "int8",
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
-        // One thread's rate times the threads: what the cores could do, measured in a moment.
-        let peak = backend.isa().peak_gflops(precision == "bf16");
         let facts = Facts {
             precision,
             environment: vec![
@@ -117,7 +150,8 @@ impl DeviceArgs {
                 row("precision", precision.to_owned()),
                 row("electra", env!("CARGO_PKG_VERSION").to_owned()),
             ],
-            peak_flops: Some(peak * 1e9 * threads as f64),
+            threads,
+            isa: Some(backend.isa()),
         };
         work.run(&mut backend, &facts)
     }

@@ -12,6 +12,7 @@ use parquet::record::reader::RowIter;
 use serde_json::{Map, Number, Value};
 
 use crate::read::bytes::{self, Opened};
+use crate::read::identity::Halt;
 use crate::read::inputs::compression_of;
 use crate::read::jsonl::RECORD_LIMIT;
 use crate::read::table::RecordLimit;
@@ -48,7 +49,7 @@ fn open(path: &Path, format: Format) -> Result<Opened, ReadError> {
         format: Some(format),
         ..ReadOptions::default()
     };
-    bytes::open(&input, &options)
+    bytes::open(&input, &options, &Halt::default())
 }
 
 /// The last extension of a file's name in lower case, compression taken off.

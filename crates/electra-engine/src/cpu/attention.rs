@@ -22,21 +22,24 @@ pub(super) fn score_stride(keys: usize) -> usize {
     keys.next_multiple_of(LANES) + LANES
 }
 
-/// One row of scores to probabilities, in place; returns the log of the sum of exponentials.
+/// One row of scores to weights that are yet to be divided by their sum, in place: as f32, or as
+/// pairs of bf16 from the row's beginning. Returns the log of the sum of the exponentials, and what
+/// multiplies the result.
 struct Softmax<'a> {
+    form: Form,
     row: &'a mut [f32],
     scale: f32,
     dropout: Option<RowDropout>,
 }
 
 impl Kernel for Softmax<'_> {
-    type Output = f32;
+    type Output = [f32; 2];
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> f32 {
-        let lowest = S::splat(f32::NEG_INFINITY);
-        let full = self.row.len() / LANES * LANES;
-        let mut max = lowest;
+    fn run<S: Simd>(self) -> [f32; 2] {
+        let len = self.row.len();
+        let full = len / LANES * LANES;
+        let mut max = S::splat(f32::NEG_INFINITY);
         for s in self.row[..full].chunks_exact(LANES) {
             max = S::max(max, S::read(s));
         }
@@ -46,26 +49,168 @@ impl Kernel for Softmax<'_> {
         }
         let (scale, top) = (S::splat(self.scale), S::splat(-max * self.scale));
         let mut sums = S::splat(0.0);
-        for s in self.row[..full].chunks_exact_mut(LANES) {
+        for s in self.row.chunks_mut(LANES) {
             let e = exp::<S>(S::fma(S::read(s), scale, top));
-            sums = S::add(sums, e);
             S::write(s, e);
+            // What lies beyond a short row was not written.
+            sums = S::add(sums, S::read(s));
         }
-        let rest = &mut self.row[full..];
-        S::write(rest, exp::<S>(S::fma(S::read(rest), scale, top)));
-        let sum = S::sum(S::add(sums, S::read(rest)));
-        let normalize = S::splat(1.0 / sum);
-        for (group, row) in self.row.chunks_mut(GROUP).enumerate() {
-            let factors = match &self.dropout {
-                Some(dropout) => dropout.factors::<S>(group),
-                None => [S::splat(1.0); GROUP / LANES],
-            };
-            for (p, factor) in row.chunks_mut(LANES).zip(factors) {
-                let value = S::mul(S::mul(S::read(p), normalize), factor);
-                S::write(p, value);
+        if let Some(dropout) = &self.dropout {
+            for (group, row) in self.row.chunks_mut(GROUP).enumerate() {
+                let factors = dropout.factors::<S>(group);
+                for (p, factor) in row.chunks_mut(LANES).zip(factors) {
+                    let value = S::mul(S::read(p), factor);
+                    S::write(p, value);
+                }
             }
         }
-        max * self.scale + sum.ln()
+        if self.form == Form::Bf16 {
+            narrow::<S>(self.row);
+        }
+        let sum = S::sum(sums);
+        [max * self.scale + sum.ln(), 1.0 / sum]
+    }
+}
+
+/// Values to pairs of bf16, in place from the beginning.
+#[inline(always)]
+pub(super) fn narrow<S: Simd>(row: &mut [f32]) {
+    for first in (0..row.len()).step_by(2 * LANES) {
+        let (low, high) = (first, row.len().min(first + LANES));
+        let pairs = S::row_bf16(S::read(&row[low..]), S::read(&row[high..]));
+        let words = (row.len() - first).div_ceil(2).min(LANES);
+        S::write(&mut row[first / 2..][..words], pairs);
+    }
+}
+
+/// Rows of results times a factor each.
+struct ScaleRows<'a> {
+    factors: &'a [f32],
+    to: *mut f32,
+    stride: usize,
+    cols: usize,
+}
+
+impl Kernel for ScaleRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (t, &factor) in self.factors.iter().enumerate() {
+            let row = self.to.wrapping_add(t * self.stride);
+            // SAFETY: whoever makes the kernel has written these rows and owns them.
+            let row = unsafe { std::slice::from_raw_parts_mut(row, self.cols) };
+            for y in row.chunks_mut(LANES) {
+                let value = S::mul(S::read(y), S::splat(factor));
+                S::write(y, value);
+            }
+        }
+    }
+}
+
+/// Memory for one head's attention.
+pub(super) struct HeadRoom<'a> {
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+    scores: &'a mut [f32],
+}
+
+impl<'a> HeadRoom<'a> {
+    /// Words that sequences of up to `len` tokens need.
+    pub(super) fn words(form: Form, len: usize, size: usize) -> [usize; 3] {
+        [
+            Panels::words(form.units(size), len),
+            Panels::words(form.units(len), size),
+            QUERIES.min(len) * score_stride(len),
+        ]
+    }
+
+    pub(super) fn new([keys, values, scores]: [&'a mut [f32]; 3]) -> Self {
+        HeadRoom {
+            keys,
+            values,
+            scores,
+        }
+    }
+
+    fn again(&mut self) -> HeadRoom<'_> {
+        HeadRoom {
+            keys: &mut *self.keys,
+            values: &mut *self.values,
+            scores: &mut *self.scores,
+        }
+    }
+}
+
+/// One head's attention for some of its queries; row `t` of the sequence goes to
+/// `to + t · stride`. `kept` takes each query's log of the sum of exponentials.
+///
+/// # Safety
+/// q, k, v can be read, the result written by nobody else.
+pub(super) unsafe fn attend_head(
+    isa: Isa,
+    form: Form,
+    head: &Head,
+    [q, k, v]: [View; 3],
+    queries: Range<usize>,
+    to: *mut f32,
+    stride: usize,
+    mut room: HeadRoom,
+    mut kept: impl FnMut(usize, f32),
+) {
+    let (len, size) = (head.len, head.size);
+    let HeadRoom {
+        keys,
+        values,
+        scores,
+    } = room.again();
+    let score_stride = score_stride(len);
+    // SAFETY: as the caller says.
+    unsafe {
+        let keys = pack_head(isa, form, head.source(k, 0..len), Columns::Rows, keys);
+        let values = pack_head(isa, form, head.source(v, 0..len), Columns::Columns, values);
+        for first in queries.clone().step_by(QUERIES) {
+            let block = first..queries.end.min(first + QUERIES);
+            let left = head.source(q, block.clone());
+            multiply(
+                isa,
+                form,
+                left,
+                keys,
+                scores.as_mut_ptr(),
+                score_stride,
+                Start::Zero,
+            );
+            let mut factors = [0.0; QUERIES];
+            for (i, t) in block.clone().enumerate() {
+                let [log_sum, factor] = isa.run_in(
+                    form,
+                    Softmax {
+                        form,
+                        row: &mut scores[i * score_stride..][..len],
+                        scale: head.scale,
+                        dropout: head.row_dropout(t),
+                    },
+                );
+                kept(t, log_sum);
+                factors[i] = factor;
+            }
+            let weights = Source {
+                form,
+                data: scores.as_ptr(),
+                rows: block.len(),
+                cols: len,
+                stride: score_stride,
+            };
+            let to = to.add(first * stride);
+            multiply(isa, form, weights, values, to, stride, Start::Zero);
+            isa.run(ScaleRows {
+                factors: &factors[..block.len()],
+                to,
+                stride,
+                cols: size,
+            });
+        }
     }
 }
 
@@ -91,7 +236,7 @@ impl Head<'_> {
     pub(super) fn source(&self, view: View, rows: Range<usize>) -> Source {
         let all = source(view, self.start + rows.start..self.start + rows.end);
         Source {
-            data: view.at(self.start + rows.start, self.column),
+            data: view.word(self.start + rows.start, self.column),
             cols: self.size,
             ..all
         }
@@ -117,6 +262,7 @@ impl Head<'_> {
 /// The source can be read.
 pub(super) unsafe fn pack_head(
     isa: Isa,
+    form: Form,
     source: Source,
     columns: Columns,
     room: &mut [f32],
@@ -125,19 +271,16 @@ pub(super) unsafe fn pack_head(
         Columns::Columns => (source.rows, source.cols),
         Columns::Rows => (source.cols, source.rows),
     };
+    let depth = form.units(depth);
     assert!(room.len() >= Panels::words(depth, cols));
-    let panels = Panels {
-        data: room.as_ptr(),
+    let to = Panels {
+        data: room.as_mut_ptr(),
         depth,
         cols,
     };
-    let to = Panels {
-        data: room.as_mut_ptr(),
-        ..panels
-    };
-    for index in 0..panels.count() {
+    for index in 0..to.count() {
         // SAFETY: the room is large enough and ours.
-        unsafe { pack_panel(isa, Form::F32, source, columns, to, index) };
+        unsafe { pack_panel(isa, form, source, columns, to, index) };
     }
     to
 }
@@ -148,15 +291,17 @@ pub(super) unsafe fn pack_head(
 /// As for [`Product::run`].
 pub(super) unsafe fn multiply(
     isa: Isa,
+    form: Form,
     a: Source,
     b: Panels,
     c: *mut f32,
     c_stride: usize,
     start: Start,
 ) {
+    assert!(a.form == form);
     let product = Product {
         rows: a.rows,
-        depth: a.cols,
+        depth: form.units(a.cols),
         a: a.data,
         row_step: a.stride,
         unit_step: 1,
@@ -168,7 +313,7 @@ pub(super) unsafe fn multiply(
         start,
     };
     // SAFETY: as the caller says.
-    unsafe { product.run(isa, Form::F32) };
+    unsafe { product.run(isa, form) };
 }
 
 /// The heads of all sequences, as tasks.
@@ -243,42 +388,29 @@ impl Cpu {
         let isa = self.isa;
         self.pool.run(all.tasks(), |task, scratch| {
             let head = all.task(task);
-            let (len, size) = (head.len, head.size);
-            if len == 0 {
+            if head.len == 0 {
                 return;
             }
-            let stride = score_stride(len);
-            let [keys, values, scores] = scratch.split([
-                Panels::words(size, len),
-                Panels::words(len, size),
-                QUERIES * stride,
-            ]);
-            // SAFETY: nobody writes to q, k, v; the rows and columns of y and log_sum of this head
-            // are this task's.
+            let room = HeadRoom::new(scratch.split(HeadRoom::words(q.form, head.len, head.size)));
+            let (to, stride) = (y.at(head.start, head.column), y.stride);
+            let keep = |t, sum| {
+                // SAFETY: this head's column of log_sum is this task's.
+                unsafe { log_sum.at(head.start + t, head.index).write(sum) }
+            };
+            // SAFETY: nobody writes to q, k, v; the rows and columns of y of this head are this
+            // task's.
             unsafe {
-                let keys = pack_head(isa, head.source(k, 0..len), Columns::Rows, keys);
-                let values = pack_head(isa, head.source(v, 0..len), Columns::Columns, values);
-                for first in (0..len).step_by(QUERIES) {
-                    let queries = first..len.min(first + QUERIES);
-                    let left = head.source(q, queries.clone());
-                    multiply(isa, left, keys, scores.as_mut_ptr(), stride, Start::Zero);
-                    for (t, row) in queries.clone().zip(scores.chunks_exact_mut(stride)) {
-                        let sum = isa.run(Softmax {
-                            row: &mut row[..len],
-                            scale: head.scale,
-                            dropout: head.row_dropout(t),
-                        });
-                        log_sum.at(head.start + t, head.index).write(sum);
-                    }
-                    let probabilities = Source {
-                        data: scores.as_ptr(),
-                        rows: queries.len(),
-                        cols: len,
-                        stride,
-                    };
-                    let out = y.at(head.start + first, head.column);
-                    multiply(isa, probabilities, values, out, y.stride, Start::Zero);
-                }
+                attend_head(
+                    isa,
+                    q.form,
+                    &head,
+                    [q, k, v],
+                    0..head.len,
+                    to,
+                    stride,
+                    room,
+                    keep,
+                );
             }
         });
     }

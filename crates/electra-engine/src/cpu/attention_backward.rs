@@ -1,15 +1,19 @@
 //! Backward of attention: probabilities anew from the kept log-sums, by blocks of queries.
 
 use super::Cpu;
-use super::attention::{Head, Heads, QUERIES, multiply, pack_head, score_stride};
+use super::attention::{Heads, multiply, narrow, pack_head, score_stride};
+use super::chain::{StoreTile, Tile};
+use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
-use super::isa::Kernel;
+use super::isa::{Isa, Kernel};
 use super::math::exp;
-use super::pack::{Columns, Source};
+use super::pack::{Columns, Source, zip_rows};
 use super::simd::{LANES, Simd};
-use super::view::View;
 use crate::backend::{Array, Dropout, Sequences};
+
+/// Queries that are taken through the products together.
+const ROWS: usize = 128;
 
 /// One query's row: scores become probabilities after dropout, and gradients by the probabilities
 /// become gradients by the scores.
@@ -46,25 +50,68 @@ impl Kernel for SoftmaxBackward<'_> {
     }
 }
 
-/// Dot product.
-struct Dot<'a>(&'a [f32], &'a [f32]);
+/// Each row's dot product of two matrices of one form.
+struct RowDots<'a> {
+    a: Source,
+    b: Source,
+    to: &'a mut [f32],
+}
 
-impl Kernel for Dot<'_> {
-    type Output = f32;
+impl Kernel for RowDots<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> f32 {
-        let mut sum = S::splat(0.0);
-        for (a, b) in self.0.chunks(LANES).zip(self.1.chunks(LANES)) {
-            sum = S::fma(S::read(a), S::read(b), sum);
+    fn run<S: Simd>(self) {
+        for (row, to) in self.to.iter_mut().enumerate() {
+            let mut sum = S::splat(0.0);
+            for col in (0..self.a.cols).step_by(LANES) {
+                // SAFETY: whoever makes the kernel says that both can be read.
+                let (a, b) =
+                    unsafe { (self.a.values::<S>(row, col), self.b.values::<S>(row, col)) };
+                sum = S::fma(a, b, sum);
+            }
+            *to = S::sum(sum);
         }
-        S::sum(sum)
     }
 }
 
-/// The head's rows of an array's gradient as result of a product.
-fn result(head: &Head, view: View) -> (*mut f32, usize) {
-    (view.at(head.start, head.column), view.stride)
+/// `c = start + aᵀ b`, where a block of rows of f32 stands in `a` and packed in `b`.
+///
+/// # Safety
+/// As for [`Product::run`].
+unsafe fn multiply_transposed(
+    isa: Isa,
+    form: Form,
+    a: Source,
+    zipped: &mut [f32],
+    b: Panels,
+    c: &mut [f32],
+    start: Start,
+) {
+    assert!(c.len() >= a.cols * b.cols);
+    let data = match form {
+        Form::F32 => a.data,
+        _ => {
+            // SAFETY: as the caller says.
+            unsafe { zip_rows(isa, a, zipped, a.stride) };
+            zipped.as_ptr()
+        }
+    };
+    let product = Product {
+        rows: a.cols,
+        depth: form.units(a.rows),
+        a: data,
+        row_step: 1,
+        unit_step: a.stride,
+        b,
+        first_unit: 0,
+        panels: 0..b.count(),
+        c: c.as_mut_ptr(),
+        c_stride: b.cols,
+        start,
+    };
+    // SAFETY: as the caller says.
+    unsafe { product.run(isa, form) };
 }
 
 impl Cpu {
@@ -85,94 +132,152 @@ impl Cpu {
         assert!(log_sum.rows == y.rows && log_sum.cols == heads);
         let all = Heads::new(&self.ints, sequences, heads, y, dropout);
         let [q, k, v] = qkv.map(|a| self.view(a));
-        let [dq, dk, dv] = d_qkv.map(|a| self.view(a));
+        let d_qkv = d_qkv.map(|a| self.view(a));
         let [y, log_sum, dy] = [y, log_sum, dy].map(|a| self.view(a));
-        for d in [dq, dk, dv] {
-            assert!([q, k, v, y, log_sum, dy].iter().all(|a| !a.overlaps(&d)));
+        for d in &d_qkv {
+            assert!([q, k, v, y, log_sum, dy].iter().all(|a| !a.overlaps(d)));
+            assert!(d.form == q.form && y.form == q.form && dy.form == q.form);
         }
-        assert!(!dq.overlaps(&dk) && !dq.overlaps(&dv) && !dk.overlaps(&dv));
-        let isa = self.isa;
+        let [dq, dk, dv] = &d_qkv;
+        assert!(!dq.overlaps(dk) && !dq.overlaps(dv) && !dk.overlaps(dv));
+        let (isa, form, clock) = (self.isa, q.form, &self.clock);
         self.pool.run(all.tasks(), |task, scratch| {
             let head = all.task(task);
             let (len, size) = (head.len, head.size);
             if len == 0 {
                 return;
             }
+            let mut lap = clock.start();
             let stride = score_stride(len);
-            let block = QUERIES.min(len);
-            let [keys_t, values_t, keys, queries_b, dy_b, scores, gradient] = scratch.split([
-                Panels::words(size, len),
-                Panels::words(size, len),
-                Panels::words(len, size),
-                Panels::words(block, size),
-                Panels::words(block, size),
+            let block = ROWS.min(len);
+            let [
+                keys_t,
+                values_t,
+                keys,
+                queries_b,
+                dy_b,
+                scores,
+                gradient,
+                zipped,
+                dots,
+                results @ ..,
+            ] = scratch.split([
+                Panels::words(form.units(size), len),
+                Panels::words(form.units(size), len),
+                Panels::words(form.units(len), size),
+                Panels::words(form.units(block), size),
+                Panels::words(form.units(block), size),
                 block * stride,
                 block * stride,
+                block.div_ceil(2) * stride,
+                block,
+                len * size,
+                len * size,
+                len * size,
             ]);
+            let [d_queries, d_keys, d_values] = results;
             // SAFETY: nobody writes to what forward kept and dy; the rows and columns of dq, dk,
             // dv of this head are this task's.
             unsafe {
-                let keys_t = pack_head(isa, head.source(k, 0..len), Columns::Rows, keys_t);
-                let values_t = pack_head(isa, head.source(v, 0..len), Columns::Rows, values_t);
-                let keys = pack_head(isa, head.source(k, 0..len), Columns::Columns, keys);
-                for first in (0..len).step_by(QUERIES) {
-                    let rows = first..len.min(first + QUERIES);
-                    let (q, dy_rows) =
-                        (head.source(q, rows.clone()), head.source(dy, rows.clone()));
-                    multiply(isa, q, keys_t, scores.as_mut_ptr(), stride, Start::Zero);
+                let whole = |view| head.source(view, 0..len);
+                let keys_t = pack_head(isa, form, whole(k), Columns::Rows, keys_t);
+                let values_t = pack_head(isa, form, whole(v), Columns::Rows, values_t);
+                let keys = pack_head(isa, form, whole(k), Columns::Columns, keys);
+                for first in (0..len).step_by(ROWS) {
+                    let rows = first..len.min(first + ROWS);
+                    let [q, dy, y] = [q, dy, y].map(|view| head.source(view, rows.clone()));
                     multiply(
                         isa,
-                        dy_rows,
-                        values_t,
-                        gradient.as_mut_ptr(),
+                        form,
+                        q,
+                        keys_t,
+                        scores.as_mut_ptr(),
                         stride,
                         Start::Zero,
+                    );
+                    let to = gradient.as_mut_ptr();
+                    multiply(isa, form, dy, values_t, to, stride, Start::Zero);
+                    let dots = &mut dots[..rows.len()];
+                    isa.run_in(
+                        form,
+                        RowDots {
+                            a: y,
+                            b: dy,
+                            to: &mut *dots,
+                        },
                     );
                     let both = scores
                         .chunks_exact_mut(stride)
                         .zip(gradient.chunks_exact_mut(stride));
-                    for (t, (s, d)) in rows.clone().zip(both) {
-                        let row = head.start + t;
-                        let columns = head.column..head.column + size;
+                    for (((s, d), t), mean) in both.zip(rows.clone()).zip(dots) {
                         isa.run(SoftmaxBackward {
                             scores: &mut s[..len],
                             gradient: &mut d[..len],
                             scale: head.scale,
-                            log_sum: log_sum.at(row, head.index).read(),
-                            mean: isa.run(Dot(&y.row(row)[columns.clone()], &dy.row(row)[columns])),
+                            log_sum: log_sum.at(head.start + t, head.index).read(),
+                            mean: *mean,
                             dropout: head.row_dropout(t),
                         });
                     }
-                    let by_scores = Source {
-                        data: gradient.as_ptr(),
+                    // dv += pᵀ dy and dk += dsᵀ q: the depth runs over this block's queries.
+                    let queries_b = pack_head(isa, form, q, Columns::Columns, queries_b);
+                    let dy_b = pack_head(isa, form, dy, Columns::Columns, dy_b);
+                    let start = if first == 0 { Start::Zero } else { Start::Sum };
+                    let matrix = |values: &[f32]| Source {
+                        form: Form::F32,
+                        data: values.as_ptr(),
                         rows: rows.len(),
                         cols: len,
                         stride,
                     };
-                    let to = dq.at(head.start + first, head.column);
-                    multiply(isa, by_scores, keys, to, dq.stride, Start::Zero);
-                    // dv += pᵀ dy and dk += dsᵀ q: the depth runs over this block's queries.
-                    let q = pack_head(isa, q, Columns::Columns, queries_b);
-                    let dy_rows = pack_head(isa, dy_rows, Columns::Columns, dy_b);
-                    for (a, b, d) in [(&*scores, dy_rows, dv), (&*gradient, q, dk)] {
-                        let (c, c_stride) = result(&head, d);
-                        let product = Product {
-                            rows: len,
-                            depth: rows.len(),
-                            a: a.as_ptr(),
-                            row_step: 1,
-                            unit_step: stride,
-                            b,
-                            first_unit: 0,
-                            panels: 0..b.count(),
-                            c,
-                            c_stride,
-                            start: if first == 0 { Start::Zero } else { Start::Sum },
-                        };
-                        product.run(isa, Form::F32);
+                    let (p, ds) = (matrix(scores), matrix(gradient));
+                    multiply_transposed(isa, form, p, zipped, dy_b, d_values, start);
+                    multiply_transposed(isa, form, ds, zipped, queries_b, d_keys, start);
+                    if form == Form::Bf16 {
+                        isa.run_bf16(Narrow {
+                            rows: &mut gradient[..rows.len() * stride],
+                            stride,
+                            len,
+                        });
                     }
+                    let by_scores = Source { form, ..ds };
+                    let to = d_queries[first * size..].as_mut_ptr();
+                    multiply(isa, form, by_scores, keys, to, size, Start::Zero);
+                }
+                for (view, values) in d_qkv.iter().zip([d_queries, d_keys, d_values]) {
+                    let store = StoreTile {
+                        tile: Tile {
+                            values,
+                            stride: size,
+                            cols: size,
+                        },
+                        activation: None,
+                        form,
+                        to: view.word(head.start, head.column),
+                        stride: view.stride,
+                    };
+                    store.run_on(isa);
                 }
             }
+            lap.done(Part::AttentionBackward);
         });
+    }
+}
+
+/// Rows of f32 to pairs of bf16, each in place from its beginning.
+struct Narrow<'a> {
+    rows: &'a mut [f32],
+    stride: usize,
+    len: usize,
+}
+
+impl Kernel for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for row in self.rows.chunks_exact_mut(self.stride) {
+            narrow::<S>(&mut row[..self.len]);
+        }
     }
 }

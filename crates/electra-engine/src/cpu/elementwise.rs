@@ -1,8 +1,9 @@
 //! Activation functions and the binary cross-entropy.
 
 use super::Cpu;
+use super::chain::Accuracy;
 use super::isa::Kernel;
-use super::math::{normal_cdf, sigmoid};
+use super::math::{gelu_slope_bf16, normal_cdf, normal_cdf_bf16, sigmoid};
 use super::simd::{LANES, Simd};
 use crate::backend::{Activation, Array, Ints};
 
@@ -14,14 +15,21 @@ const DENSITY: f32 = 0.398_942_3;
 
 /// f(z) and f'(z).
 #[inline(always)]
-fn activate<S: Simd>(activation: Activation, z: S::V) -> (S::V, S::V) {
-    match activation {
-        Activation::Gelu => {
+pub(super) fn activate<S: Simd>(
+    activation: Activation,
+    accuracy: Accuracy,
+    z: S::V,
+) -> (S::V, S::V) {
+    match (activation, accuracy) {
+        (Activation::Gelu, Accuracy::Bf16) => {
+            (S::mul(z, normal_cdf_bf16::<S>(z)), gelu_slope_bf16::<S>(z))
+        }
+        (Activation::Gelu, Accuracy::F32) => {
             let (cdf, bell) = normal_cdf::<S>(z);
             let slope = S::fma(z, S::mul(bell, S::splat(DENSITY)), cdf);
             (S::mul(z, cdf), slope)
         }
-        Activation::GeluTanh => {
+        (Activation::GeluTanh, _) => {
             // (1 + tanh u) / 2 is the sigmoid s of 2 u; its slope is 2 s (1 − s) u'.
             let square = S::mul(z, z);
             let inner = S::fma(square, S::splat(CUBIC), S::splat(1.0));
@@ -44,7 +52,7 @@ impl Kernel for Activate<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         for (z, y) in self.1.chunks(LANES).zip(self.2.chunks_mut(LANES)) {
-            S::write(y, activate::<S>(self.0, S::read(z)).0);
+            S::write(y, activate::<S>(self.0, Accuracy::F32, S::read(z)).0);
         }
     }
 }
@@ -57,7 +65,7 @@ impl Kernel for ActivateBackward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         for (z, d) in self.1.chunks(LANES).zip(self.2.chunks_mut(LANES)) {
-            let slope = activate::<S>(self.0, S::read(z)).1;
+            let slope = activate::<S>(self.0, Accuracy::F32, S::read(z)).1;
             let product = S::mul(slope, S::read(d));
             S::write(d, product);
         }

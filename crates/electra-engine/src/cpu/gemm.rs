@@ -12,9 +12,6 @@ use std::ops::Range;
 pub(crate) const STRIP: usize = 6;
 /// Columns of a packed panel.
 pub(crate) const PANEL: usize = 64;
-/// Units of depth that are taken at once, so that a panel stays in the L2 cache.
-const DEPTH: usize = 1024;
-
 /// What the words of both sides of a product are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -22,6 +19,9 @@ pub(crate) enum Form {
     F32,
     /// Two bf16 that are neighbours along the depth a word.
     Bf16,
+    /// Four bytes that are neighbours along the depth a word: unsigned on the left side, signed on
+    /// the right; see [`Start::Scaled`].
+    Int8,
 }
 
 impl Form {
@@ -30,6 +30,7 @@ impl Form {
         match self {
             Form::F32 => depth,
             Form::Bf16 => depth.div_ceil(2),
+            Form::Int8 => depth.div_ceil(4),
         }
     }
 }
@@ -43,6 +44,18 @@ pub(crate) enum Start {
     Sum,
     /// A bias, one f32 a column.
     Bias(*const f32),
+    /// For bytes: a value of row `i` stands for `step_i · byte + least_i`, one of column `j` for
+    /// `step_j · byte`; `sum_j` is the sum of the values of the column.
+    Scaled {
+        /// `[rows, 2]` step and least value of each row.
+        rows: *const f32,
+        /// Step of each column.
+        steps: *const f32,
+        /// Sum of each column.
+        sums: *const f32,
+        /// Bias of each column.
+        bias: *const f32,
+    },
 }
 
 /// The right side `[depth, cols]` in panels of 64 columns (the last one narrower, in sixteens),
@@ -106,22 +119,29 @@ impl Product {
     /// writes to the former or uses the latter meanwhile.
     pub(crate) unsafe fn run(self, isa: Isa, form: Form) {
         assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
+        assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
         match form {
             Form::F32 => isa.run(Blocked::<F32>(self, PhantomData)),
             Form::Bf16 => isa.run_bf16(Blocked::<Bf16>(self, PhantomData)),
+            Form::Int8 => isa.run_int8(Blocked::<Int8>(self, PhantomData)),
         }
     }
 }
 
 /// A word's arithmetic.
 trait Unit {
+    /// Units of depth that are taken at once, so that a panel stays in the L2 cache.
+    const DEPTH: usize;
     fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V;
 }
 
 struct F32;
 struct Bf16;
+struct Int8;
 
 impl Unit for F32 {
+    const DEPTH: usize = 1024;
+
     #[inline(always)]
     fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
         S::fma(a, b, acc)
@@ -129,9 +149,21 @@ impl Unit for F32 {
 }
 
 impl Unit for Bf16 {
+    const DEPTH: usize = 1024;
+
     #[inline(always)]
     fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
         S::dot_bf16(acc, a, b)
+    }
+}
+
+impl Unit for Int8 {
+    /// Whole numbers do not go through the result: all at once.
+    const DEPTH: usize = usize::MAX;
+
+    #[inline(always)]
+    fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
+        S::dot_int8(acc, a, b)
     }
 }
 
@@ -145,7 +177,7 @@ impl<U: Unit> Kernel for Blocked<U> {
         let p = self.0;
         let mut done = 0;
         loop {
-            let depth = DEPTH.min(p.depth - done);
+            let depth = U::DEPTH.min(p.depth - done);
             for panel in p.panels.clone() {
                 let width = p.b.width(panel);
                 let first = panel * PANEL;
@@ -166,6 +198,17 @@ impl<U: Unit> Kernel for Blocked<U> {
                         start: match p.start {
                             _ if done > 0 => Start::Sum,
                             Start::Bias(bias) => Start::Bias(bias.wrapping_add(first)),
+                            Start::Scaled {
+                                rows,
+                                steps,
+                                sums,
+                                bias,
+                            } => Start::Scaled {
+                                rows: rows.wrapping_add(2 * row),
+                                steps: steps.wrapping_add(first),
+                                sums: sums.wrapping_add(first),
+                                bias: bias.wrapping_add(first),
+                            },
                             start => start,
                         },
                     };
@@ -255,7 +298,7 @@ impl Tile {
                 for j in 0..VECTORS {
                     let at = first + j * LANES;
                     acc[i][j] = match self.start {
-                        Start::Zero => S::splat(0.0),
+                        Start::Zero | Start::Scaled { .. } => S::splat(0.0),
                         Start::Sum => S::load_first(self.c.add(i * self.c_stride + at), lanes(j)),
                         Start::Bias(bias) => S::load_first(bias.add(at), lanes(j)),
                     };
@@ -275,6 +318,24 @@ impl Tile {
                 }
                 a = a.wrapping_add(self.unit_step);
                 b = b.wrapping_add(self.width);
+            }
+            if let Start::Scaled {
+                rows,
+                steps,
+                sums,
+                bias,
+            } = self.start
+            {
+                for j in 0..VECTORS {
+                    let at = first + j * LANES;
+                    let read = |from: *const f32| S::load_first(from.add(at), lanes(j));
+                    let (steps, sums, bias) = (read(steps), read(sums), read(bias));
+                    for i in 0..ROWS {
+                        let least = S::fma(S::splat(*rows.add(2 * i + 1)), sums, bias);
+                        let step = S::mul(S::splat(*rows.add(2 * i)), steps);
+                        acc[i][j] = S::fma(S::from_int(acc[i][j]), step, least);
+                    }
+                }
             }
             for i in 0..ROWS {
                 for j in 0..VECTORS {

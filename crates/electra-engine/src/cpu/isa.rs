@@ -1,5 +1,6 @@
 //! Instruction sets: what the CPU has, and kernels compiled once for each.
 
+use super::gemm::Form;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
@@ -7,11 +8,12 @@ use super::simd::{Portable, Simd};
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 (F, BW, DQ, VL).
-    Avx512 {
-        /// With its dot products of bf16.
-        bf16: bool,
-    },
+    /// AVX-512 (F, BW, DQ, VL) with its dot products of bf16 and of bytes (BF16, VNNI).
+    Avx512Bf16,
+    /// AVX-512 with its dot products of bytes alone.
+    Avx512Vnni,
+    /// AVX-512.
+    Avx512,
     /// AVX2 with FMA.
     Avx2,
     /// Whatever the compiler makes of plain arrays for the target.
@@ -19,32 +21,46 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Every instruction set that there is, the best first.
+    const ALL: [Isa; 5] = [
+        Isa::Avx512Bf16,
+        Isa::Avx512Vnni,
+        Isa::Avx512,
+        Isa::Avx2,
+        Isa::Portable,
+    ];
+
     /// Every instruction set of this CPU, the best first.
     pub fn available() -> Vec<Isa> {
-        let mut found = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let avx2 = has!("avx2") && has!("fma");
-            if avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
-                if has!("avx512bf16") {
-                    found.push(Isa::Avx512 { bf16: true });
-                }
-                found.push(Isa::Avx512 { bf16: false });
+        Isa::ALL.into_iter().filter(|isa| isa.is_here()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_here(self) -> bool {
+        use std::arch::is_x86_feature_detected as has;
+        match self {
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.is_here() && has!("avx512bf16"),
+            Isa::Avx512Vnni => Isa::Avx512.is_here() && has!("avx512vnni"),
+            Isa::Avx512 => {
+                let wide = has!("avx512f") && has!("avx512bw");
+                Isa::Avx2.is_here() && wide && has!("avx512dq") && has!("avx512vl")
             }
-            if avx2 {
-                found.push(Isa::Avx2);
-            }
+            Isa::Avx2 => has!("avx2") && has!("fma"),
+            Isa::Portable => true,
         }
-        found.push(Isa::Portable);
-        found
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_here(self) -> bool {
+        self == Isa::Portable
     }
 
     /// The name that settings and reports use.
     pub fn name(self) -> &'static str {
         match self {
-            Isa::Avx512 { bf16: true } => "avx512-bf16",
-            Isa::Avx512 { bf16: false } => "avx512",
+            Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Avx512Vnni => "avx512-vnni",
+            Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",
         }
@@ -52,19 +68,12 @@ impl Isa {
 
     /// The instruction set of that name, if there is one.
     pub fn from_name(name: &str) -> Option<Isa> {
-        [
-            Isa::Avx512 { bf16: true },
-            Isa::Avx512 { bf16: false },
-            Isa::Avx2,
-            Isa::Portable,
-        ]
-        .into_iter()
-        .find(|isa| isa.name() == name)
+        Isa::ALL.into_iter().find(|isa| isa.name() == name)
     }
 
     /// Whether there are products of bf16.
     pub fn has_bf16(self) -> bool {
-        self == Isa::Avx512 { bf16: true }
+        self == Isa::Avx512Bf16
     }
 
     /// Runs a kernel. Every `Isa` in a [`Cpu`](super::Cpu) is one of [`available`](Isa::available).
@@ -72,7 +81,7 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            Isa::Avx512 { .. } => unsafe { avx512(kernel) },
+            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx2 => unsafe { avx2(kernel) },
@@ -80,7 +89,7 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel that multiplies bf16, for which [`has_bf16`](Isa::has_bf16) must hold.
+    /// Runs a kernel on bf16, for which [`has_bf16`](Isa::has_bf16) must hold.
     pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
         assert!(self.has_bf16(), "{} has no products of bf16", self.name());
         #[cfg(target_arch = "x86_64")]
@@ -90,6 +99,28 @@ impl Isa {
         }
         #[cfg(not(target_arch = "x86_64"))]
         kernel.run::<Portable>()
+    }
+
+    /// Runs a kernel that multiplies bytes. AVX-512 without VNNI does that no better than AVX2.
+    pub(crate) fn run_int8<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the CPU has the instructions.
+            Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe { avx512_vnni(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the CPU has the instructions.
+            Isa::Avx512 | Isa::Avx2 => unsafe { avx2(kernel) },
+            _ => kernel.run::<Portable>(),
+        }
+    }
+
+    /// Runs a kernel that reads or writes words of a form.
+    pub(crate) fn run_in<K: Kernel>(self, form: Form, kernel: K) -> K::Output {
+        match form {
+            Form::F32 => self.run(kernel),
+            Form::Bf16 => self.run_bf16(kernel),
+            Form::Int8 => self.run_int8(kernel),
+        }
     }
 }
 
@@ -111,6 +142,13 @@ fn avx512<K: Kernel>(kernel: K) -> K::Output {
 #[inline(never)]
 #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn avx512_vnni<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
 }
 

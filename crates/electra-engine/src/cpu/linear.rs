@@ -1,9 +1,12 @@
 //! Linear layers: `x Wᵀ + b`, `dy W` and `dyᵀ x`.
 
 use super::buffer::Scratch;
+use super::clock::Part;
 use super::gemm::{Form, PANEL, Panels, Product, STRIP, Start};
 use super::isa::Isa;
-use super::pack::{Columns, Source, pack_panel, pack_rows_bf16, pack_strip, strip_words};
+use super::pack::{
+    Columns, Source, pack_panel, pack_rows_bf16, pack_strip, quantize_rows, strip_words,
+};
 use super::params::CpuParams;
 use super::view::{Shared, View, part};
 use super::{Cpu, Flat};
@@ -23,9 +26,13 @@ const STRIPS: usize = 16;
 /// Rows of an activation as left side of a product.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
+    pub(super) form: Form,
     pub(super) data: *const f32,
+    pub(super) rows: usize,
     pub(super) row_step: usize,
     pub(super) units: usize,
+    /// For bytes, step and least value of each row.
+    pub(super) ranges: *const f32,
 }
 
 /// Words of scratch that [`left_side`] needs.
@@ -33,6 +40,7 @@ pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
     match form {
         Form::F32 => 0,
         Form::Bf16 => rows * form.units(depth),
+        Form::Int8 => rows * (form.units(depth) + 2),
     }
 }
 
@@ -41,29 +49,40 @@ pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
 /// # Safety
 /// The source can be read.
 pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut [f32]) -> Left {
-    match form {
-        Form::F32 => Left {
-            data: source.data,
-            row_step: source.stride,
-            units: source.cols,
-        },
-        Form::Bf16 => {
-            // SAFETY: as the caller says.
-            unsafe { pack_rows_bf16(isa, source, room) };
-            let units = form.units(source.cols);
-            Left {
-                data: room.as_ptr(),
-                row_step: units,
-                units,
-            }
-        }
+    let units = form.units(source.cols);
+    let mut left = Left {
+        form,
+        data: room.as_ptr(),
+        rows: source.rows,
+        row_step: units,
+        units,
+        ranges: std::ptr::null(),
+    };
+    if source.form == form {
+        left.data = source.data;
+        left.row_step = source.stride;
+        return left;
     }
+    let (words, rest) = room.split_at_mut(source.rows * units);
+    match form {
+        // SAFETY: as the caller says.
+        Form::Bf16 => unsafe { pack_rows_bf16(isa, source, words) },
+        Form::Int8 => {
+            let ranges = &mut rest[..2 * source.rows];
+            left.ranges = ranges.as_ptr();
+            // SAFETY: as the caller says.
+            unsafe { quantize_rows(isa, source, words, ranges) };
+        }
+        Form::F32 => unreachable!("values that are kept as bf16 are multiplied as bf16"),
+    }
+    left
 }
 
 /// Rows `rows` of a view to pack.
 pub(super) fn source(view: View, rows: std::ops::Range<usize>) -> Source {
     Source {
-        data: view.at(rows.start, 0),
+        form: view.form,
+        data: view.word(rows.start, 0),
         rows: rows.len(),
         cols: view.cols,
         stride: view.stride,
@@ -80,7 +99,7 @@ impl Cpu {
     ) {
         assert!(linear.bias.len() == y.cols && linear.weight.cols == x.cols);
         let bias = params.slice(linear.bias).as_ptr().cast_mut();
-        let weight = params.forward(linear.weight);
+        let weight = self.forward_panels(params, linear.weight);
         let (x, y) = (self.view(x), self.view(y));
         self.product(x, weight, Init::Bias(Shared(bias)), y);
     }
@@ -106,7 +125,7 @@ impl Cpu {
         if y.rows == 0 {
             return;
         }
-        let (isa, form) = (self.isa, self.form);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let blocks = y.rows.div_ceil(ROW_BLOCK);
         let block = y.rows.div_ceil(blocks).next_multiple_of(STRIP);
         let blocks = y.rows.div_ceil(block);
@@ -119,6 +138,7 @@ impl Cpu {
         let groups = weight.count().div_ceil(group);
         self.pool
             .run(blocks * groups, |task, scratch: &mut Scratch| {
+                let mut lap = clock.start();
                 let rows = part(y.rows, block, task / groups);
                 let [room] = scratch.split([left_words(form, rows.len(), x.cols)]);
                 // SAFETY: nobody writes to x during the operator.
@@ -142,6 +162,8 @@ impl Cpu {
                 };
                 // SAFETY: the sizes fit as asserted; the task alone has these rows and panels of y.
                 unsafe { product.run(isa, form) };
+                // Of a layer, this is the only product that comes here.
+                lap.done(Part::QkvBackward);
             });
     }
 
@@ -171,7 +193,7 @@ impl Cpu {
 
     /// Adds `dyᵀ x` to `weight` and the column sums of dy to `bias`.
     fn accumulate_outer(&mut self, dy: Source, x: Source, weight: Shared, bias: Shared) {
-        let (isa, form) = (self.isa, self.form);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let units = form.units(x.rows);
         self.left.reserve(strip_words(dy.cols, units));
         self.right.reserve(Panels::words(units, x.cols));
@@ -184,9 +206,11 @@ impl Cpu {
         let groups = dy.cols.div_ceil(STRIPS * STRIP);
         let strips = move |group: usize| part(dy.cols.div_ceil(STRIP), STRIPS, group);
         self.pool.run(groups + panels.count(), |task, _| {
+            let mut lap = clock.start();
             if task >= groups {
                 // SAFETY: nobody writes to x; the panel is this task's.
                 unsafe { pack_panel(isa, form, x, Columns::Columns, panels, task - groups) };
+                lap.done(Part::Weights);
                 return;
             }
             for strip in strips(task) {
@@ -199,8 +223,10 @@ impl Cpu {
                     pack_strip(isa, form, dy, strip, to, Some(sums));
                 }
             }
+            lap.done(Part::Weights);
         });
         self.pool.run(groups * panels.count(), |task, _| {
+            let mut lap = clock.start();
             let panel = task / groups;
             for strip in strips(task % groups) {
                 let rows = part(dy.cols, STRIP, strip);
@@ -221,6 +247,7 @@ impl Cpu {
                 // array as the caller asserted, is this task's.
                 unsafe { product.run(isa, form) };
             }
+            lap.done(Part::Weights);
         });
         debug_assert!(panels.count() * PANEL >= x.cols);
     }

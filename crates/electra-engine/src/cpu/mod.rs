@@ -6,10 +6,14 @@
 mod attention;
 mod attention_backward;
 mod buffer;
+mod chain;
+mod clock;
 mod dropout;
 mod elementwise;
 mod gemm;
+mod inference;
 mod isa;
+mod layer;
 mod linear;
 mod math;
 mod norm;
@@ -30,7 +34,7 @@ pub use params::CpuParams;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
-use crate::rng::Rng;
+use clock::PartClock;
 use gemm::Form;
 use pool::Pool;
 use view::View;
@@ -47,6 +51,9 @@ pub enum Precision {
     F32,
     /// Both sides rounded to bf16, to the nearest, summed in f32.
     Bf16,
+    /// For inference: the layers' products in bytes, a step and a least value for each token, a
+    /// step for each output, summed exactly; all others as in `Bf16`.
+    Int8,
 }
 
 /// Settings of a [`Cpu`].
@@ -74,12 +81,18 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     precision: Precision,
+    /// Of products, but for those of layers in inference.
     form: Form,
-    arrays: Vec<Buffer>,
+    /// Of products of layers in inference.
+    layer_form: Form,
+    arrays: Vec<(Buffer, Form)>,
+    clock: PartClock,
     ints: Vec<Vec<u32>>,
     /// Memory that the tasks of one operator share.
     left: Buffer,
     right: Buffer,
+    /// What the optimizer's tasks are.
+    pieces: optimizer::Pieces,
 }
 
 impl Cpu {
@@ -93,18 +106,25 @@ impl Cpu {
         let threads = options.threads.unwrap_or_else(|| {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
         });
+        let form = match options.precision {
+            Precision::Bf16 | Precision::Int8 if isa.has_bf16() => Form::Bf16,
+            _ => Form::F32,
+        };
         Ok(Cpu {
             pool: Pool::new(threads),
             isa,
             precision: options.precision,
-            form: match options.precision {
-                Precision::Bf16 if isa.has_bf16() => Form::Bf16,
-                _ => Form::F32,
+            form,
+            layer_form: match options.precision {
+                Precision::Int8 => Form::Int8,
+                _ => form,
             },
             arrays: Vec::new(),
+            clock: PartClock::default(),
             ints: Vec::new(),
             left: Buffer::zeroed(0),
             right: Buffer::zeroed(0),
+            pieces: optimizer::Pieces::default(),
         })
     }
 
@@ -120,9 +140,10 @@ impl Cpu {
 
     /// The precision in use: what was asked for, or what it fell back to.
     pub fn precision(&self) -> Precision {
-        match self.form {
+        match self.layer_form {
             Form::F32 => Precision::F32,
             Form::Bf16 => Precision::Bf16,
+            Form::Int8 => Precision::Int8,
         }
     }
 
@@ -137,7 +158,21 @@ impl Cpu {
     }
 
     fn view(&self, array: Array) -> View {
-        View::new(&self.arrays[array.slot as usize], array)
+        let (buffer, form) = &self.arrays[array.slot as usize];
+        View::new(buffer, *form, array)
+    }
+
+    /// A new array of zeros in some form.
+    fn array_in(&mut self, form: Form, rows: usize, cols: usize) -> Array {
+        self.arrays
+            .push((Buffer::zeroed(rows * form.units(cols)), form));
+        Array {
+            slot: self.arrays.len() as u32 - 1,
+            column: 0,
+            stride: cols as u32,
+            rows,
+            cols,
+        }
     }
 
     fn ids(&self, ints: Ints) -> &[u32] {
@@ -150,14 +185,7 @@ impl Backend for Cpu {
     type Flat = Flat;
 
     fn array(&mut self, rows: usize, cols: usize) -> Array {
-        self.arrays.push(Buffer::zeroed(rows * cols));
-        Array {
-            slot: self.arrays.len() as u32 - 1,
-            column: 0,
-            stride: cols as u32,
-            rows,
-            cols,
-        }
+        self.array_in(Form::F32, rows, cols)
     }
 
     fn ints(&mut self, len: usize) -> Ints {
@@ -201,10 +229,12 @@ impl Backend for Cpu {
 
     fn zero(&mut self, array: Array) {
         let view = self.view(array);
-        for r in 0..array.rows {
-            // SAFETY: nobody else uses the array.
-            unsafe { view.row_mut(r).fill(0.0) };
-        }
+        self.pool.rows(array.rows, array.cols, |rows, _| {
+            for r in rows {
+                // SAFETY: row r is this task's.
+                unsafe { view.row_mut(r).fill(0.0) };
+            }
+        });
     }
 
     fn copy(&mut self, x: Array, y: Array) {
@@ -232,7 +262,7 @@ impl Backend for Cpu {
     }
 
     fn zero_flat(&mut self, flat: &mut Flat) {
-        flat.as_mut_slice().fill(0.0);
+        self.zero_all(flat);
     }
 
     fn embed(&mut self, params: &CpuParams, tables: &[(ParamView, Ints)], y: Array) {
@@ -339,7 +369,7 @@ impl Backend for Cpu {
         self.compare_ids(a, b, y);
     }
 
-    fn vocabulary_log_prob(
+    fn vocabulary(
         &mut self,
         params: &CpuParams,
         x: Array,
@@ -348,8 +378,11 @@ impl Backend for Cpu {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+        self.vocabulary_pass(
+            params, x, head, targets, log_prob, log_sum, predicted, sample,
+        );
     }
 
     fn vocabulary_backward(
@@ -366,29 +399,61 @@ impl Backend for Cpu {
         self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
     }
 
-    fn vocabulary_sample(
+    fn parts(&mut self) -> Vec<(&'static str, std::time::Duration)> {
+        self.clock.take()
+    }
+
+    fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
+        self.new_layer_arrays(spec, tokens)
+    }
+
+    fn layer_gradients(&mut self, spec: &LayerSpec, tokens: usize) -> LayerGradients {
+        self.new_layer_gradients(spec, tokens)
+    }
+
+    fn layer(
         &mut self,
         params: &CpuParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
     ) {
-        self.sample(
-            params,
-            x,
-            head,
-            temperature,
-            exclude,
-            rng,
-            keys,
-            rows,
-            sampled,
+        self.layer_forward(params, spec, layer, sequences, dropout, input, keep);
+    }
+
+    fn layer_backward(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layer: &LayerParams,
+        sequences: &Sequences,
+        dropout: Option<&LayerDropout>,
+        input: Array,
+        keep: &LayerArrays,
+        d: &LayerGradients,
+        grads: &mut Flat,
+    ) {
+        self.layer_gradient(
+            params, spec, layer, sequences, dropout, input, keep, d, grads,
         );
+    }
+
+    fn infer_layers(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        input: Array,
+        work: &[LayerArrays; 2],
+    ) -> Array {
+        let output = work[0].output;
+        self.copy(input, output);
+        self.infer(params, spec, layers, sequences, output);
+        output
     }
 
     fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {
@@ -409,8 +474,8 @@ impl Backend for Cpu {
         self.total(x)
     }
 
-    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
-        self.norms(flat, views)
+    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+        self.norms(flat, views, norms);
     }
 
     fn adamw(

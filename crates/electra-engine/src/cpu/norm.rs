@@ -11,12 +11,12 @@ use crate::backend::{Array, Norm};
 const ROWS: usize = 64;
 
 /// One row; returns mean and reciprocal deviation.
-struct Forward<'a> {
-    x: &'a [f32],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
-    y: &'a mut [f32],
+pub(super) struct Forward<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) eps: f32,
+    pub(super) y: &'a mut [f32],
 }
 
 impl Kernel for Forward<'_> {
@@ -57,7 +57,49 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// One row; adds to the row's part of the gradients.
+/// One row: x is replaced by the gradient by it; adds to the gradients by weight and bias.
+#[inline(always)]
+pub(super) fn backward_in_place<S: Simd>(
+    x: &mut [f32],
+    stats: [f32; 2],
+    weight: &[f32],
+    dy: &[f32],
+    d_weight: &mut [f32],
+    d_bias: &mut [f32],
+) {
+    let n = x.len() as f32;
+    let (mean, reciprocal) = (S::splat(stats[0]), S::splat(stats[1]));
+    let (mut sum, mut dot) = (S::splat(0.0), S::splat(0.0));
+    for ((((x, dy), w), d_weight), d_bias) in x
+        .chunks_mut(LANES)
+        .zip(dy.chunks(LANES))
+        .zip(weight.chunks(LANES))
+        .zip(d_weight.chunks_mut(LANES))
+        .zip(d_bias.chunks_mut(LANES))
+    {
+        let dy = S::read(dy);
+        let hat = S::mul(S::sub(S::read(x), mean), reciprocal);
+        let d_hat = S::mul(dy, S::read(w));
+        sum = S::add(sum, d_hat);
+        dot = S::fma(d_hat, hat, dot);
+        let (d_w, d_b) = (S::read(d_weight), S::read(d_bias));
+        S::write(d_weight, S::fma(dy, hat, d_w));
+        S::write(d_bias, S::add(d_b, dy));
+        S::write(x, hat);
+    }
+    let (sum, dot) = (S::splat(S::sum(sum) / n), S::splat(S::sum(dot) / n));
+    for ((x, dy), w) in x
+        .chunks_mut(LANES)
+        .zip(dy.chunks(LANES))
+        .zip(weight.chunks(LANES))
+    {
+        let d_hat = S::mul(S::read(dy), S::read(w));
+        let d = S::sub(S::sub(d_hat, sum), S::mul(S::read(x), dot));
+        S::write(x, S::mul(reciprocal, d));
+    }
+}
+
+/// [`backward_in_place`] from x to dx.
 struct Backward<'a> {
     x: &'a [f32],
     stats: [f32; 2],
@@ -73,39 +115,15 @@ impl Kernel for Backward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let n = self.x.len() as f32;
-        let (mean, reciprocal) = (S::splat(self.stats[0]), S::splat(self.stats[1]));
-        let (mut sum, mut dot) = (S::splat(0.0), S::splat(0.0));
-        for ((((x, dy), w), d_weight), d_bias) in self
-            .x
-            .chunks(LANES)
-            .zip(self.dy.chunks(LANES))
-            .zip(self.weight.chunks(LANES))
-            .zip(self.d_weight.chunks_mut(LANES))
-            .zip(self.d_bias.chunks_mut(LANES))
-        {
-            let dy = S::read(dy);
-            let hat = S::mul(S::sub(S::read(x), mean), reciprocal);
-            let d_hat = S::mul(dy, S::read(w));
-            sum = S::add(sum, d_hat);
-            dot = S::fma(d_hat, hat, dot);
-            let (d_w, d_b) = (S::read(d_weight), S::read(d_bias));
-            S::write(d_weight, S::fma(dy, hat, d_w));
-            S::write(d_bias, S::add(d_b, dy));
-        }
-        let (sum, dot) = (S::splat(S::sum(sum) / n), S::splat(S::sum(dot) / n));
-        for (((x, dy), w), dx) in self
-            .x
-            .chunks(LANES)
-            .zip(self.dy.chunks(LANES))
-            .zip(self.weight.chunks(LANES))
-            .zip(self.dx.chunks_mut(LANES))
-        {
-            let hat = S::mul(S::sub(S::read(x), mean), reciprocal);
-            let d_hat = S::mul(S::read(dy), S::read(w));
-            let d = S::sub(S::sub(d_hat, sum), S::mul(hat, dot));
-            S::write(dx, S::mul(reciprocal, d));
-        }
+        self.dx.copy_from_slice(self.x);
+        backward_in_place::<S>(
+            self.dx,
+            self.stats,
+            self.weight,
+            self.dy,
+            self.d_weight,
+            self.d_bias,
+        );
     }
 }
 

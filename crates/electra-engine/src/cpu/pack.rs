@@ -4,12 +4,15 @@ use super::gemm::{Form, PANEL, Panels, STRIP};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 
-/// A matrix to pack: row `r` starts at `r · stride`.
+/// A matrix to pack, of f32 or of pairs of bf16: row `r` starts at word `r · stride`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {
+    pub(crate) form: Form,
     pub(crate) data: *const f32,
     pub(crate) rows: usize,
+    /// Values of a row.
     pub(crate) cols: usize,
+    /// Words from row to row.
     pub(crate) stride: usize,
 }
 
@@ -19,22 +22,82 @@ unsafe impl Send for Source {}
 unsafe impl Sync for Source {}
 
 impl Source {
-    /// Up to sixteen values from a place on; none outside.
+    /// Up to sixteen words from a place on; zeros outside.
+    ///
+    /// # Safety
+    /// The matrix can be read.
+    #[inline(always)]
+    unsafe fn words<S: Simd>(&self, row: usize, word: usize, words: usize) -> S::V {
+        if row >= self.rows || word >= words {
+            return S::splat(0.0);
+        }
+        let from = self.data.wrapping_add(row * self.stride + word);
+        // SAFETY: inside the matrix, which can be read.
+        unsafe {
+            if words - word >= LANES {
+                S::load(from)
+            } else {
+                S::load_first(from, words - word)
+            }
+        }
+    }
+
+    /// Up to sixteen values of a matrix of f32 from a place on; zeros outside.
     ///
     /// # Safety
     /// The matrix can be read.
     #[inline(always)]
     unsafe fn read<S: Simd>(&self, row: usize, col: usize) -> S::V {
-        if row >= self.rows || col >= self.cols {
-            return S::splat(0.0);
-        }
-        let from = self.data.wrapping_add(row * self.stride + col);
-        // SAFETY: inside the matrix, which can be read.
+        // SAFETY: as the caller says.
+        unsafe { self.words::<S>(row, col, self.cols) }
+    }
+
+    /// Up to thirty-two values as pairs of bf16 from an even column on; zeros outside.
+    ///
+    /// # Safety
+    /// The matrix can be read.
+    #[inline(always)]
+    unsafe fn pairs<S: Simd>(&self, row: usize, col: usize) -> S::V {
+        // SAFETY: as the caller says.
         unsafe {
-            if self.cols - col >= LANES {
-                S::load(from)
-            } else {
-                S::load_first(from, self.cols - col)
+            match self.form {
+                Form::Bf16 => self.words::<S>(row, col / 2, self.cols.div_ceil(2)),
+                _ => S::row_bf16(self.read::<S>(row, col), self.read::<S>(row, col + LANES)),
+            }
+        }
+    }
+
+    /// Up to sixteen values from an even column on; zeros outside.
+    ///
+    /// # Safety
+    /// The matrix can be read.
+    #[inline(always)]
+    pub(super) unsafe fn values<S: Simd>(&self, row: usize, col: usize) -> S::V {
+        // SAFETY: as the caller says.
+        unsafe {
+            match self.form {
+                Form::Bf16 => S::values_bf16(self.pairs::<S>(row, col)).0,
+                _ => self.read::<S>(row, col),
+            }
+        }
+    }
+
+    /// Up to thirty-two columns from an even one on, as pairs of two rows: the first sixteen and
+    /// the others.
+    ///
+    /// # Safety
+    /// The matrix can be read.
+    #[inline(always)]
+    unsafe fn zipped<S: Simd>(&self, row: usize, col: usize) -> (S::V, S::V) {
+        // SAFETY: as the caller says.
+        unsafe {
+            match self.form {
+                Form::Bf16 => S::zip_bf16(self.pairs::<S>(row, col), self.pairs::<S>(row + 1, col)),
+                _ => {
+                    let pair =
+                        |col| S::pair_bf16(self.read::<S>(row, col), self.read::<S>(row + 1, col));
+                    (pair(col), pair(col + LANES))
+                }
             }
         }
     }
@@ -75,10 +138,7 @@ pub(crate) unsafe fn pack_panel(
         depth: to.depth,
         to: to.data.wrapping_add(index * PANEL * to.depth).cast_mut(),
     };
-    match form {
-        Form::F32 => isa.run(kernel),
-        Form::Bf16 => isa.run_bf16(kernel),
-    }
+    isa.run_in(form, kernel);
 }
 
 struct PackPanel {
@@ -114,19 +174,27 @@ impl PackPanel {
     #[inline(always)]
     unsafe fn copy<S: Simd>(&self) {
         for unit in 0..self.depth {
-            for j in (0..self.width).step_by(LANES) {
-                let col = self.first + j;
-                // SAFETY: as the caller says.
-                unsafe {
-                    let words = match self.form {
-                        Form::F32 => self.source.read::<S>(unit, col),
-                        Form::Bf16 => S::pair_bf16(
-                            self.source.read::<S>(2 * unit, col),
-                            self.source.read::<S>(2 * unit + 1, col),
-                        ),
-                    };
-                    S::store(self.to.add(unit * self.width + j), words);
+            let to = self.to.wrapping_add(unit * self.width);
+            match self.form {
+                Form::F32 => {
+                    for j in (0..self.width).step_by(LANES) {
+                        // SAFETY: as the caller says.
+                        unsafe { S::store(to.add(j), self.source.read::<S>(unit, self.first + j)) };
+                    }
                 }
+                Form::Bf16 => {
+                    for j in (0..self.width).step_by(2 * LANES) {
+                        // SAFETY: as the caller says.
+                        unsafe {
+                            let (first, second) = self.source.zipped::<S>(2 * unit, self.first + j);
+                            S::store(to.add(j), first);
+                            if j + LANES < self.width {
+                                S::store(to.add(j + LANES), second);
+                            }
+                        }
+                    }
+                }
+                Form::Int8 => unreachable!("bytes are packed by `pack_panel_int8`"),
             }
         }
     }
@@ -146,10 +214,8 @@ impl PackPanel {
                     block[i] = unsafe {
                         match self.form {
                             Form::F32 => self.source.read::<S>(row, unit),
-                            Form::Bf16 => S::row_bf16(
-                                self.source.read::<S>(row, 2 * unit),
-                                self.source.read::<S>(row, 2 * unit + LANES),
-                            ),
+                            Form::Bf16 => self.source.pairs::<S>(row, 2 * unit),
+                            Form::Int8 => unreachable!("bytes are packed by `pack_panel_int8`"),
                         }
                     };
                 }
@@ -186,13 +252,8 @@ impl Kernel for PackRows<'_> {
         for (row, to) in self.to.chunks_exact_mut(units).enumerate() {
             for (i, words) in to.chunks_mut(LANES).enumerate() {
                 // SAFETY: the caller of `pack_rows_bf16` says that the source can be read.
-                let (first, second) = unsafe {
-                    (
-                        self.source.read::<S>(row, 2 * i * LANES),
-                        self.source.read::<S>(row, (2 * i + 1) * LANES),
-                    )
-                };
-                S::write(words, S::row_bf16(first, second));
+                let pairs = unsafe { self.source.pairs::<S>(row, 2 * i * LANES) };
+                S::write(words, pairs);
             }
         }
     }
@@ -225,10 +286,7 @@ pub(crate) unsafe fn pack_strip(
         to,
         sums,
     };
-    match form {
-        Form::F32 => isa.run(kernel),
-        Form::Bf16 => isa.run_bf16(kernel),
-    }
+    isa.run_in(form, kernel);
 }
 
 struct PackStrip<'a> {
@@ -259,17 +317,167 @@ impl Kernel for PackStrip<'_> {
                         S::write(words, values);
                     }
                     Form::Bf16 => {
-                        let low = source.read::<S>(2 * unit, self.first);
-                        let high = source.read::<S>(2 * unit + 1, self.first);
-                        sums = S::add(S::add(sums, low), high);
-                        S::write(words, S::pair_bf16(low, high));
+                        let (pairs, _) = source.zipped::<S>(2 * unit, self.first);
+                        S::write(words, pairs);
+                        if self.sums.is_some() {
+                            for row in [2 * unit, 2 * unit + 1] {
+                                sums = S::add(sums, source.values::<S>(row, self.first));
+                            }
+                        }
                     }
+                    Form::Int8 => unreachable!("gradients have no bytes"),
                 }
             }
         }
         if let Some(to) = self.sums {
             let before = S::read(to);
             S::write(to, S::add(before, sums));
+        }
+    }
+}
+
+/// Rows of f32 as bytes: a value stands for `step · byte + least`. `to` gets `rows` rows of
+/// `cols.div_ceil(4)` words, `ranges` step and least value of each row.
+///
+/// # Safety
+/// The source can be read.
+pub(crate) unsafe fn quantize_rows(isa: Isa, source: Source, to: &mut [f32], ranges: &mut [f32]) {
+    assert!(source.form == Form::F32);
+    assert!(to.len() == source.rows * source.cols.div_ceil(4) && ranges.len() == 2 * source.rows);
+    isa.run(Quantize { source, to, ranges });
+}
+
+struct Quantize<'a> {
+    source: Source,
+    to: &'a mut [f32],
+    ranges: &'a mut [f32],
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Source {
+            data, cols, stride, ..
+        } = self.source;
+        let units = cols.div_ceil(4).max(1);
+        let rows = self.to.chunks_exact_mut(units);
+        for (row, (to, range)) in rows.zip(self.ranges.chunks_exact_mut(2)).enumerate() {
+            // SAFETY: the caller of `quantize_rows` says that the source can be read.
+            let x = unsafe { std::slice::from_raw_parts(data.add(row * stride), cols) };
+            let (full, rest) = x.split_at(cols / LANES * LANES);
+            let (mut least, mut greatest) = (S::splat(f32::INFINITY), S::splat(f32::NEG_INFINITY));
+            let mut poison = S::splat(0.0);
+            for x in full.chunks_exact(LANES) {
+                let x = S::read(x);
+                least = S::min(least, x);
+                greatest = S::max(greatest, x);
+                poison = S::fma(x, S::splat(0.0), poison);
+            }
+            let (mut least, mut greatest) = (S::least(least), S::greatest(greatest));
+            let mut poison = S::sum(poison);
+            for &x in rest {
+                least = least.min(x);
+                greatest = greatest.max(x);
+                poison += x * 0.0;
+            }
+            // What is no number, or infinite, makes the step no number, and so all results.
+            let step = (greatest - least) / 255.0 + poison;
+            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+            range.copy_from_slice(&[step, least]);
+            let (scale, shift) = (S::splat(inverse), S::splat(least));
+            let byte = |x: &[f32], i: usize| {
+                let x = S::read(&x[x.len().min(i * LANES)..]);
+                S::round(S::mul(S::sub(x, shift), scale))
+            };
+            for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
+                let all = [byte(x, 0), byte(x, 1), byte(x, 2), byte(x, 3)];
+                let zero = S::splat(0.0);
+                let cut = |v| S::min(S::max(v, zero), S::splat(255.0));
+                S::write(to, S::bytes(all.map(cut)));
+            }
+        }
+    }
+}
+
+/// Packs panel `index` of `to` with the rows of a matrix of f32 as columns of bytes: a value stands
+/// for `step · byte`. `steps` and `sums` get the steps and the sums of the values that the bytes
+/// stand for, of every column of `to`.
+///
+/// # Safety
+/// The source can be read, and nobody else uses the panel and its part of steps and sums meanwhile.
+pub(crate) unsafe fn pack_panel_int8(
+    source: Source,
+    to: Panels,
+    index: usize,
+    steps: *mut f32,
+    sums: *mut f32,
+) {
+    assert!(source.form == Form::F32);
+    assert!(Form::Int8.units(source.cols) == to.depth && source.rows == to.cols);
+    let (first, width) = (index * PANEL, to.width(index));
+    let panel = to.data.wrapping_add(first * to.depth).cast_mut();
+    for j in 0..PANEL.min(to.cols - first) {
+        // SAFETY: as the caller says.
+        unsafe {
+            let from = source.data.add((first + j) * source.stride);
+            let row = std::slice::from_raw_parts(from, source.cols);
+            let greatest = row.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let step = greatest / 127.0;
+            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+            let mut sum = 0;
+            for (unit, four) in row.chunks(4).enumerate() {
+                let mut bytes = [0u8; 4];
+                for (byte, x) in bytes.iter_mut().zip(four) {
+                    let value = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+                    sum += i32::from(value);
+                    *byte = value as u8;
+                }
+                let word = f32::from_bits(u32::from_le_bytes(bytes));
+                panel.add(unit * width + j).write(word);
+            }
+            steps.add(first + j).write(step);
+            sums.add(first + j).write(step * sum as f32);
+        }
+    }
+}
+
+/// Pairs of rows as pairs of bf16: unit `u`, column `j` of `to` at `u · stride + j` holds rows `2u`
+/// and `2u + 1` of column `j`. A left side whose depth runs over the rows.
+///
+/// # Safety
+/// The source can be read.
+pub(crate) unsafe fn zip_rows(isa: Isa, source: Source, to: &mut [f32], stride: usize) {
+    assert!(stride >= source.cols && to.len() >= source.rows.div_ceil(2) * stride);
+    isa.run_bf16(ZipRows { source, to, stride });
+}
+
+struct ZipRows<'a> {
+    source: Source,
+    to: &'a mut [f32],
+    stride: usize,
+}
+
+impl Kernel for ZipRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let units = self.source.rows.div_ceil(2);
+        for (unit, to) in self
+            .to
+            .chunks_exact_mut(self.stride)
+            .take(units)
+            .enumerate()
+        {
+            for (i, to) in to[..self.source.cols].chunks_mut(2 * LANES).enumerate() {
+                // SAFETY: the caller of `zip_rows` says that the source can be read.
+                let (first, second) = unsafe { self.source.zipped::<S>(2 * unit, 2 * i * LANES) };
+                let (low, high) = to.split_at_mut(to.len().min(LANES));
+                S::write(low, first);
+                S::write(high, second);
+            }
         }
     }
 }

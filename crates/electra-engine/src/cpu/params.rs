@@ -2,10 +2,13 @@
 
 use super::Cpu;
 use super::buffer::Buffer;
-use super::gemm::{Form, Panels};
+use super::gemm::{Form, Panels, Start};
 use super::isa::Isa;
-use super::pack::{Columns, Source, pack_panel};
+use super::linear::Left;
+use super::pack::{Columns, Source, pack_panel, pack_panel_int8};
 use super::pool::Pool;
+use super::view::Shared;
+use crate::backend::Linear;
 use crate::params::{ParamLayout, ParamView};
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -13,18 +16,24 @@ use std::sync::OnceLock;
 /// A packed right side.
 #[derive(Debug)]
 pub(crate) struct Packed {
+    form: Form,
     words: Buffer,
     depth: usize,
     cols: usize,
+    /// Of bytes, the step of each column, then the sum of each.
+    scales: Buffer,
 }
 
 impl Packed {
     fn new(form: Form, depth: usize, cols: usize) -> Self {
         let depth = form.units(depth);
+        let scales = if form == Form::Int8 { 2 * cols } else { 0 };
         Packed {
+            form,
             words: Buffer::zeroed(Panels::words(depth, cols)),
             depth,
             cols,
+            scales: Buffer::zeroed(scales),
         }
     }
 
@@ -35,15 +44,75 @@ impl Packed {
             cols: self.cols,
         }
     }
+
+    /// Packs panel `index` anew.
+    ///
+    /// # Safety
+    /// The source can be read, and nobody else uses the panel meanwhile.
+    unsafe fn pack(&self, isa: Isa, source: Source, columns: Columns, index: usize) {
+        // SAFETY: as the caller says.
+        unsafe {
+            match self.form {
+                Form::Int8 => {
+                    let steps = self.scales.as_ptr();
+                    let sums = steps.add(self.cols);
+                    pack_panel_int8(source, self.panels(), index, steps, sums);
+                }
+                form => pack_panel(isa, form, source, columns, self.panels(), index),
+            }
+        }
+    }
 }
 
+/// A weight as right side of `x Wᵀ`, with its bias.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight {
+    pub(super) form: Form,
+    pub(super) panels: Panels,
+    bias: Shared,
+    steps: Shared,
+    sums: Shared,
+}
+
+impl Weight {
+    /// What its product starts from, given the left side.
+    pub(super) fn start(&self, left: &Left) -> Start {
+        assert!(left.form == self.form);
+        match self.form {
+            Form::Int8 => Start::Scaled {
+                rows: left.ranges,
+                steps: self.steps.0,
+                sums: self.sums.0,
+                bias: self.bias.0,
+            },
+            _ => Start::Bias(self.bias.0),
+        }
+    }
+}
+
+/// The packed forms of a weight; each is made when first asked for, so that a use pays for its own.
 #[derive(Debug)]
 struct PackedLinear {
     view: ParamView,
     /// For `x Wᵀ`.
-    forward: Packed,
-    /// For `dy W`; made when first asked for, so that inference does without.
+    forward: OnceLock<Packed>,
+    /// For `dy W`.
     backward: OnceLock<Packed>,
+    /// For `x Wᵀ` in bytes.
+    quantized: OnceLock<Packed>,
+}
+
+impl PackedLinear {
+    /// What is packed, and which side of the weight becomes its columns.
+    fn made(&self) -> impl Iterator<Item = (&Packed, Columns)> {
+        [
+            (&self.backward, Columns::Columns),
+            (&self.forward, Columns::Rows),
+            (&self.quantized, Columns::Rows),
+        ]
+        .into_iter()
+        .filter_map(|(packed, columns)| Some((packed.get()?, columns)))
+    }
 }
 
 /// Parameters on the CPU.
@@ -52,8 +121,8 @@ pub struct CpuParams {
     pub(super) master: Buffer,
     linears: Vec<PackedLinear>,
     index: HashMap<ParamView, usize>,
-    /// Panels to pack after a change: linear, which side, panel.
-    jobs: Vec<(usize, Columns, usize)>,
+    /// Panels to pack after a change: linear, which of its forms, panel.
+    jobs: Vec<(usize, usize, usize)>,
 }
 
 impl CpuParams {
@@ -66,13 +135,9 @@ impl CpuParams {
         &self.linears[*index.expect("a weight that is multiplied with is registered as linear")]
     }
 
-    /// The weight as right side of `x Wᵀ`.
-    pub(super) fn forward(&self, weight: ParamView) -> Panels {
-        self.linear(weight).forward.panels()
-    }
-
     fn source(&self, view: ParamView) -> Source {
         Source {
+            form: Form::F32,
             data: self.slice(view).as_ptr(),
             rows: view.rows,
             cols: view.cols,
@@ -81,43 +146,29 @@ impl CpuParams {
     }
 
     /// Packs again the weights that overlap one of `changed`.
-    pub(super) fn repack(&mut self, pool: &mut Pool, isa: Isa, form: Form, changed: &[ParamView]) {
+    pub(super) fn repack(&mut self, pool: &mut Pool, isa: Isa, changed: &[ParamView]) {
         let overlap = |a: ParamView| {
             let (a, mut views) = (a.range(), changed.iter().map(|v| v.range()));
             views.any(|b| a.start < b.end && b.start < a.end)
         };
         self.jobs.clear();
         for (i, linear) in self.linears.iter().enumerate() {
-            if !overlap(linear.view) {
-                continue;
+            if overlap(linear.view) {
+                for (which, (packed, _)) in linear.made().enumerate() {
+                    let panels = 0..packed.panels().count();
+                    self.jobs.extend(panels.map(|p| (i, which, p)));
+                }
             }
-            let backward = linear.backward.get().map_or(0, |b| b.panels().count());
-            self.jobs
-                .extend((0..backward).map(|p| (i, Columns::Columns, p)));
-            let forward = linear.forward.panels().count();
-            self.jobs
-                .extend((0..forward).map(|p| (i, Columns::Rows, p)));
         }
         let this = &*self;
         pool.run(this.jobs.len(), |job, _| {
-            let (i, columns, panel) = this.jobs[job];
+            let (i, which, panel) = this.jobs[job];
             let linear = &this.linears[i];
-            let to = match columns {
-                Columns::Rows => &linear.forward,
-                Columns::Columns => linear.backward.get().expect("counted above"),
-            };
+            let mut made = linear.made();
+            let (packed, columns) = made.nth(which).expect("counted above");
             // SAFETY: the master copy lives, and each panel is one job's; `self` is borrowed
             // mutably, so no product reads panels.
-            unsafe {
-                pack_panel(
-                    isa,
-                    form,
-                    this.source(linear.view),
-                    columns,
-                    to.panels(),
-                    panel,
-                )
-            };
+            unsafe { packed.pack(isa, this.source(linear.view), columns, panel) };
         });
     }
 }
@@ -129,33 +180,71 @@ impl Cpu {
         master.as_mut_slice().copy_from_slice(values);
         let linears = layout.linears().iter().map(|&view| PackedLinear {
             view,
-            forward: Packed::new(self.form, view.cols, view.rows),
+            forward: OnceLock::new(),
             backward: OnceLock::new(),
+            quantized: OnceLock::new(),
         });
         let index = layout.linears().iter().enumerate().map(|(i, &v)| (v, i));
-        let mut params = CpuParams {
+        CpuParams {
             master,
             linears: linears.collect(),
             index: index.collect(),
             jobs: Vec::new(),
-        };
-        params.repack(&mut self.pool, self.isa, self.form, layout.linears());
-        params
+        }
+    }
+
+    /// The weight as right side of `x Wᵀ`.
+    pub(super) fn forward_panels(&mut self, params: &CpuParams, weight: ParamView) -> Panels {
+        let packed = &params.linear(weight).forward;
+        self.packed(params, weight, packed, self.form, Columns::Rows)
+            .panels()
     }
 
     /// The weight as right side of `dy W`.
     pub(super) fn backward_panels(&mut self, params: &CpuParams, weight: ParamView) -> Panels {
-        let linear = params.linear(weight);
-        let packed = linear.backward.get_or_init(|| {
-            let packed = Packed::new(self.form, weight.rows, weight.cols);
-            let (isa, form, to) = (self.isa, self.form, packed.panels());
-            let source = params.source(weight);
-            self.pool.run(to.count(), |panel, _| {
+        let packed = &params.linear(weight).backward;
+        self.packed(params, weight, packed, self.form, Columns::Columns)
+            .panels()
+    }
+
+    /// A weight and its bias in a form.
+    pub(super) fn weight(&mut self, params: &CpuParams, linear: &Linear, form: Form) -> Weight {
+        let packed = params.linear(linear.weight);
+        let packed = match form {
+            Form::Int8 => &packed.quantized,
+            _ => &packed.forward,
+        };
+        let packed = self.packed(params, linear.weight, packed, form, Columns::Rows);
+        let steps = Shared(packed.scales.as_ptr());
+        Weight {
+            form,
+            panels: packed.panels(),
+            bias: Shared(params.slice(linear.bias).as_ptr().cast_mut()),
+            steps,
+            sums: Shared(steps.add(packed.cols)),
+        }
+    }
+
+    fn packed<'a>(
+        &mut self,
+        params: &CpuParams,
+        weight: ParamView,
+        packed: &'a OnceLock<Packed>,
+        form: Form,
+        columns: Columns,
+    ) -> &'a Packed {
+        packed.get_or_init(|| {
+            let (depth, cols) = match columns {
+                Columns::Columns => (weight.rows, weight.cols),
+                Columns::Rows => (weight.cols, weight.rows),
+            };
+            let packed = Packed::new(form, depth, cols);
+            let (isa, source) = (self.isa, params.source(weight));
+            self.pool.run(packed.panels().count(), |panel, _| {
                 // SAFETY: the master copy lives, and each panel is one task's.
-                unsafe { pack_panel(isa, form, source, Columns::Columns, to, panel) };
+                unsafe { packed.pack(isa, source, columns, panel) };
             });
             packed
-        });
-        packed.panels()
+        })
     }
 }

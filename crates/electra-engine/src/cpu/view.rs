@@ -1,14 +1,18 @@
 //! Arrays as tasks see them: raw, so that tasks can write to disjoint rows side by side.
 
 use super::buffer::Buffer;
+use super::gemm::Form;
 use crate::backend::Array;
 
-/// A matrix inside a buffer; in bounds by construction.
+/// A matrix inside a buffer, of f32 or of pairs of bf16; in bounds by construction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
+    pub(crate) form: Form,
     data: *mut f32,
     pub(crate) rows: usize,
+    /// Values of a row.
     pub(crate) cols: usize,
+    /// Words from row to row.
     pub(crate) stride: usize,
     slot: u32,
     column: usize,
@@ -21,16 +25,19 @@ unsafe impl Sync for View {}
 
 impl View {
     /// The elements of `array` in the buffer of its slot.
-    pub(crate) fn new(buffer: &Buffer, array: Array) -> Self {
+    pub(crate) fn new(buffer: &Buffer, form: Form, array: Array) -> Self {
         let (column, stride) = (array.column as usize, array.stride as usize);
         assert!(column + array.cols <= stride.max(array.cols));
+        assert!(form == Form::F32 || column % 2 == 0, "half a pair of bf16");
+        let (first, stride) = (form.units(column), form.units(stride));
         let end = match array.rows {
             0 => 0,
-            rows => (rows - 1) * stride + column + array.cols,
+            rows => (rows - 1) * stride + first + form.units(array.cols),
         };
         assert!(end <= buffer.len(), "an array of another backend");
         View {
-            data: buffer.as_ptr().wrapping_add(column),
+            form,
+            data: buffer.as_ptr().wrapping_add(first),
             rows: array.rows,
             cols: array.cols,
             stride,
@@ -39,10 +46,43 @@ impl View {
         }
     }
 
-    /// Address of an element.
+    /// A matrix at an address, its rows close together; in no array.
+    pub(crate) fn of(form: Form, data: *mut f32, rows: usize, cols: usize) -> Self {
+        View {
+            form,
+            data,
+            rows,
+            cols,
+            stride: form.units(cols),
+            slot: u32::MAX,
+            column: 0,
+        }
+    }
+
+    /// Columns `first .. first + cols` of every row.
+    pub(crate) fn columns(self, first: usize, cols: usize) -> Self {
+        assert!(first + cols <= self.cols && (self.form == Form::F32 || first.is_multiple_of(2)));
+        View {
+            data: self.data.wrapping_add(self.form.units(first)),
+            column: self.column + first,
+            cols,
+            ..self
+        }
+    }
+
+    /// Address of an element of f32.
     pub(crate) fn at(&self, row: usize, col: usize) -> *mut f32 {
-        assert!(row < self.rows && col < self.cols);
+        assert!(row < self.rows && col < self.cols && self.form == Form::F32);
         self.data.wrapping_add(row * self.stride + col)
+    }
+
+    /// Address of the word that begins with an element.
+    pub(crate) fn word(&self, row: usize, col: usize) -> *mut f32 {
+        assert!(
+            row < self.rows && col < self.cols && (self.form == Form::F32 || col.is_multiple_of(2))
+        );
+        self.data
+            .wrapping_add(row * self.stride + self.form.units(col))
     }
 
     /// Whether the two share an element.
@@ -55,7 +95,7 @@ impl View {
     /// # Safety
     /// Nobody writes to the row meanwhile.
     pub(crate) unsafe fn row<'a>(&self, row: usize) -> &'a [f32] {
-        assert!(row < self.rows);
+        assert!(row < self.rows && self.form == Form::F32);
         // SAFETY: in bounds by construction; not written to, says the caller.
         unsafe { std::slice::from_raw_parts(self.data.add(row * self.stride), self.cols) }
     }
@@ -63,7 +103,7 @@ impl View {
     /// # Safety
     /// Nobody else reads or writes the row meanwhile.
     pub(crate) unsafe fn row_mut<'a>(&self, row: usize) -> &'a mut [f32] {
-        assert!(row < self.rows);
+        assert!(row < self.rows && self.form == Form::F32);
         // SAFETY: in bounds by construction; not used by others, says the caller.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.cols) }
     }
@@ -82,6 +122,11 @@ impl Shared {
     /// The address `offset` elements on.
     pub(crate) fn add(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
+    }
+
+    /// The same memory from `offset` elements on.
+    pub(crate) fn offset(self, offset: usize) -> Shared {
+        Shared(self.add(offset))
     }
 
     /// # Safety

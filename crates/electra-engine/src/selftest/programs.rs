@@ -9,7 +9,7 @@ type Program<B> = fn(&mut Context<B>);
 
 /// Runs all of them.
 pub(super) fn all<B: Backend>(c: &mut Context<B>) {
-    let programs: [(&'static str, Program<B>); 13] = [
+    let programs: [(&'static str, Program<B>); 15] = [
         ("memory", memory),
         ("embed", embed),
         ("linear", linear),
@@ -23,6 +23,8 @@ pub(super) fn all<B: Backend>(c: &mut Context<B>) {
         ("binary_cross_entropy", binary_cross_entropy),
         ("sums", sums),
         ("adamw", adamw),
+        ("layer", encoder_layer),
+        ("infer_layers", infer_layers),
     ];
     for (name, program) in programs {
         c.program = name;
@@ -252,7 +254,7 @@ fn vocabulary<B: Backend>(c: &mut Context<B>) {
     let (log_prob, log_sum) = (c.backend.array(tokens, 1), c.backend.array(tokens, 1));
     let predicted = c.backend.ints(tokens);
     let (params, linear) = (&head.params, &head.linear);
-    c.backend.vocabulary_log_prob(
+    c.backend.vocabulary(
         params,
         x,
         linear,
@@ -260,12 +262,13 @@ fn vocabulary<B: Backend>(c: &mut Context<B>) {
         log_prob,
         log_sum,
         Some(predicted),
+        None,
     );
     c.keep_array("log_prob", log_prob, Bound::Product(1e-5));
     c.keep_array("log_sum", log_sum, Bound::Product(1e-5));
     // How good the predicted entry is: bf16 may choose another one of nearly equal logits.
     c.backend
-        .vocabulary_log_prob(params, x, linear, predicted, log_prob, log_sum, None);
+        .vocabulary(params, x, linear, predicted, log_prob, log_sum, None, None);
     let mut best = vec![0.0; tokens];
     c.backend.read(log_prob, &mut best);
     let best = best.iter().map(|p| p.exp()).collect();
@@ -290,26 +293,40 @@ fn vocabulary_sample<B: Backend>(c: &mut Context<B>) {
     let (keys, all) = (c.keys(), (0..tokens as u32).collect::<Vec<_>>());
     let rows = c.ints(&all);
     let excluded = c.below(entries, tokens);
-    let exclude = c.ints(&excluded);
+    let targets = c.ints(&excluded);
     let rng = Rng::new(3, 14);
-    for (temperature, exclude) in [(1.0, None), (0.7, Some(exclude)), (1.6, None)] {
-        let sampled = c.backend.ints(tokens);
-        c.backend.vocabulary_sample(
+    for (temperature, exclude) in [
+        (1.0, None),
+        (1.0, Some(targets)),
+        (0.7, Some(targets)),
+        (1.6, None),
+    ] {
+        let sample = VocabularySample {
+            temperature,
+            exclude,
+            rng,
+            keys,
+            rows,
+            sampled: c.backend.ints(tokens),
+        };
+        let [log_prob, log_sum] = [(); 2].map(|()| c.backend.array(tokens, 1));
+        c.backend.vocabulary(
             params,
             x,
             linear,
-            temperature,
-            exclude,
-            &rng,
-            &keys,
-            rows,
-            sampled,
+            targets,
+            log_prob,
+            log_sum,
+            None,
+            Some(&sample),
         );
+        c.keep_array("log_prob", log_prob, Bound::Product(1e-5));
+        c.keep_array("log_sum", log_sum, Bound::Product(1e-5));
         let mut values = vec![0.0; tokens * width];
         let (mut flat, mut ids) = (vec![0.0; head.len], vec![0; tokens]);
         c.backend.read(x, &mut values);
         c.backend.read_params(params, &mut flat);
-        c.backend.read_ints(sampled, &mut ids);
+        c.backend.read_ints(sample.sampled, &mut ids);
         let (mut examples, mut positions) = (vec![0; tokens], vec![0; tokens]);
         c.backend.read_ints(keys.example, &mut examples);
         c.backend.read_ints(keys.position, &mut positions);
@@ -367,7 +384,8 @@ fn sums<B: Backend>(c: &mut Context<B>) {
         rows: 1,
         cols,
     });
-    let norms = c.backend.squared_norms(&flat, &views);
+    let mut norms = [0.0; 3];
+    c.backend.squared_norms(&flat, &views, &mut norms);
     for norm in norms {
         c.keep("squared norm", vec![norm as f32], Bound::F32(1e-6));
     }
@@ -429,4 +447,130 @@ fn adamw<B: Backend>(c: &mut Context<B>) {
     c.keep_array("backward after it", dx, Bound::Product(1e-5));
     c.backend.zero_flat(&mut grads);
     c.keep_flat("zeros", &grads, layer.len, Bound::Exact);
+}
+
+/// Input of a layer. Scores of thousands would leave softmax no gradient but rounding errors.
+fn layer_input<B: Backend>(c: &mut Context<B>) -> Array {
+    let (tokens, hidden) = (c.tokens(), c.hidden());
+    let magnitude = c.case.magnitude.min(3.0);
+    c.scaled(tokens, hidden, magnitude)
+}
+
+/// Parameters of an encoder layer.
+fn declare_layer<B: Backend>(c: &Context<B>, layout: &mut ParamLayout, name: &str) -> LayerParams {
+    let (hidden, width) = (c.hidden(), c.case.width);
+    let mut linear = |part: &str, rows: usize, cols: usize| {
+        let weight = layout.push(&format!("{name}.{part}.w"), &[rows, cols], Init::Zeros, 0);
+        let bias = layout.push(&format!("{name}.{part}.b"), &[rows], Init::Zeros, 0);
+        layout.register_linear(weight);
+        Linear { weight, bias }
+    };
+    let qkv = linear("qkv", 3 * hidden, hidden);
+    let attention_output = linear("attention_output", hidden, hidden);
+    let intermediate = linear("intermediate", width, hidden);
+    let output = linear("output", hidden, width);
+    let mut norm = |part: &str| Norm {
+        weight: layout.push(&format!("{name}.{part}.w"), &[hidden], Init::Ones, 0),
+        bias: layout.push(&format!("{name}.{part}.b"), &[hidden], Init::Zeros, 0),
+        eps: 1e-12,
+    };
+    LayerParams {
+        qkv,
+        attention_output,
+        attention_norm: norm("attention_norm"),
+        intermediate,
+        output,
+        output_norm: norm("output_norm"),
+    }
+}
+
+/// Values of layers, with unit variance of what products put out.
+fn layer_values<B: Backend>(
+    c: &mut Context<B>,
+    layout: &ParamLayout,
+    layers: &[LayerParams],
+) -> Vec<f32> {
+    let mut values = c.units(layout.len());
+    for layer in layers {
+        for linear in [
+            &layer.qkv,
+            &layer.attention_output,
+            &layer.intermediate,
+            &layer.output,
+        ] {
+            for value in &mut values[linear.weight.range()] {
+                *value /= (linear.weight.cols as f32).sqrt();
+            }
+        }
+        for norm in [&layer.attention_norm, &layer.output_norm] {
+            for value in &mut values[norm.weight.range()] {
+                *value = 1.0 + 0.2 * *value;
+            }
+        }
+    }
+    values
+}
+
+fn layer_spec<B: Backend>(c: &Context<B>, activation: Activation) -> LayerSpec {
+    LayerSpec {
+        hidden: c.hidden(),
+        heads: c.case.heads,
+        intermediate: c.case.width,
+        activation,
+    }
+}
+
+fn encoder_layer<B: Backend>(c: &mut Context<B>) {
+    let (tokens, hidden) = (c.tokens(), c.hidden());
+    let mut layout = ParamLayout::new();
+    let layer = declare_layer(c, &mut layout, "layer");
+    let values = layer_values(c, &layout, &[layer]);
+    let params = c.backend.params(&layout, &values);
+    let sequences = c.sequences();
+    let dropout = LayerDropout {
+        attention: dropout_of(1),
+        attention_output: dropout_of(2),
+        output: dropout_of(3),
+    };
+    for (activation, dropout) in [
+        (Activation::Gelu, None),
+        (Activation::GeluTanh, Some(&dropout)),
+    ] {
+        let spec = layer_spec(c, activation);
+        let keep = c.backend.layer_arrays(&spec, tokens);
+        let d = c.backend.layer_gradients(&spec, tokens);
+        let input = layer_input(c);
+        c.backend
+            .layer(&params, &spec, &layer, &sequences, dropout, input, &keep);
+        c.keep_array("output", keep.output, Bound::Chain(3e-5));
+        // A plain gradient: one of the input's magnitude may drown the layer's own.
+        let dy = c.scaled(tokens, hidden, 1.0);
+        c.backend.copy(dy, d.hidden);
+        let mut grads = c.backend.flat(layout.len());
+        c.backend.layer_backward(
+            &params, &spec, &layer, &sequences, dropout, input, &keep, &d, &mut grads,
+        );
+        c.keep_array("gradient by the input", d.hidden, Bound::Chain(1e-4));
+        c.keep_flat("gradients", &grads, layout.len(), Bound::Chain(1e-4));
+    }
+}
+
+fn infer_layers<B: Backend>(c: &mut Context<B>) {
+    let (tokens, hidden) = (c.tokens(), c.hidden());
+    let mut layout = ParamLayout::new();
+    let layers = ["first", "second", "third"].map(|name| declare_layer(c, &mut layout, name));
+    let values = layer_values(c, &layout, &layers);
+    let params = c.backend.params(&layout, &values);
+    let sequences = c.sequences();
+    let spec = layer_spec(c, Activation::Gelu);
+    let even = c.backend.layer_arrays(&spec, tokens);
+    let odd = LayerArrays {
+        output: c.backend.array(tokens, hidden),
+        ..even
+    };
+    let input = c.input(tokens, hidden);
+    let output = c
+        .backend
+        .infer_layers(&params, &spec, &layers, &sequences, input, &[even, odd]);
+    c.keep_array("output", output, Bound::Chain(3e-5));
 }

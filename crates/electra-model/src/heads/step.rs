@@ -108,6 +108,8 @@ struct Arrays {
     row_example: Ints,
     row_position: Ints,
     encoder: EncoderArrays,
+    /// The same, cut to the batch.
+    cut: EncoderArrays,
     d_encoder: Option<EncoderGradients>,
     heads: Vec<HeadArrays>,
 }
@@ -118,7 +120,6 @@ struct Arrays {
 pub struct TaskStep {
     training: bool,
     arrays: Option<Arrays>,
-    last_tokens: usize,
 }
 
 impl TaskStep {
@@ -127,7 +128,6 @@ impl TaskStep {
         TaskStep {
             training: true,
             arrays: None,
-            last_tokens: 0,
         }
     }
 
@@ -142,10 +142,7 @@ impl TaskStep {
     /// Where in forward order the last batch first had a value that is not finite.
     pub fn first_not_finite<B: Backend>(&self, backend: &mut B) -> Option<String> {
         let arrays = self.arrays.as_ref()?;
-        arrays
-            .encoder
-            .first_rows(self.last_tokens)
-            .first_not_finite(backend)
+        arrays.cut.first_not_finite(backend)
     }
 
     fn reserve<B: Backend>(&mut self, backend: &mut B, network: &TaskNetwork, want: Capacity) {
@@ -183,15 +180,15 @@ impl TaskStep {
         let rows = input.rows.len();
         let want = [tokens, input.batch.sequences(), rows, groups];
         self.reserve(backend, network, want);
-        self.last_tokens = tokens;
-        let Some(arrays) = &self.arrays else {
+        let Some(arrays) = &mut self.arrays else {
             return TaskOutput::default();
         };
         let (device, rows, keys) = arrays.upload(backend, input);
-        let encoder = arrays.encoder.first_rows(tokens);
+        arrays.cut.cut(&arrays.encoder, tokens);
+        let encoder = &mut arrays.cut;
         let hidden = network
             .encoder
-            .forward(backend, params, &device, &encoder, rng);
+            .forward(backend, params, &device, encoder, rng);
         let d_encoder = match (&grads, &arrays.d_encoder) {
             (Some(_), Some(d)) => {
                 let d = d.first_rows(tokens);
@@ -222,7 +219,7 @@ impl TaskStep {
         if let (Some(d), Some(grads)) = (d_encoder, grads) {
             network
                 .encoder
-                .backward(backend, params, &device, &encoder, rng, &d, grads);
+                .backward(backend, params, &device, &arrays.cut, rng, &d, grads);
         }
         output
     }
@@ -237,7 +234,7 @@ impl TaskStep {
     ) -> Vec<f32> {
         let (tokens, sequences) = (batch.tokens(), batch.sequences());
         self.reserve(backend, network, [tokens, sequences, 1, 1]);
-        let Some(arrays) = self.arrays.as_ref().filter(|_| tokens > 0) else {
+        let Some(arrays) = self.arrays.as_mut().filter(|_| tokens > 0) else {
             return Vec::new();
         };
         let input = TaskInput {
@@ -247,10 +244,11 @@ impl TaskStep {
             first_example: 0,
         };
         let (device, _, _) = arrays.upload(backend, &input);
-        let encoder = arrays.encoder.first_rows(tokens);
+        arrays.cut.cut(&arrays.encoder, tokens);
+        let encoder = &mut arrays.cut;
         let hidden = network
             .encoder
-            .forward(backend, params, &device, &encoder, None);
+            .forward(backend, params, &device, encoder, None);
         let mut values = vec![0.0; hidden.rows * hidden.cols];
         backend.read(hidden, &mut values);
         values
@@ -276,9 +274,14 @@ impl Arrays {
                 HeadArrays::JointSpan(JointSpanArrays::new(backend, joint, rows, groups))
             }
         });
+        let heads = heads.collect();
+        let encoder_arrays = match training {
+            true => EncoderArrays::for_training(backend, encoder, tokens),
+            false => EncoderArrays::for_inference(backend, encoder, tokens),
+        };
         Arrays {
             capacity,
-            heads: heads.collect(),
+            heads,
             token_ids: backend.ints(tokens),
             type_ids: backend.ints(tokens),
             position_ids: backend.ints(tokens),
@@ -287,10 +290,8 @@ impl Arrays {
             rows: backend.ints(rows),
             row_example: backend.ints(rows),
             row_position: backend.ints(rows),
-            encoder: match training {
-                true => EncoderArrays::for_training(backend, encoder, tokens),
-                false => EncoderArrays::for_inference(backend, encoder, tokens),
-            },
+            cut: encoder_arrays.clone(),
+            encoder: encoder_arrays,
             d_encoder: training.then(|| EncoderGradients::new(backend, encoder, tokens)),
         }
     }

@@ -221,7 +221,8 @@ impl Work for Finetune<'_> {
                 stop: self.stop,
                 precision: facts.precision,
                 environment: facts.environment.clone(),
-                peak_flops: facts.peak_flops,
+                // Sequences are short here; what is measured is the score.
+                peak_flops: None,
             },
         )?)
     }

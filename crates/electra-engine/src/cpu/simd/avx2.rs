@@ -169,4 +169,26 @@ impl Simd for Avx2 {
         let dropped = halves!(_mm256_castsi256_ps(dropped));
         halves!(_mm256_andnot_ps(dropped, v))
     }
+
+    #[inline(always)]
+    fn dot_int8(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        // Even and odd bytes apart, as i16: no sum of theirs overflows.
+        let [acc, a, b] = [acc, a, b].map(|v| halves!(_mm256_castps_si256(v)));
+        let low = op!([_mm256_set1_epi16(0xff); 2]);
+        let a_even = halves!(_mm256_and_si256(a, low));
+        let a_odd = halves!(_mm256_srli_epi16::<8>(a));
+        let b_even = halves!(_mm256_slli_epi16::<8>(b));
+        let b_even = halves!(_mm256_srai_epi16::<8>(b_even));
+        let b_odd = halves!(_mm256_srai_epi16::<8>(b));
+        let even = halves!(_mm256_madd_epi16(a_even, b_even));
+        let odd = halves!(_mm256_madd_epi16(a_odd, b_odd));
+        let sum = halves!(_mm256_add_epi32(even, odd));
+        let sum = halves!(_mm256_add_epi32(acc, sum));
+        halves!(_mm256_castsi256_ps(sum))
+    }
+    #[inline(always)]
+    fn from_int(v: Self::V) -> Self::V {
+        let v = halves!(_mm256_castps_si256(v));
+        halves!(_mm256_cvtepi32_ps(v))
+    }
 }

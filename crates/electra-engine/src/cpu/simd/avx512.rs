@@ -201,4 +201,78 @@ impl Simd for Avx512 {
             second, first
         )))
     }
+    #[inline(always)]
+    fn values_bf16(pairs: __m512) -> (__m512, __m512) {
+        op!({
+            let words = _mm512_castps_si512(pairs);
+            let wide = |half| _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
+            (
+                _mm512_castsi512_ps(wide(_mm512_castsi512_si256(words))),
+                _mm512_castsi512_ps(wide(_mm512_extracti64x4_epi64::<1>(words))),
+            )
+        })
+    }
+    #[inline(always)]
+    fn zip_bf16(low: __m512, high: __m512) -> (__m512, __m512) {
+        // Lane i of the first: half-words i of both rows; of the second: half-words 16 + i.
+        const FIRST: [u16; 32] = zip_order(0);
+        const SECOND: [u16; 32] = zip_order(16);
+        op!({
+            let (low, high) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
+            let zip = |order: &[u16; 32]| {
+                let order = _mm512_loadu_epi16(order.as_ptr().cast());
+                _mm512_castsi512_ps(_mm512_permutex2var_epi16(low, order, high))
+            };
+            (zip(&FIRST), zip(&SECOND))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_int8(acc: __m512, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_castsi512_ps(_mm512_dpbusd_epi32(
+            _mm512_castps_si512(acc),
+            _mm512_castps_si512(a),
+            _mm512_castps_si512(b)
+        )))
+    }
+    #[inline(always)]
+    fn from_int(v: __m512) -> __m512 {
+        op!(_mm512_cvtepi32_ps(_mm512_castps_si512(v)))
+    }
+    #[inline(always)]
+    fn bytes(values: [__m512; 4]) -> __m512 {
+        op!({
+            let [a, b, c, d] = values.map(|v| _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v)));
+            let words = _mm512_castsi128_si512(a);
+            let words = _mm512_inserti32x4::<1>(words, b);
+            let words = _mm512_inserti32x4::<2>(words, c);
+            _mm512_castsi512_ps(_mm512_inserti32x4::<3>(words, d))
+        })
+    }
+    #[inline(always)]
+    fn sum(v: __m512) -> f32 {
+        // The same tree as everywhere: halves, quarters, pairs.
+        op!({
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+    #[inline(always)]
+    fn greatest(v: __m512) -> f32 {
+        op!(_mm512_reduce_max_ps(v))
+    }
+}
+
+/// For `vpermt2w`: half-words `first + i` of both sides, side by side.
+const fn zip_order(first: u16) -> [u16; 32] {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        order[2 * i] = first + i as u16;
+        order[2 * i + 1] = 32 + first + i as u16;
+        i += 1;
+    }
+    order
 }

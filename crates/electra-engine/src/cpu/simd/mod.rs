@@ -126,6 +126,49 @@ pub(crate) trait Simd: Copy + 'static {
         unreachable!("no bf16 here")
     }
 
+    /// Thirty-two values of pairs of bf16 in a row: the first sixteen, and the others.
+    fn values_bf16(_pairs: Self::V) -> (Self::V, Self::V) {
+        unreachable!("no bf16 here")
+    }
+    /// Two rows of thirty-two bf16 to pairs of one of `low` and one of `high`: for the first sixteen
+    /// columns, and for the others.
+    fn zip_bf16(_low: Self::V, _high: Self::V) -> (Self::V, Self::V) {
+        unreachable!("no bf16 here")
+    }
+
+    /// `acc +` the dot product of each lane's four bytes: unsigned of `a`, signed of `b`. The bits
+    /// of `acc` are an i32.
+    #[inline(always)]
+    fn dot_int8(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        let (mut sums, a, b) = (Self::lanes(acc), Self::lanes(a), Self::lanes(b));
+        for i in 0..LANES {
+            let (a, b) = (a[i].to_bits().to_le_bytes(), b[i].to_bits().to_le_bytes());
+            let mut sum = sums[i].to_bits() as i32;
+            for j in 0..4 {
+                sum = sum.wrapping_add(i32::from(a[j]) * i32::from(b[j] as i8));
+            }
+            sums[i] = f32::from_bits(sum as u32);
+        }
+        Self::read(&sums)
+    }
+    /// The values of lanes whose bits are an i32.
+    #[inline(always)]
+    fn from_int(v: Self::V) -> Self::V {
+        Self::read(&Self::lanes(v).map(|x| x.to_bits() as i32 as f32))
+    }
+    /// The bytes of sixty-four whole numbers from 0 to 255.
+    #[inline(always)]
+    fn bytes(values: [Self::V; 4]) -> Self::V {
+        let mut words = [0.0; LANES];
+        for (values, words) in values.into_iter().zip(words.chunks_exact_mut(4)) {
+            for (four, word) in Self::lanes(values).chunks_exact(4).zip(words) {
+                let bytes = [four[0], four[1], four[2], four[3]].map(|x| x as u8);
+                *word = f32::from_bits(u32::from_le_bytes(bytes));
+            }
+        }
+        Self::read(&words)
+    }
+
     #[inline(always)]
     fn lanes(v: Self::V) -> [f32; LANES] {
         let mut lanes = [0.0; LANES];
@@ -145,6 +188,12 @@ pub(crate) trait Simd: Copy + 'static {
             width /= 2;
         }
         lanes[0]
+    }
+
+    /// The least lane.
+    #[inline(always)]
+    fn least(v: Self::V) -> f32 {
+        -Self::greatest(Self::sub(Self::splat(0.0), v))
     }
 
     /// The greatest lane.

@@ -1,0 +1,427 @@
+//! A run of layers of which only the last output is kept.
+//!
+//! A task takes whole sequences through every layer, in its own memory: nothing waits for anything.
+//! Where there are too few sequences for that, all threads share each layer: blocks of rows, then
+//! heads. Both give the same bits, since no row knows what stands beside it.
+
+use super::Cpu;
+use super::attention::{HeadRoom, Heads, attend_head};
+use super::chain::{
+    Accuracy, AddNorm, LayerWeights, StoreTile, block_rows, by_panels, multiply_rows,
+};
+use super::clock::{Part, PartClock};
+use super::gemm::{Form, PANEL};
+use super::isa::Isa;
+use super::linear::{left_side, left_words};
+use super::pack::Source;
+use super::params::CpuParams;
+use super::pool::Pool;
+use super::view::{Shared, View, part};
+use crate::backend::{Array, LayerParams, LayerSpec, Sequences};
+use std::ops::Range;
+
+/// Tokens of a task that takes whole sequences, unless one is longer.
+const GROUP_TOKENS: usize = 128;
+
+/// What every layer of a run shares.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    isa: Isa,
+    spec: &'a LayerSpec,
+    /// Of the products of layers.
+    form: Form,
+    /// Of attention.
+    attention: Form,
+    /// `[T, H]` what a layer reads and replaces.
+    x: View,
+    block: usize,
+    clock: &'a PartClock,
+}
+
+/// Query, key, value `[rows, 3H]` in attention's form, and attention's result `[rows, H]`; row 0 is
+/// row `first` of the batch.
+#[derive(Clone, Copy)]
+struct Between {
+    qkv: Shared,
+    context: Shared,
+    first: usize,
+}
+
+impl Run<'_> {
+    fn qkv_words(&self, rows: usize) -> usize {
+        rows * self.attention.units(3 * self.spec.hidden)
+    }
+
+    /// Words that [`project`](Run::project) and [`finish`](Run::finish) need for a block.
+    fn room(&self) -> [usize; 5] {
+        let (rows, spec) = (self.block, self.spec);
+        let middle = match self.form {
+            Form::Int8 => Form::F32,
+            form => form,
+        };
+        [
+            left_words(self.form, rows, spec.hidden),
+            rows * PANEL,
+            rows * spec.hidden,
+            rows * middle.units(spec.intermediate),
+            match self.form {
+                Form::Int8 => left_words(self.form, rows, spec.intermediate),
+                _ => 0,
+            },
+        ]
+    }
+
+    /// Rows of x as a source.
+    fn input(&self, rows: &Range<usize>) -> Source {
+        super::linear::source(self.x, rows.clone())
+    }
+
+    /// Query, key and value of some rows, at most a block.
+    ///
+    /// # Safety
+    /// Nobody else uses these rows of x and of what is between.
+    unsafe fn project(
+        &self,
+        layer: &LayerWeights,
+        rows: Range<usize>,
+        to: Between,
+        room: &mut [&mut [f32]; 5],
+    ) {
+        let [packed, tile, ..] = room;
+        let stride = self.attention.units(3 * self.spec.hidden);
+        let mut lap = self.clock.start();
+        // SAFETY: as the caller says.
+        unsafe {
+            let left = left_side(self.isa, self.form, self.input(&rows), packed);
+            by_panels(self.isa, left, &layer.qkv, tile, |first, tile| {
+                let at = (rows.start - to.first) * stride + self.attention.units(first);
+                let store = StoreTile {
+                    tile,
+                    activation: None,
+                    form: self.attention,
+                    to: to.qkv.add(at),
+                    stride,
+                };
+                store.run_on(self.isa);
+            });
+        }
+        lap.done(Part::Qkv);
+    }
+
+    /// What follows attention, for some rows, at most a block.
+    ///
+    /// # Safety
+    /// As for [`project`](Run::project).
+    unsafe fn finish(
+        &self,
+        layer: &LayerWeights,
+        rows: Range<usize>,
+        from: Between,
+        room: &mut [&mut [f32]; 5],
+    ) {
+        let (isa, spec, count) = (self.isa, self.spec, rows.len());
+        let [packed, tile, branch, middle, bytes] = room;
+        let middle_form = match self.form {
+            Form::Int8 => Form::F32,
+            form => form,
+        };
+        let units = middle_form.units(spec.intermediate);
+        let branch = &mut branch[..count * spec.hidden];
+        let mut lap = self.clock.start();
+        // SAFETY: as the caller says.
+        unsafe {
+            let x = std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
+            let context = Source {
+                form: Form::F32,
+                data: from.context.add((rows.start - from.first) * spec.hidden),
+                rows: count,
+                cols: spec.hidden,
+                stride: spec.hidden,
+            };
+            let left = left_side(isa, self.form, context, packed);
+            let to = branch.as_mut_ptr();
+            multiply_rows(isa, left, &layer.attention_output, to, spec.hidden);
+            lap.done(Part::AttentionOutput);
+            isa.run(AddNorm {
+                x,
+                y: branch,
+                norm: layer.attention_norm,
+            });
+            lap.done(Part::Norm);
+            let left = left_side(isa, self.form, self.input(&rows), packed);
+            by_panels(isa, left, &layer.intermediate, tile, |first, tile| {
+                let store = StoreTile {
+                    tile,
+                    activation: Some((spec.activation, Accuracy::of(self.form))),
+                    form: middle_form,
+                    to: middle.as_mut_ptr().wrapping_add(middle_form.units(first)),
+                    stride: units,
+                };
+                store.run_on(isa);
+            });
+            lap.done(Part::Intermediate);
+            let activated = Source {
+                form: middle_form,
+                data: middle.as_ptr(),
+                rows: count,
+                cols: spec.intermediate,
+                stride: units,
+            };
+            let left = left_side(isa, self.form, activated, bytes);
+            multiply_rows(isa, left, &layer.output, to, spec.hidden);
+            lap.done(Part::Output);
+            let branch = std::slice::from_raw_parts_mut(to, count * spec.hidden);
+            isa.run(AddNorm {
+                x,
+                y: branch,
+                norm: layer.output_norm,
+            });
+            lap.done(Part::Norm);
+        }
+    }
+
+    /// Views of query, key and value.
+    fn qkv(&self, between: Between, rows: usize) -> [View; 3] {
+        let hidden = self.spec.hidden;
+        let all = View::of(self.attention, between.qkv.0, rows, 3 * hidden);
+        [0, 1, 2].map(|i| all.columns(i * hidden, hidden))
+    }
+}
+
+/// Consecutive sequences of about `tokens` tokens each, as ranges of sequences.
+fn groups(cu_seqlens: &[u32], tokens: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut room = 0;
+    for (s, ends) in cu_seqlens.windows(2).enumerate() {
+        let len = (ends[1] - ends[0]) as usize;
+        match groups.last_mut() {
+            Some(last) if len <= room => {
+                last.end = s + 1;
+                room -= len;
+            }
+            _ => {
+                groups.push(s..s + 1);
+                room = tokens.saturating_sub(len);
+            }
+        }
+    }
+    groups
+}
+
+/// Tokens of the busiest of `threads` that take groups in order as they come free.
+fn makespan(sizes: impl Iterator<Item = usize>, threads: usize) -> usize {
+    let mut busy = vec![0; threads.max(1)];
+    for size in sizes {
+        if let Some(least) = busy.iter_mut().min() {
+            *least += size;
+        }
+    }
+    busy.into_iter().max().unwrap_or(0)
+}
+
+impl Cpu {
+    /// Takes `x` through all layers, in place.
+    pub(super) fn infer(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        x: Array,
+    ) {
+        let form = self.layer_form;
+        let weights: Vec<LayerWeights> = layers
+            .iter()
+            .map(|layer| self.layer_weights(params, layer, form))
+            .collect();
+        let tokens = x.rows;
+        let view = self.view(x);
+        if tokens == 0 {
+            return;
+        }
+        assert!(x.cols == spec.hidden && view.stride == spec.hidden);
+        let run = Run {
+            isa: self.isa,
+            spec,
+            form,
+            attention: self.form,
+            x: view,
+            block: block_rows(spec),
+            clock: &self.clock,
+        };
+        let threads = self.pool.threads();
+        let heads = Heads::new(&self.ints, sequences, spec.heads, x, None);
+        let cu_seqlens = heads.cu_seqlens;
+        let each = tokens
+            .div_ceil(4 * threads)
+            .clamp(GROUP_TOKENS / 4, GROUP_TOKENS);
+        let groups = groups(cu_seqlens, each);
+        let rows =
+            |group: &Range<usize>| cu_seqlens[group.start] as usize..cu_seqlens[group.end] as usize;
+        let busiest = makespan(groups.iter().map(|g| rows(g).len()), threads);
+        if threads == 1 || 10 * busiest * threads <= 11 * tokens {
+            self.pool.run(groups.len(), |task, scratch| {
+                let group = &groups[task];
+                whole_sequences(&run, &weights, &heads, group.clone(), rows(group), scratch);
+            });
+            return;
+        }
+        self.left.reserve(run.qkv_words(tokens));
+        self.right.reserve(tokens * spec.hidden);
+        let between = Between {
+            qkv: Shared(self.left.as_ptr()),
+            context: Shared(self.right.as_ptr()),
+            first: 0,
+        };
+        layer_by_layer(&mut self.pool, &run, &weights, &heads, between, tokens);
+    }
+}
+
+/// Takes all sequences through one layer after the other, by all threads: heads, then rows with
+/// the next layer's query, key and value.
+fn layer_by_layer(
+    pool: &mut Pool,
+    run: &Run,
+    weights: &[LayerWeights],
+    heads: &Heads,
+    between: Between,
+    tokens: usize,
+) {
+    let Some(first) = weights.first() else {
+        return;
+    };
+    let (hidden, threads) = (run.spec.hidden, pool.threads());
+    // As many blocks as go round the threads, none larger than a block.
+    let blocks = tokens.div_ceil(run.block).next_multiple_of(threads);
+    let block = tokens.div_ceil(blocks);
+    let blocks = tokens.div_ceil(block);
+    pool.run(blocks, |task, scratch| {
+        let mut room = scratch.split(run.room());
+        let rows = part(tokens, block, task);
+        // SAFETY: these rows are this task's.
+        unsafe { run.project(first, rows, between, &mut room) };
+    });
+    let qkv = run.qkv(between, tokens);
+    // Halves of a head's queries where the heads do not go round.
+    let parts = if heads.tasks() < 2 * threads { 2 } else { 1 };
+    for (i, layer) in weights.iter().enumerate() {
+        pool.run(heads.tasks() * parts, |task, scratch| {
+            let head = heads.task(task / parts);
+            let queries = part(head.len, head.len.div_ceil(parts), task % parts);
+            if queries.is_empty() {
+                return;
+            }
+            let mut lap = run.clock.start();
+            let words = HeadRoom::words(run.attention, head.len, head.size);
+            let room = HeadRoom::new(scratch.split(words));
+            let to = between.context.add(head.start * hidden + head.column);
+            // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
+            unsafe {
+                attend_head(
+                    run.isa,
+                    run.attention,
+                    &head,
+                    qkv,
+                    queries,
+                    to,
+                    hidden,
+                    room,
+                    |_, _| {},
+                );
+            }
+            lap.done(Part::Attention);
+        });
+        pool.run(blocks, |task, scratch| {
+            let mut room = scratch.split(run.room());
+            let rows = part(tokens, block, task);
+            // SAFETY: these rows are this task's.
+            unsafe {
+                run.finish(layer, rows.clone(), between, &mut room);
+                if let Some(next) = weights.get(i + 1) {
+                    run.project(next, rows, between, &mut room);
+                }
+            }
+        });
+    }
+}
+
+/// Takes some sequences through every layer.
+fn whole_sequences(
+    run: &Run,
+    weights: &[LayerWeights],
+    heads: &Heads,
+    group: Range<usize>,
+    rows: Range<usize>,
+    scratch: &mut super::buffer::Scratch,
+) {
+    let (hidden, count) = (run.spec.hidden, rows.len());
+    let longest = group
+        .clone()
+        .map(|s| heads.task(s * heads.heads).len)
+        .max()
+        .unwrap_or(0);
+    let [a, b, c, d, e] = run.room();
+    let [keys, values, scores] = HeadRoom::words(run.attention, longest, heads.size);
+    let words = [
+        run.qkv_words(count),
+        count * hidden,
+        a,
+        b,
+        c,
+        d,
+        e,
+        keys,
+        values,
+        scores,
+    ];
+    let [qkv, context, a, b, c, d, e, keys, values, scores] = scratch.split(words);
+    let mut room = [a, b, c, d, e];
+    let between = Between {
+        qkv: Shared(qkv.as_mut_ptr()),
+        context: Shared(context.as_mut_ptr()),
+        first: rows.start,
+    };
+    let blocks = || {
+        let size = run.block;
+        let rows = rows.clone();
+        rows.clone()
+            .step_by(size)
+            .map(move |first| first..rows.end.min(first + size))
+    };
+    let views = run.qkv(between, count);
+    for layer in weights {
+        for rows in blocks() {
+            // SAFETY: these rows are this task's.
+            unsafe { run.project(layer, rows, between, &mut room) };
+        }
+        let mut lap = run.clock.start();
+        for task in group.start * heads.heads..group.end * heads.heads {
+            let mut head = heads.task(task);
+            head.start -= rows.start;
+            if head.len == 0 {
+                continue;
+            }
+            let to = between.context.add(head.start * hidden + head.column);
+            let room = HeadRoom::new([&mut *keys, &mut *values, &mut *scores]);
+            // SAFETY: all of it is this task's.
+            unsafe {
+                attend_head(
+                    run.isa,
+                    run.attention,
+                    &head,
+                    views,
+                    0..head.len,
+                    to,
+                    hidden,
+                    room,
+                    |_, _| {},
+                );
+            }
+        }
+        lap.done(Part::Attention);
+        for rows in blocks() {
+            // SAFETY: these rows are this task's.
+            unsafe { run.finish(layer, rows, between, &mut room) };
+        }
+    }
+}
