@@ -15,7 +15,9 @@ pub fn declare(
     site: u32,
 ) -> HeadLayers {
     let (hidden, depth) = (config.hidden_size, config.num_hidden_layers + 2);
-    let init = Init::TruncatedNormal(config.initializer_range as f32);
+    // Wider than transformers', which begins small models' heads so near to zero that they are slow
+    // to leave one class: as the reference begins its heads.
+    let init = Init::GlorotUniform;
     let name = |part: &str| format!("{prefix}classifier.{part}");
     let output = declare_linear(layout, &name("out_proj"), [outputs, hidden], init, depth);
     let dense = declare_linear(layout, &name("dense"), [hidden, hidden], init, depth);

@@ -14,7 +14,9 @@ pub fn declare(
     site: u32,
 ) -> HeadLayers {
     let (hidden, depth) = (config.hidden_size, config.num_hidden_layers + 2);
-    let init = Init::TruncatedNormal(config.initializer_range as f32);
+    // Wider than transformers', which begins small models' heads so near to zero that they are slow
+    // to leave one class: as the reference begins its heads.
+    let init = Init::GlorotUniform;
     let classifier = format!("{prefix}classifier");
     let output = declare_linear(layout, &classifier, [1, hidden], init, depth);
     let dropout = config.summary_last_dropout as f32;
