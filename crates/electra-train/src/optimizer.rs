@@ -35,6 +35,8 @@ pub struct TrainingState<B: Backend> {
     views: Vec<ParamView>,
     names: Vec<String>,
     decays: Vec<bool>,
+    /// Factor on the learning rate of each tensor.
+    lr_factors: Vec<f64>,
     /// Sums of squares of the gradients, one a view.
     squares: Vec<f64>,
     /// What the last step did, one a view.
@@ -61,9 +63,17 @@ impl<B: Backend> TrainingState<B> {
             views: layout.params().iter().map(|p| p.view).collect(),
             names: layout.params().iter().map(|p| p.names[0].clone()).collect(),
             decays: layout.params().iter().map(|p| p.decay).collect(),
+            lr_factors: vec![1.0; layout.params().len()],
             squares: vec![0.0; layout.params().len()],
             updates: Vec::with_capacity(layout.params().len()),
         }
+    }
+
+    /// Gives each tensor of `layout` a learning rate of its own: `factor` of its depth times the
+    /// step's.
+    pub fn set_layerwise(&mut self, layout: &ParamLayout, factor: impl Fn(usize) -> f64) {
+        let params = layout.params().iter();
+        self.lr_factors = params.map(|p| factor(p.depth)).collect();
     }
 
     /// Sets the gradients to zero.
@@ -90,14 +100,14 @@ impl<B: Backend> TrainingState<B> {
             1.0
         };
         let rate = config.weight_decay_rate as f32;
-        let update = |(&view, &decay)| ParamUpdate {
+        let update = |((&view, &decay), &factor): ((&ParamView, &bool), &f64)| ParamUpdate {
             view,
-            lr: lr as f32,
+            lr: (lr * factor) as f32,
             decay: if decay { rate } else { 0.0 },
         };
+        let each = self.views.iter().zip(&self.decays).zip(&self.lr_factors);
         self.updates.clear();
-        self.updates
-            .extend(self.views.iter().zip(&self.decays).map(update));
+        self.updates.extend(each.map(update));
         backend.adamw(
             &mut self.params,
             &self.grads,

@@ -1,13 +1,21 @@
 //! `electra predict`: what a model says about texts, one a line.
 
+mod answer;
 mod batches;
+mod choose;
+mod classify;
 mod detect;
+mod embed;
 mod fill;
 mod lines;
+mod prompt;
+mod tag;
+mod tasks;
 mod windows;
 
 use super::corpus::{counted, report_invalid};
 use super::models;
+use super::task::ColumnArgs;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Context, Result, bail};
 use batches::{Asked, Head};
@@ -24,7 +32,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use windows::Window;
 
-/// Say which tokens of a text were replaced, or what stands behind its masks
+/// Say what a model says about texts
+///
+/// Plain input has one text a line. Of --as answer a line is a question, a tab and the text; of
+/// --as choose a beginning and what may follow it, divided by tabs; of --as classify --pair two
+/// texts with a tab between. With --task or --kind the input is a file of that task, read as
+/// `electra evaluate` does, with labels or without.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of a model, or its name on the hub
@@ -39,20 +52,100 @@ pub struct Args {
     /// Print one JSON object a text
     #[arg(long)]
     json: bool,
-    /// Candidates for each mask
-    #[arg(long, value_name = "K", default_value_t = TOP_K)]
-    top_k: NonZeroUsize,
-    /// What to do with texts that are longer than the model takes
-    #[arg(long, value_enum, default_value = "truncate")]
-    long: Long,
+    /// Candidates for each mask, classes of a text, answers to a question [default: 5 of a mask,
+    /// else 1]
+    #[arg(long, value_name = "K")]
+    top_k: Option<NonZeroUsize>,
+    /// What to do with texts that are longer than the model takes [default: window for tag and
+    /// answer, else truncate]
+    #[arg(long, value_enum)]
+    long: Option<Long>,
     /// Texts of 128 tokens that are computed at once; of shorter ones more
     #[arg(long, value_name = "N", default_value_t = BATCH_SIZE)]
     batch_size: NonZeroUsize,
-    /// Put U+FFFD in place of invalid UTF-8 and go on
-    #[arg(long)]
-    lossy: bool,
+    #[command(flatten)]
+    task_args: TaskArgs,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// Options of fine-tuned models.
+#[derive(Clone, Debug, clap::Args)]
+struct TaskArgs {
+    /// Read the input as a file of this task; of a model of several tasks also which one
+    #[arg(long = "task", value_name = "NAME")]
+    task_name: Option<String>,
+    /// Lines of two texts with a tab between
+    #[arg(long)]
+    pair: bool,
+    /// Classify without a head: put each label's word into this template, with {text} and {label},
+    /// and ask a discriminator which one belongs there
+    #[arg(long, value_name = "TEMPLATE", requires = "label_words")]
+    template: Option<String>,
+    /// Words of the template's labels, as in bad=terrible,good=great
+    #[arg(
+        long,
+        value_name = "LABEL=WORD,...",
+        value_delimiter = ',',
+        requires = "template"
+    )]
+    label_words: Vec<String>,
+    /// Write what GLUE's server takes
+    #[arg(long)]
+    submission: bool,
+    /// How tokens become spans, as in transformers: none, simple, first, average or max
+    #[arg(long, value_name = "STRATEGY", default_value = "simple",
+          value_parser = ["none", "simple", "first", "average", "max"])]
+    aggregation: String,
+    /// Tokens of a sequence [default: as fine-tuned]
+    #[arg(long, value_name = "N")]
+    max_seq_length: Option<usize>,
+    /// Tokens from one window of a question's text to the next [default: as fine-tuned]
+    #[arg(long, value_name = "N")]
+    doc_stride: Option<usize>,
+    /// Tokens of the longest answer
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    max_answer_len: usize,
+    /// A question may have no answer
+    #[arg(long)]
+    null_answer: bool,
+    /// From what on there is none [default: 0, and -2.75 of the reference's head]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    null_threshold: Option<f64>,
+    /// Which states make the vector of a text
+    #[arg(long, value_enum, default_value = "mean")]
+    pooling: Pooling,
+    #[command(flatten)]
+    columns: ColumnArgs,
+}
+
+impl Default for TaskArgs {
+    fn default() -> Self {
+        TaskArgs {
+            task_name: None,
+            pair: false,
+            template: None,
+            label_words: Vec::new(),
+            submission: false,
+            aggregation: "simple".into(),
+            max_seq_length: None,
+            doc_stride: None,
+            max_answer_len: 30,
+            null_answer: false,
+            null_threshold: None,
+            pooling: Pooling::Mean,
+            columns: ColumnArgs::default(),
+        }
+    }
+}
+
+/// Which states make the vector of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pooling {
+    /// That of [CLS]
+    Cls,
+    /// The mean of all
+    Mean,
 }
 
 /// What to predict.
@@ -62,6 +155,16 @@ enum Task {
     Detect,
     /// The most probable tokens for each mask
     Fill,
+    /// The class of a text or a pair, its labels, or a number
+    Classify,
+    /// Spans of a text with their kinds
+    Tag,
+    /// The answer to a question, out of a given text
+    Answer,
+    /// Which of several texts follows
+    Choose,
+    /// A vector for each text
+    Embed,
 }
 
 /// What to do with texts that are longer than the model takes.
@@ -83,10 +186,10 @@ impl Args {
             task: Task::Detect,
             input: Some(input.to_owned()),
             json: false,
-            top_k: TOP_K,
-            long: Long::Truncate,
+            top_k: None,
+            long: None,
             batch_size: BATCH_SIZE,
-            lossy: false,
+            task_args: TaskArgs::default(),
             device,
         }
     }
@@ -111,11 +214,35 @@ const TOKENS_A_TEXT: usize = 128;
 pub fn run(args: Args) -> Result<ExitCode> {
     let folder = models::folder(&args.model)?;
     let dir = ModelDir::open(&folder)?;
-    dir.require(match args.task {
-        Task::Detect => ModelKind::Discriminator,
-        Task::Fill => ModelKind::Generator,
-    })?;
+    let kind = match args.task {
+        Task::Detect => Some(ModelKind::Discriminator),
+        Task::Fill => Some(ModelKind::Generator),
+        _ => None,
+    };
+    if let Some(kind) = kind {
+        dir.require(kind)?;
+    }
     let tokenizer = tokenizer_of(&dir)?;
+    if let (Some(template), Task::Classify) = (&args.task_args.template, args.task) {
+        prompt::run(&args, &dir, &tokenizer, template)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if kind.is_none() {
+        tasks::run(&args, &dir, tokenizer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (name, input) = input_of(&args)?;
+    args.device.run(Predict {
+        lines: Lines::new(input, name, args.task_args.columns.lossy),
+        args: &args,
+        dir: &dir,
+        tokenizer: &tokenizer,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The stream of texts and what it is called.
+fn input_of(args: &Args) -> Result<(String, Box<dyn Read>)> {
     let (name, input): (String, Box<dyn Read>) = match &args.input {
         Some(path) if path.as_os_str() != "-" => {
             let name = path.display().to_string();
@@ -129,13 +256,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             ("standard input".to_owned(), Box::new(std::io::stdin()))
         }
     };
-    args.device.run(Predict {
-        lines: Lines::new(input, name, args.lossy),
-        args: &args,
-        dir: &dir,
-        tokenizer: &tokenizer,
-    })?;
-    Ok(ExitCode::SUCCESS)
+    Ok((name, input))
 }
 
 /// The tokenizer beside a model, checked against its word table.
@@ -178,8 +299,8 @@ impl Work for Predict<'_> {
                 let head = Detect::load(backend, self.dir, self.tokenizer, self.args.json)?;
                 self.answer(backend, head)
             }
-            Task::Fill => {
-                let k = self.args.top_k.get();
+            _ => {
+                let k = self.args.top_k.unwrap_or(TOP_K).get();
                 let head = Fill::load(backend, self.dir, self.tokenizer, k, self.args.json)?;
                 self.answer(backend, head)
             }
@@ -252,7 +373,8 @@ impl Predict<'_> {
         tally.texts += 1;
         let tokens = self.tokenizer.encode_with_offsets(&text)?;
         let room = self.room();
-        let windows = match self.args.long {
+        let long = self.args.long.unwrap_or(Long::Truncate);
+        let windows = match long {
             Long::Window => windows::overlapping(tokens.len(), room),
             Long::Error if tokens.len() > room => bail!(
                 "{}, line {}: {} tokens, but the model takes {room}; shorten the text, or give \
@@ -263,7 +385,7 @@ impl Predict<'_> {
             ),
             _ => windows::beginning(tokens.len(), room),
         };
-        if self.args.long == Long::Truncate && tokens.len() > room {
+        if long == Long::Truncate && tokens.len() > room {
             tally.truncated += 1;
         }
         Ok(Text {

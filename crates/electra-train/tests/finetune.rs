@@ -1,0 +1,367 @@
+//! The fine-tuning loop: it learns, resumes exactly, keeps the best of its trials, and notices a
+//! run that is stuck.
+
+use electra_data::tasks::{Column, Columns, OpenOptions, OwnTask, TaskKind, TaskSpec};
+use electra_data::tokenizer::Tokenizer;
+use electra_engine::cpu::{Cpu, CpuOptions};
+use electra_model::files::ModelDir;
+use electra_train::finetune::config::FinetuneConfig;
+use electra_train::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
+use electra_train::finetune::run::{FinetuneError, FinetuneOutcome, Finished, finetune};
+use electra_train::interrupt::StopFlag;
+use electra_train::metrics_log::EvalMetrics;
+use electra_train::pretrain::RunContext;
+use electra_train::progress::{Observer, StepLine};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-discriminator")
+}
+
+/// Keeps what it is told, and asks to stop after a step.
+#[derive(Default)]
+struct Told {
+    messages: Vec<String>,
+    stop_after: Option<(u64, StopFlag)>,
+}
+
+impl Observer for Told {
+    fn on_step(&mut self, line: &StepLine) {
+        if let Some((step, stop)) = &self.stop_after
+            && line.metrics.step == *step
+        {
+            stop.request();
+        }
+    }
+    fn on_eval(&mut self, _: &EvalMetrics) {}
+    fn on_message(&mut self, message: &str) {
+        self.messages.push(message.to_owned());
+    }
+}
+
+/// Sentences with a boat are one class, those without another; every `one_class` they are not.
+fn write_texts(path: &Path, count: usize, mix: bool) {
+    let words = [
+        "river", "stone", "tree", "house", "wind", "bird", "old", "red",
+    ];
+    let mut text = String::from("text\tlabel\n");
+    for i in 0..count {
+        let boat = i % 3 == 0;
+        let mut sentence: Vec<&str> = (0..4).map(|j| words[(i * 7 + j * 3 + i / 8) % 8]).collect();
+        if boat {
+            sentence[i % 4] = "boat";
+        }
+        let label = if mix { i % 2 == 0 } else { boat };
+        text += &format!(
+            "{}\t{}\n",
+            sentence.join(" "),
+            if label { "sea" } else { "land" }
+        );
+    }
+    std::fs::write(path, text).expect("a written file");
+}
+
+fn spec(name: &str) -> TaskSpec {
+    TaskSpec::own(OwnTask {
+        columns: Columns {
+            text: vec![Column::from("text")],
+            label: vec![Column::from("label")],
+            ..Columns::default()
+        },
+        ..OwnTask::new(name, TaskKind::Classification)
+    })
+    .expect("a task")
+}
+
+fn config(settings: &[&str]) -> FinetuneConfig {
+    let mut config = FinetuneConfig::default();
+    let common = [
+        "learning_rate=4e-3",
+        "num_train_epochs=4",
+        "train_batch_size=8",
+    ];
+    for setting in common.iter().chain(settings) {
+        config.set(setting).expect("a hyper-parameter");
+    }
+    config
+}
+
+fn open(config: FinetuneConfig, names: &[&str], train: &Path, dev: &Path) -> FinetuneJob {
+    try_open(config, names, train, Some(dev)).expect("a job")
+}
+
+fn try_open(
+    config: FinetuneConfig,
+    names: &[&str],
+    train: &Path,
+    dev: Option<&Path>,
+) -> Result<FinetuneJob, FinetuneJobError> {
+    let files = names
+        .iter()
+        .map(|name| TaskFiles {
+            spec: spec(name),
+            train: train.to_owned(),
+            dev: dev.map(Path::to_owned),
+            open: OpenOptions::default(),
+        })
+        .collect();
+    let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+    let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+    FinetuneJob::open(config, start, tokenizer, files)
+}
+
+fn run(
+    job: &FinetuneJob,
+    out: &Path,
+    stop_after: Option<u64>,
+) -> (Result<FinetuneOutcome, FinetuneError>, Vec<String>) {
+    let stop = StopFlag::new();
+    let mut told = Told {
+        messages: Vec::new(),
+        stop_after: stop_after.map(|step| (step, stop.clone())),
+    };
+    let mut cpu = Cpu::new(CpuOptions {
+        threads: Some(1),
+        ..CpuOptions::default()
+    })
+    .expect("a CPU");
+    let outcome = finetune(
+        &mut cpu,
+        job,
+        RunContext {
+            out,
+            resume_only: false,
+            observer: &mut told,
+            stop: &stop,
+            precision: "f32",
+            environment: Vec::new(),
+            peak_flops: None,
+        },
+    );
+    (outcome, told.messages)
+}
+
+fn finished(job: &FinetuneJob, out: &Path) -> (Finished, Vec<String>) {
+    let (outcome, messages) = run(job, out, None);
+    match outcome.expect("a finished run") {
+        FinetuneOutcome::Finished(finished) => (*finished, messages),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The measurements of a run without what differs from one to the next: times.
+fn metrics(out: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
+    text.lines()
+        .map(|line| {
+            let mut line: Value = serde_json::from_str(line).expect("JSON");
+            line.as_object_mut()
+                .expect("an object")
+                .remove("tokens_per_s");
+            line
+        })
+        .collect()
+}
+
+fn files(dir: &Path) -> (PathBuf, PathBuf) {
+    let (train, dev) = (dir.join("train.tsv"), dir.join("dev.tsv"));
+    write_texts(&train, 90, false);
+    write_texts(&dev, 31, false);
+    (train, dev)
+}
+
+#[test]
+fn a_run_learns_and_resumes_to_the_same_bits() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let settings = [
+        "num_trials=2",
+        "evals_per_epoch=2",
+        "save_checkpoints_steps=5",
+    ];
+    let job = open(config(&settings), &["boats"], &train, &dev);
+    let whole = dir.path().join("whole");
+    let (result, _) = finished(&job, &whole);
+    assert_eq!(result.trials.len(), 2);
+    assert!(result.summary.best > 0.9, "{result:?}");
+    assert_eq!(result.trials[1].seed, 1);
+    let kept = result.evaluations[0].scores[0].1;
+    assert_eq!(
+        kept, result.summary.best,
+        "the kept model is the best of all trials"
+    );
+
+    // Stopped in the first trial, between checkpoints; in the second; and after the last step.
+    let parts = dir.path().join("parts");
+    for stop in [7, 60, 96] {
+        let (outcome, _) = run(&job, &parts, Some(stop));
+        match outcome.expect("a stopped run") {
+            FinetuneOutcome::Interrupted(step) => assert_eq!(step, stop),
+            FinetuneOutcome::Finished(_) => assert_eq!(stop, 96),
+        }
+    }
+    let (again, messages) = finished(&job, &parts);
+    assert!(
+        messages.iter().any(|m| m.starts_with("going on from")),
+        "{messages:?}"
+    );
+    assert_eq!(again, result);
+    assert_eq!(metrics(&parts), metrics(&whole));
+    for file in ["model.safetensors", "config.json", "results.json"] {
+        let read = |out: &Path| std::fs::read(out.join(file)).expect("a file");
+        assert!(read(&parts) == read(&whole), "{file}");
+    }
+    let report = std::fs::read_to_string(whole.join("report.html")).expect("a report");
+    for part in [
+        "Confusion matrix",
+        "Trials",
+        "median of 2 trials",
+        "<td>sea</td>",
+    ] {
+        assert!(report.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn accumulated_micro_batches_change_nothing_but_rounding() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let losses = |parts: &str| -> Vec<f64> {
+        let settings = [
+            parts,
+            "num_train_epochs=1",
+            "label_smoothing=0.1",
+            "class_weights=\"balanced\"",
+        ];
+        let job = open(config(&settings), &["boats"], &train, &dev);
+        let out = dir.path().join(parts);
+        finished(&job, &out);
+        metrics(&out)
+            .iter()
+            .filter_map(|line| line["loss"].as_f64())
+            .collect()
+    };
+    let (one, three) = (
+        losses("gradient_accumulation_steps=1"),
+        losses("gradient_accumulation_steps=3"),
+    );
+    assert_eq!(one.len(), three.len());
+    for (a, b) in one.iter().zip(&three) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}");
+    }
+}
+
+#[test]
+fn a_run_stuck_at_one_class_is_begun_again_and_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    // One class alone counts, so the other is never predicted.
+    let settings = [
+        "class_weights=[1,0]",
+        "learning_rate=2e-2",
+        "num_train_epochs=2",
+        "max_restarts=1",
+    ];
+    let job = open(config(&settings), &["boats"], &train, &dev);
+    let (result, messages) = finished(&job, &dir.path().join("out"));
+    let said = |part: &str| messages.iter().filter(|m| m.contains(part)).count();
+    assert_eq!(said("seed 0 is stuck"), 1, "{messages:?}");
+    assert_eq!(said("begun again with seed 1000"), 1);
+    assert_eq!(said("predicted one class for every example to its end"), 1);
+    assert!(result.trials.len() == 1 && result.trials[0].stuck && result.trials[0].seed == 1000);
+}
+
+#[test]
+fn patience_ends_a_run_and_shots_are_few() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let settings = [
+        "early_stopping_patience=2",
+        "num_train_epochs=40",
+        "shots=4",
+    ];
+    let job = open(config(&settings), &["boats"], &train, &dev);
+    let out = dir.path().join("out");
+    finished(&job, &out);
+    let lines = metrics(&out);
+    // Four of each class are one batch, and an epoch.
+    let last = lines.last().expect("lines")["epoch"]
+        .as_f64()
+        .expect("a number");
+    assert_eq!(
+        lines.iter().filter(|l| l["loss"].is_number()).count() as f64,
+        last
+    );
+    assert!(last < 40.0, "{last}");
+    assert!(job.initial_values(0).is_ok());
+}
+
+#[test]
+fn tasks_share_an_encoder_and_each_has_its_head() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let other = dir.path().join("other.tsv");
+    write_texts(&other, 40, true);
+    let files = [("boats", &train), ("other", &other)];
+    let files = files.map(|(name, path)| TaskFiles {
+        spec: spec(name),
+        train: path.clone(),
+        dev: Some(dev.clone()),
+        open: OpenOptions::default(),
+    });
+    let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+    let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+    let job = FinetuneJob::open(config(&[]), start, tokenizer, files.to_vec()).expect("a job");
+    let out = dir.path().join("out");
+    let (result, _) = finished(&job, &out);
+    assert_eq!(result.evaluations.len(), 2);
+    let model = ModelDir::open(&out).expect("a model");
+    for name in ["boats", "other"] {
+        let tensor = format!("tasks.{name}.classifier.out_proj.weight");
+        assert!(model.shape(&tensor).is_some(), "{tensor}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let refused = |settings: &[&str], names: &[&str]| -> String {
+        let opened = try_open(config(settings), names, &train, Some(&dev));
+        opened.expect_err("an error").to_string()
+    };
+    for (settings, wanted) in [
+        (
+            ["max_seq_length=1000"],
+            "max_seq_length is 1000, but the model has 40 positions",
+        ),
+        (["crf=true"], "crf is for tagging, and boats is not"),
+        (
+            ["class_weights=[1]"],
+            "class_weights has 1 weights, but boats has 2 labels",
+        ),
+        (["learning_rate=-1"], "\"learning_rate\" must be above 0"),
+        (["compat=tf"], "\"compat\" must be \"google\" or null"),
+    ] {
+        let message = refused(&settings, &["boats"]);
+        assert!(message.contains(wanted), "{message}");
+    }
+    assert!(refused(&[], &["a", "a"]).contains("task a is given twice"));
+    let unknown = FinetuneConfig::default()
+        .set("lerning_rate=1")
+        .expect_err("an error");
+    assert!(
+        unknown
+            .to_string()
+            .contains("did you mean \"learning_rate\"?"),
+        "{unknown}"
+    );
+    // Without development data a part of the training data is held out, and it is said.
+    let job = try_open(config(&[]), &["boats"], &train, None).expect("a job");
+    assert!(
+        job.tasks[0].notes[0].contains("held out"),
+        "{:?}",
+        job.tasks[0].notes
+    );
+}

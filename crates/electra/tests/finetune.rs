@@ -1,0 +1,232 @@
+//! `electra finetune`, `evaluate` and `predict` on tasks, as a user runs them; bad input of every
+//! kind.
+
+mod run;
+
+use run::{electra, electra_with_input, golden, write};
+use std::path::Path;
+
+/// Sentences with a boat are of one class, others of another.
+fn texts(count: usize) -> String {
+    let words = ["river", "stone", "tree", "house", "wind", "bird"];
+    let mut lines = String::from("text\tlabel\n");
+    for i in 0..count {
+        let boat = i % 2 == 0;
+        let (a, b) = (words[i % 6], words[(i / 6) % 6]);
+        let c = if boat { "boat" } else { words[(i / 3) % 6] };
+        lines += &format!("{a} {c} {b}\t{}\n", if boat { "sea" } else { "land" });
+    }
+    lines
+}
+
+/// `finetune` on one file, with what else is given.
+fn finetune(dir: &Path, train: &str, more: &[&str]) -> run::Ran {
+    let (model, out) = (golden("tiny-discriminator"), dir.join("out"));
+    let out = out.display().to_string();
+    let mut arguments = vec![
+        "finetune",
+        "--model",
+        &model,
+        "--train",
+        train,
+        "--out",
+        &out,
+        "--threads",
+        "1",
+    ];
+    arguments.extend(more);
+    electra(&arguments)
+}
+
+const OWN: [&str; 4] = ["--task", "own", "--kind", "classification"];
+
+#[test]
+fn a_model_is_tuned_scored_and_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(d, "train.tsv", texts(80));
+    let settings = [
+        "--set",
+        "learning_rate=5e-3",
+        "--set",
+        "num_train_epochs=6",
+        "--json",
+    ];
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain(["--dev", &train])
+        .chain(settings)
+        .collect();
+    let result = finetune(d, &train, &more).json();
+    let tuned = result["scores"]["own"]["accuracy"].as_f64().unwrap();
+    assert!(tuned > 0.9, "{result}");
+    let model = d.join("out").display().to_string();
+    let evaluate = [
+        "evaluate",
+        "--model",
+        &model,
+        "--data",
+        &train,
+        "--json",
+        "--threads",
+        "1",
+    ];
+    assert_eq!(
+        electra(&evaluate).json()["accuracy"].as_f64().unwrap(),
+        tuned
+    );
+
+    // Answers come in the order of the lines, however many there are.
+    let lines: Vec<String> = texts(3000).lines().skip(1).map(String::from).collect();
+    let input: String = lines
+        .iter()
+        .map(|line| format!("{}\n", line.split('\t').next().unwrap()))
+        .collect();
+    let predict = [
+        "predict",
+        "--model",
+        &model,
+        "--as",
+        "classify",
+        "--json",
+        "--threads",
+        "1",
+    ];
+    let answers = electra_with_input(&predict, input.as_bytes()).json_lines();
+    assert_eq!(answers.len(), lines.len());
+    let right = |(line, answer): &(&String, &serde_json::Value)| {
+        let (text, label) = line.split_once('\t').unwrap();
+        assert_eq!(answer["text"], text);
+        answer["labels"][0]["label"] == label
+    };
+    assert!(lines.iter().zip(&answers).filter(right).count() > 2600);
+    let tag = ["predict", "--model", &model, "--as", "tag"];
+    electra_with_input(&tag, b"a\n").fails(1, &["--as classify"]);
+    let submission = [
+        "predict",
+        "--model",
+        &model,
+        "--as",
+        "classify",
+        "--submission",
+    ];
+    electra_with_input(&submission, b"a\n").fails(1, &["--submission", "--task"]);
+}
+
+#[test]
+fn labels_without_a_head_come_from_a_template() {
+    let model = golden("tiny-discriminator");
+    let predict = [
+        "predict",
+        "--model",
+        &model,
+        "--as",
+        "classify",
+        "--json",
+        "--top-k",
+        "2",
+        "--template",
+        "{text} is {label}",
+        "--label-words",
+        "sea=boat,land=house",
+        "--threads",
+        "1",
+    ];
+    let answers = electra_with_input(&predict, b"the river\nthe tree\n").json_lines();
+    assert_eq!(answers.len(), 2);
+    for answer in answers {
+        let scores = answer["labels"].as_array().unwrap();
+        let sum: f64 = scores.iter().map(|s| s["score"].as_f64().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-9 && scores.len() == 2, "{answer}");
+    }
+    let bad = [
+        "predict",
+        "--model",
+        &model,
+        "--as",
+        "classify",
+        "--template",
+        "{text}",
+        "--label-words",
+        "a,b",
+    ];
+    electra_with_input(&bad, b"a\n").fails(1, &["--template", "{label}"]);
+}
+
+#[test]
+fn bad_data_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let good = write(d, "good.tsv", texts(20));
+    for (name, content, parts) in [
+        (
+            "column.tsv",
+            "words\tlabel\na\tb\n",
+            &["column.tsv", "text", "words"][..],
+        ),
+        ("empty.tsv", "", &["empty.tsv"]),
+        ("one.tsv", "text\tlabel\na\tx\nb\tx\n", &["one.tsv", "x"]),
+        (
+            "nul.tsv",
+            "text\tlabel\na\0\0b\tx\n",
+            &["nul.tsv", "binary"],
+        ),
+    ] {
+        let path = write(d, name, content);
+        finetune(d, &path, &OWN).fails(1, parts);
+        assert!(!d.join("out").exists(), "{name}: nothing is begun");
+    }
+    let other = write(d, "other.tsv", "text\tlabel\na\tsea\nb\tair\n");
+    let more: Vec<&str> = OWN.into_iter().chain(["--dev", &other]).collect();
+    finetune(d, &good, &more).fails(1, &["other.tsv, line 3", "air"]);
+    finetune(d, &good, &["--task", "sts2"]).fails(1, &["sts2", "sst2"]);
+    let more: Vec<&str> = OWN.into_iter().chain(["--set", "epochs=1"]).collect();
+    finetune(d, &good, &more).fails(1, &["there is no hyper-parameter \"epochs\""]);
+    let model = golden("tiny-discriminator");
+    let evaluate = ["evaluate", "--model", &model, "--data", &good];
+    electra(&evaluate).fails(1, &["a discriminator", "electra finetune"]);
+}
+
+#[test]
+fn odd_data_is_taken_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    // A byte order mark, mixed line ends, and a line of fifty thousand characters.
+    let mut odd = format!("\u{feff}{}", texts(40).replace("land\n", "land\r\n"));
+    odd += &format!("{}\tsea\n", "boat ".repeat(10_000));
+    let path = write(d, "odd.tsv", odd);
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain([
+            "--dev",
+            &path,
+            "--set",
+            "num_train_epochs=1",
+            "--set",
+            "max_restarts=0",
+        ])
+        .collect();
+    let ran = finetune(d, &path, &more);
+    ran.says(&["1 examples were cut to the length"]);
+    ran.ok();
+
+    let tags = write(
+        d,
+        "tags.conll",
+        "the O\nriver I-PLACE\n\nold O\nhouse B-PLACE\n\n",
+    );
+    let tuned = tempfile::tempdir().unwrap();
+    let more = [
+        "--task",
+        "own",
+        "--kind",
+        "tagging",
+        "--dev",
+        &tags,
+        "--set",
+        "num_train_epochs=1",
+    ];
+    let ran = finetune(tuned.path(), &tags, &more);
+    ran.says(&["begin with I-"]);
+    ran.ok();
+}
