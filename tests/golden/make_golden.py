@@ -1,7 +1,7 @@
 """Makes the golden files beside this script: training traces and tiny Hugging Face model directories.
 
     python tests/golden/make_golden.py                  # everything
-    python tests/golden/make_golden.py trace trace_tied # some of it; the directories are `tiny`
+    python tests/golden/make_golden.py trace trace_tied # some of it; the directories are `tiny`, `finetune` all of those
     python tests/golden/make_golden.py --out DIR        # elsewhere, to compare: tests/check_golden.py
 
 Needs bench/peers/requirements.txt. Everything is drawn from fixed seeds.
@@ -24,6 +24,8 @@ distance of this f32 run from the same run in f64 (losses, gradients, changes), 
 The directories: `tiny-discriminator`, `tiny-generator` as transformers saves them, each with `expected.safetensors`
 (packed token_ids, type_ids, offsets, cu_seqlens, hidden, logits; metadata `texts`: pairs of first and second text);
 `-zip` and `-legacy` hold the same model as a PyTorch `.bin`, `-sharded` as several safetensors.
+
+Traces of fine-tuning, `finetune_FAMILY.safetensors`: see finetune_traces.py.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE
 sys.path.insert(0, str(HERE.parents[1] / "bench" / "peers"))
 import electra_reference as er  # noqa: E402
+
+import finetune_traces  # noqa: E402
 
 VOCAB, PAD, CLS, SEP, MASK, FIRST_WORD = 120, 0, 2, 3, 4, 5
 HYPER = {
@@ -298,6 +302,10 @@ def main() -> None:
             make_trace(name, spec)
     if not wanted or "tiny" in wanted:
         make_tiny()
+    for seed, (family, spec) in enumerate(finetune_traces.FAMILIES.items(), start=20):
+        name = f"finetune_{family}"
+        if not wanted or name in wanted or "finetune" in wanted:
+            finetune_traces.make(family, spec, OUT / f"{name}.safetensors", seed, draw_parameters, save)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ pub mod encoder;
 pub mod files;
 pub mod flops;
 pub mod generator;
+pub mod heads;
 pub mod inference;
 pub mod init;
 pub mod pretraining;

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod evaluation;
 pub mod export;
+pub mod finetune;
 pub mod interrupt;
 pub mod job;
 pub mod metrics_log;

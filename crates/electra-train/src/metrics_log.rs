@@ -9,8 +9,10 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -215,6 +217,18 @@ impl MetricsLine {
     }
 }
 
+/// A line of the file of some kind of run.
+pub trait LogLine: Serialize + DeserializeOwned {
+    /// Steps done when it was written.
+    fn step(&self) -> u64;
+}
+
+impl LogLine for MetricsLine {
+    fn step(&self) -> u64 {
+        self.step()
+    }
+}
+
 /// What can go wrong with the file.
 #[derive(Debug, Error)]
 pub enum MetricsLogError {
@@ -231,52 +245,33 @@ pub enum MetricsLogError {
     },
 }
 
-/// `metrics.jsonl`, open for appending.
+/// `metrics.jsonl`, open for appending; of pre-training unless said otherwise.
 #[derive(Debug)]
-pub struct MetricsLog {
+pub struct MetricsLog<L = MetricsLine> {
     path: PathBuf,
     file: File,
+    lines: PhantomData<L>,
 }
 
 /// What [`MetricsLog::open`] found in the file.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MetricsHistory {
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsHistory<L = MetricsLine> {
     /// The lines that were kept, in their order.
-    pub lines: Vec<MetricsLine>,
+    pub lines: Vec<L>,
     /// What had to be dropped though the checkpoint vouches for it, a line each, for the user.
     pub warnings: Vec<String>,
 }
 
 impl MetricsLog {
-    /// Opens the file of a run that goes on after `checkpoint_step` steps, `None` for one that
-    /// begins. Lines of later steps and a torn last line are removed first, all at once.
+    /// [`MetricsLog::open_lines`] of pre-training.
     ///
     /// # Errors
-    /// [`MetricsLogError`] if the file cannot be read or written.
+    /// As there.
     pub fn open(
         path: impl Into<PathBuf>,
         checkpoint_step: Option<u64>,
     ) -> Result<(Self, MetricsHistory), MetricsLogError> {
-        let path = path.into();
-        let mut history = MetricsHistory::default();
-        let mut kept = Vec::new();
-        if let Some(limit) = checkpoint_step {
-            for_each_line(&path, |number, text, parsed| match parsed {
-                Some(line) if line.step() <= limit => {
-                    kept.extend_from_slice(text);
-                    history.lines.push(line);
-                }
-                Some(_) => {}
-                None => history.warnings.push(format!(
-                    "{}: line {number} is not a measurement and was removed",
-                    path.display()
-                )),
-            })?;
-        }
-        replace_file(&path, |writer| writer.write_all(&kept))?;
-        let file = File::options().append(true).open(&path);
-        let file = file.map_err(|e| WriteError::new(&path, e))?;
-        Ok((Self { path, file }, history))
+        Self::open_lines(path, checkpoint_step)
     }
 
     /// Appends a training line. After a kill of the process it is in the file.
@@ -292,6 +287,51 @@ impl MetricsLog {
     /// # Errors
     /// [`MetricsLogError::Write`].
     pub fn eval(&mut self, line: &EvalMetrics) -> Result<(), MetricsLogError> {
+        self.append(serde_json::to_vec(line))
+    }
+}
+
+impl<L: LogLine> MetricsLog<L> {
+    /// Opens the file of a run that goes on after `checkpoint_step` steps, `None` for one that
+    /// begins. Lines of later steps and a torn last line are removed first, all at once.
+    ///
+    /// # Errors
+    /// [`MetricsLogError`] if the file cannot be read or written.
+    pub fn open_lines(
+        path: impl Into<PathBuf>,
+        checkpoint_step: Option<u64>,
+    ) -> Result<(Self, MetricsHistory<L>), MetricsLogError> {
+        let path = path.into();
+        let mut history = MetricsHistory {
+            lines: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let mut kept = Vec::new();
+        if let Some(limit) = checkpoint_step {
+            for_each_line(&path, |number, text, parsed: Option<L>| match parsed {
+                Some(line) if line.step() <= limit => {
+                    kept.extend_from_slice(text);
+                    history.lines.push(line);
+                }
+                Some(_) => {}
+                None => history.warnings.push(format!(
+                    "{}: line {number} is not a measurement and was removed",
+                    path.display()
+                )),
+            })?;
+        }
+        replace_file(&path, |writer| writer.write_all(&kept))?;
+        let file = File::options().append(true).open(&path);
+        let file = file.map_err(|e| WriteError::new(&path, e))?;
+        let lines = PhantomData;
+        Ok((Self { path, file, lines }, history))
+    }
+
+    /// Appends a line. After a kill of the process it is in the file.
+    ///
+    /// # Errors
+    /// [`MetricsLogError::Write`].
+    pub fn line(&mut self, line: &L) -> Result<(), MetricsLogError> {
         self.append(serde_json::to_vec(line))
     }
 
@@ -321,15 +361,17 @@ impl MetricsLog {
 /// [`MetricsLogError::Read`] if the file cannot be read. A missing file has no lines.
 pub fn read_metrics(path: &Path) -> Result<Vec<MetricsLine>, MetricsLogError> {
     let mut lines = Vec::new();
-    for_each_line(path, |_, _, parsed| lines.extend(parsed))?;
+    for_each_line(path, |_, _, parsed: Option<MetricsLine>| {
+        lines.extend(parsed)
+    })?;
     Ok(lines)
 }
 
 /// Calls `each` with number (from 1), text and meaning of each whole line. A last line without its
 /// end is torn, and passed over.
-fn for_each_line(
+fn for_each_line<L: DeserializeOwned>(
     path: &Path,
-    mut each: impl FnMut(usize, &[u8], Option<MetricsLine>),
+    mut each: impl FnMut(usize, &[u8], Option<L>),
 ) -> Result<(), MetricsLogError> {
     let failed = |source| MetricsLogError::Read {
         path: path.to_path_buf(),
@@ -353,7 +395,7 @@ fn for_each_line(
 }
 
 /// A number that JSON may not be able to write: null if it is not finite.
-mod nullable {
+pub(crate) mod nullable {
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {

@@ -35,6 +35,8 @@ pub struct TrainingState<B: Backend> {
     views: Vec<ParamView>,
     names: Vec<String>,
     decays: Vec<bool>,
+    /// Factor on the learning rate of each tensor.
+    lr_factors: Vec<f64>,
 }
 
 /// The gradients of a step, measured.
@@ -57,7 +59,15 @@ impl<B: Backend> TrainingState<B> {
             views: layout.params().iter().map(|p| p.view).collect(),
             names: layout.params().iter().map(|p| p.names[0].clone()).collect(),
             decays: layout.params().iter().map(|p| p.decay).collect(),
+            lr_factors: vec![1.0; layout.params().len()],
         }
+    }
+
+    /// Gives each tensor of `layout` a learning rate of its own: `factor` of its depth times the
+    /// step's.
+    pub fn set_layerwise(&mut self, layout: &ParamLayout, factor: impl Fn(usize) -> f64) {
+        let params = layout.params().iter();
+        self.lr_factors = params.map(|p| factor(p.depth)).collect();
     }
 
     /// Sets the gradients to zero.
@@ -86,9 +96,10 @@ impl<B: Backend> TrainingState<B> {
             .views
             .iter()
             .zip(&self.decays)
-            .map(|(&view, &decay)| ParamUpdate {
+            .zip(&self.lr_factors)
+            .map(|((&view, &decay), &factor)| ParamUpdate {
                 view,
-                lr: lr as f32,
+                lr: (lr * factor) as f32,
                 decay: if decay {
                     config.weight_decay_rate as f32
                 } else {

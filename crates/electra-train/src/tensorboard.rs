@@ -78,7 +78,11 @@ impl TensorBoardLog {
         self.scalars("eval", line.step, &line.scalars())
     }
 
-    fn scalars(
+    /// Appends scalars as `group/name`.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn scalars(
         &mut self,
         group: &str,
         step: u64,

@@ -16,7 +16,7 @@ const PROBE: usize = 8 << 10;
 const BUFFER: usize = 128 << 10;
 
 /// An input after decompression.
-pub(super) enum Bytes {
+pub(crate) enum Bytes {
     /// Text, to be read in order.
     Stream(Box<dyn BufRead + Send>),
     /// A format that is read from its end.
@@ -25,7 +25,7 @@ pub(super) enum Bytes {
 
 impl Bytes {
     /// The stream of a format that is text.
-    pub(super) fn into_stream(self) -> Box<dyn BufRead + Send> {
+    pub(crate) fn into_stream(self) -> Box<dyn BufRead + Send> {
         match self {
             Bytes::Stream(stream) => stream,
             Bytes::File(file) => Box::new(BufReader::with_capacity(BUFFER, file)),
@@ -33,16 +33,16 @@ impl Bytes {
     }
 }
 
-pub(super) struct Opened {
-    pub(super) path: PathBuf,
-    pub(super) format: Format,
-    pub(super) bytes: Bytes,
-    pub(super) utf8: Utf8Count,
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    pub(crate) bytes: Bytes,
+    pub(crate) utf8: Utf8Count,
 }
 
 /// Count and first offset of invalid UTF-8, shared by the byte layer and the reader.
 #[derive(Clone, Default)]
-pub(super) struct Utf8Count(Arc<(AtomicU64, AtomicU64)>);
+pub(crate) struct Utf8Count(Arc<(AtomicU64, AtomicU64)>);
 
 impl Utf8Count {
     pub(super) fn count(&self) -> u64 {
@@ -61,7 +61,7 @@ impl Utf8Count {
     }
 }
 
-pub(super) fn open(input: &Input, options: &ReadOptions) -> Result<Opened, ReadError> {
+pub(crate) fn open(input: &Input, options: &ReadOptions) -> Result<Opened, ReadError> {
     let path = input.path();
     let io = |source| ReadError::Io {
         path: path.clone(),
@@ -156,7 +156,8 @@ fn refuse_binary(path: &Path, head: &[u8]) -> Result<(), ReadError> {
     } else if head.starts_with(b"PAR1") {
         "it is Parquet; name it .parquet".to_owned()
     } else if let Some(at) = memchr::memchr(0, head) {
-        format!("NUL byte at offset {at}; give text files")
+        let line = memchr::memchr_iter(b'\n', &head[..at]).count() + 1;
+        format!("NUL byte at offset {at}, line {line}; give text files")
     } else {
         return Ok(());
     };

@@ -5,12 +5,12 @@
 //! token. A word of more than [`pieces::WORD_LIMIT`] bytes without any punctuation is cut too; it
 //! becomes one `[UNK]` a cut instead of one in all.
 
-mod bytes;
-mod inputs;
-mod jsonl;
+pub(crate) mod bytes;
+pub(crate) mod inputs;
+pub(crate) mod jsonl;
 mod parquet;
 pub mod pieces;
-mod table;
+pub(crate) mod table;
 mod text;
 
 use std::path::PathBuf;

@@ -137,7 +137,7 @@ fn bad_input_is_refused_with_its_place() {
         (
             "a.txt",
             b"text\0more",
-            "looks binary, not text: NUL byte at offset 4",
+            "looks binary, not text: NUL byte at offset 4, line 1",
         ),
         ("b.txt", b"\xFF\xFEa\0", "byte order mark of UTF-16"),
         ("c.txt", b"\x1F\x8B\x08\0", "gzip-compressed; name it .gz"),

@@ -22,13 +22,13 @@ fn color(role: Role) -> RGBColor {
 }
 
 /// Draws a chart over steps 0 to `last_step` or beyond, as an `<svg>` element.
-pub(super) fn svg(chart: &ChartData, last_step: f64) -> Result<String, ReportError> {
+pub(crate) fn svg(chart: &ChartData, last_step: f64) -> Result<String, ReportError> {
     let mut text = String::new();
     let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
     let drawn = draw(&area, chart, last_step).and_then(|()| Ok(area.present()?));
     drop(area);
     drawn.map_err(|e| ReportError::Draw {
-        curve: chart.title,
+        curve: chart.title.clone(),
         detail: e.to_string(),
     })?;
     Ok(text)

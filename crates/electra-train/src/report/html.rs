@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::series::{Role, charts};
+use super::series::{ChartData, Role, charts};
 use super::{DetectedToken, Report, ReportError, SampleDetection, chart};
 use crate::progress::{readable_count, readable_duration};
 
@@ -12,24 +12,30 @@ pub(super) fn page(report: &Report) -> Result<String, ReportError> {
     let title = escape(&report.title);
     let body = [
         format!("<h1>{title}</h1>\n"),
-        environment(report),
+        facts(&report.environment),
         summary(report),
         curves(report)?,
         samples(&report.samples),
         settings(&report.settings),
     ]
     .concat();
-    Ok(format!(
+    Ok(frame(&title, &body))
+}
+
+/// The whole page; both parts are HTML.
+pub(crate) fn frame(title: &str, body: &str) -> String {
+    format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
          </body>\n</html>\n",
         include_str!("style.css")
-    ))
+    )
 }
 
-fn environment(report: &Report) -> String {
-    let facts = report.environment.iter();
+/// Facts in a row.
+pub(crate) fn facts(facts: &[(String, String)]) -> String {
+    let facts = facts.iter();
     let facts: Vec<_> = facts
         .map(|(name, value)| format!("<span>{} <b>{}</b></span>", escape(name), escape(value)))
         .collect();
@@ -111,8 +117,13 @@ fn curves(report: &Report) -> Result<String, ReportError> {
         .chain(report.eval.iter().map(|line| line.step))
         .max()
         .unwrap_or(0);
+    figures(&charts(report), last_step as f64)
+}
+
+/// Charts with their legends.
+pub(crate) fn figures(charts: &[ChartData], last_step: f64) -> Result<String, ReportError> {
     let mut figures = String::new();
-    for data in charts(report) {
+    for data in charts {
         let legend: String = (data.curves.iter())
             .map(|curve| {
                 let class = match curve.role {
@@ -123,11 +134,11 @@ fn curves(report: &Report) -> Result<String, ReportError> {
                 format!("<span class=\"key {class}\">{}</span>", escape(curve.name))
             })
             .collect();
-        let svg = chart::svg(&data, last_step as f64)?;
+        let svg = chart::svg(data, last_step)?;
         let _ = writeln!(
             figures,
             "<figure><figcaption><b>{}</b>{legend}</figcaption>{svg}</figure>",
-            escape(data.title)
+            escape(&data.title)
         );
     }
     if figures.is_empty() {
@@ -178,7 +189,7 @@ fn token(token: &DetectedToken) -> String {
     )
 }
 
-fn settings(settings: &Map<String, Value>) -> String {
+pub(crate) fn settings(settings: &Map<String, Value>) -> String {
     let mut rows = String::new();
     flatten("", settings, &mut |key, value| {
         let value = match value {
@@ -204,7 +215,7 @@ fn flatten(prefix: &str, object: &Map<String, Value>, each: &mut impl FnMut(&str
 }
 
 /// Text as it must stand in HTML, inside of quoted attributes too.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

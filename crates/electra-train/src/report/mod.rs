@@ -1,8 +1,8 @@
 //! `report.html`: a run at a glance, in one file that needs nothing else.
 
-mod chart;
-mod html;
-mod series;
+pub(crate) mod chart;
+pub(crate) mod html;
+pub(crate) mod series;
 
 use std::io::Write;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub enum ReportError {
     #[error("cannot draw the curve `{curve}` of the report: {detail}")]
     Draw {
         /// Title of the chart.
-        curve: &'static str,
+        curve: String,
         /// What the drawing library said.
         detail: String,
     },

@@ -10,7 +10,7 @@ const MAX_BASE_POINTS: usize = 60;
 
 /// How a curve is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Train,
     Eval,
     Base,
@@ -18,7 +18,7 @@ pub(super) enum Role {
 
 /// One curve: steps and values, all finite.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Curve {
+pub(crate) struct Curve {
     pub role: Role,
     pub name: &'static str,
     pub points: Vec<(f64, f64)>,
@@ -26,15 +26,15 @@ pub(super) struct Curve {
 
 /// Some curves over one pair of axes.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct ChartData {
-    pub title: &'static str,
+pub(crate) struct ChartData {
+    pub title: String,
     /// A value that the vertical axis must reach, such as 0 for a speed.
     pub include: Option<f64>,
     pub curves: Vec<Curve>,
 }
 
 /// Every chart of the report that has at least one point.
-pub(super) fn charts(report: &Report) -> Vec<ChartData> {
+pub(crate) fn charts(report: &Report) -> Vec<ChartData> {
     let train = |name, value: fn(&StepMetrics) -> Option<f32>| Curve {
         role: Role::Train,
         name,
@@ -50,8 +50,8 @@ pub(super) fn charts(report: &Report) -> Vec<ChartData> {
         points: thinned(curve.points, MAX_BASE_POINTS),
         ..curve
     };
-    let chart = |title, include, curves| ChartData {
-        title,
+    let chart = |title: &str, include, curves| ChartData {
+        title: title.to_owned(),
         include,
         curves,
     };
@@ -116,7 +116,7 @@ fn points(values: impl Iterator<Item = (u64, Option<f32>)>) -> Vec<(f64, f64)> {
 }
 
 /// At most `limit` points: means over neighbours of equal number, give or take one.
-fn thinned(points: Vec<(f64, f64)>, limit: usize) -> Vec<(f64, f64)> {
+pub(crate) fn thinned(points: Vec<(f64, f64)>, limit: usize) -> Vec<(f64, f64)> {
     let len = points.len();
     if len <= limit {
         return points;

@@ -2,10 +2,12 @@
 
 pub mod bench;
 mod corpus;
+pub mod finetune;
 pub mod info;
 mod models;
 pub mod predict;
 pub mod prepare;
 pub mod pretrain;
 pub mod quickstart;
+mod task;
 pub mod vocab;

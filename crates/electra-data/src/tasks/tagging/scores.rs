@@ -1,0 +1,73 @@
+//! Scores of tags.
+
+use crate::metrics::entities::{EntityCounts, StrictScheme, strict_entities};
+use crate::tasks::TaskError;
+use crate::tasks::classification::{Scores, collect};
+use crate::tasks::spec::Metric;
+use crate::tasks::tagging::entities;
+
+/// Scores of sentences' tags. Precision, recall and F1 are those of entities in `seqeval`'s default
+/// mode, `f1_strict` that of its strict mode in the scheme of the gold tags; accuracy is that of
+/// words.
+#[derive(Clone, Debug, Default)]
+pub struct TagScores {
+    words: u64,
+    right: u64,
+    counts: EntityCounts,
+    gold: Vec<Vec<String>>,
+    predicted: Vec<Vec<String>>,
+}
+
+impl TagScores {
+    /// Counts a sentence.
+    ///
+    /// # Panics
+    /// If the two differ in length.
+    pub fn add(&mut self, gold: Vec<String>, predicted: Vec<String>) {
+        assert_eq!(gold.len(), predicted.len(), "a tag a word");
+        self.words += gold.len() as u64;
+        self.right += gold.iter().zip(&predicted).filter(|(g, p)| g == p).count() as u64;
+        self.counts.add(&entities(&gold), &entities(&predicted));
+        self.gold.push(gold);
+        self.predicted.push(predicted);
+    }
+
+    /// Entities by kind.
+    pub fn entities(&self) -> &EntityCounts {
+        &self.counts
+    }
+
+    /// Entities by kind in strict mode; `None` where the tags are in no scheme of entities.
+    pub fn strict_entities(&self) -> Option<EntityCounts> {
+        let scheme = StrictScheme::detect(&self.gold)?;
+        let mut counts = EntityCounts::default();
+        for (gold, predicted) in self.gold.iter().zip(&self.predicted) {
+            counts.add(
+                &strict_entities(gold, scheme)?,
+                &strict_entities(predicted, scheme)?,
+            );
+        }
+        Some(counts)
+    }
+
+    /// The asked-for metrics.
+    ///
+    /// # Errors
+    /// A metric that tags do not have.
+    pub fn scores(&self, metrics: &[Metric]) -> Result<Scores, TaskError> {
+        let entities = self.counts.micro_average();
+        collect(metrics, |metric| {
+            Some(match metric {
+                Metric::Accuracy => self.right as f64 / self.words.max(1) as f64,
+                Metric::Precision => entities.precision,
+                Metric::Recall => entities.recall,
+                Metric::F1 | Metric::F1Micro => entities.f1,
+                Metric::F1Macro => self.counts.macro_average().f1,
+                Metric::F1Strict => self
+                    .strict_entities()
+                    .map_or(f64::NAN, |counts| counts.micro_average().f1),
+                _ => return None,
+            })
+        })
+    }
+}

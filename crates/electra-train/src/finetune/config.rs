@@ -1,0 +1,291 @@
+//! Hyper-parameters of fine-tuning, with the names of the published system where it has them.
+
+use crate::suggestion::nearest;
+use electra_data::tasks::Metric;
+use electra_model::config::ElectraConfig;
+use electra_model::heads::HeadStyle;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What can be wrong with hyper-parameters.
+#[derive(Debug, thiserror::Error)]
+pub enum FinetuneConfigError {
+    /// No such hyper-parameter.
+    #[error("{place}: there is no hyper-parameter \"{key}\"{suggestion}")]
+    UnknownKey {
+        /// Where it was given.
+        place: String,
+        /// What was given.
+        key: String,
+        /// "; did you mean …?" or empty.
+        suggestion: String,
+    },
+    /// A value of the wrong type or range.
+    #[error("{place}: \"{key}\" {problem}")]
+    Value {
+        /// Where it was given.
+        place: String,
+        /// The hyper-parameter.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// Weights of classes in the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClassWeights {
+    /// `"balanced"`: examples / (classes · examples of the class), as in scikit-learn.
+    Named(String),
+    /// One each, in the order of the labels.
+    Each(Vec<f64>),
+}
+
+/// Hyper-parameters of a fine-tuning run. What is `None` follows the model's size or the task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneConfig {
+    /// Peak learning rate; of small 3e-4, base 1e-4, large 5e-5.
+    pub learning_rate: Option<f64>,
+    /// Factor on the learning rate from each layer to the one below; large 0.9, else 0.8.
+    pub layerwise_lr_decay: Option<f64>,
+    /// Share of the steps over which the learning rate warms up.
+    pub warmup_proportion: f64,
+    /// Weight decay, norms and biases left out.
+    pub weight_decay_rate: f64,
+    /// Passes over the training data; the task's.
+    pub num_train_epochs: Option<f64>,
+    /// Examples (windows of a text, questions with their choices) of a batch.
+    pub train_batch_size: usize,
+    /// Micro-batches that a batch is split into, to save memory.
+    pub gradient_accumulation_steps: usize,
+    /// Tokens of a sequence; the task's.
+    pub max_seq_length: Option<usize>,
+    /// Tokens from one window of a question's text to the next; the task's.
+    pub doc_stride: Option<usize>,
+    /// Dropout of hidden values and of the head; the model's.
+    pub hidden_dropout_prob: Option<f64>,
+    /// Dropout of attention probabilities; the model's.
+    pub attention_probs_dropout_prob: Option<f64>,
+    /// Share of the target that is spread evenly over all classes.
+    pub label_smoothing: f64,
+    /// Weights of classes: "balanced" or a list.
+    pub class_weights: Option<ClassWeights>,
+    /// What the best model is chosen by; the task's.
+    pub metric: Option<Metric>,
+    /// Evaluations in an epoch.
+    pub evals_per_epoch: u32,
+    /// Evaluations without a better score after which a run ends; 0: never.
+    pub early_stopping_patience: u32,
+    /// Runs with one seed after the other.
+    pub num_trials: u32,
+    /// Seed of the first run.
+    pub seed: u64,
+    /// Runs that are begun again, with another seed, if one sticks to the majority class.
+    pub max_restarts: u32,
+    /// Examples of each class to learn from; every run draws its own. All if null.
+    pub shots: Option<usize>,
+    /// Whose head: `hf` or `google`.
+    pub head: HeadStyle,
+    /// A conditional random field on top of tagging.
+    pub crf: bool,
+    /// `google`: the loss is the sum over the batch, and layerwise decay skips a layer.
+    pub compat: Option<String>,
+    /// Steps between checkpoints, beside those at evaluations; 0 for none.
+    pub save_checkpoints_steps: u64,
+    /// Tokens that are computed at once in evaluation.
+    pub eval_batch_tokens: usize,
+    /// Skipped steps in a row (loss or gradient not finite) after which a run stops.
+    pub max_skipped_steps: u32,
+}
+
+/// Settings that a resumed run may change: none changes a number of the run.
+pub const MAY_CHANGE: &[&str] = &[
+    "save_checkpoints_steps",
+    "eval_batch_tokens",
+    "max_skipped_steps",
+];
+
+impl Default for FinetuneConfig {
+    fn default() -> Self {
+        FinetuneConfig {
+            learning_rate: None,
+            layerwise_lr_decay: None,
+            warmup_proportion: 0.1,
+            weight_decay_rate: 0.01,
+            num_train_epochs: None,
+            train_batch_size: 32,
+            gradient_accumulation_steps: 1,
+            max_seq_length: None,
+            doc_stride: None,
+            hidden_dropout_prob: None,
+            attention_probs_dropout_prob: None,
+            label_smoothing: 0.0,
+            class_weights: None,
+            metric: None,
+            evals_per_epoch: 1,
+            early_stopping_patience: 0,
+            num_trials: 1,
+            seed: 0,
+            max_restarts: 2,
+            shots: None,
+            head: HeadStyle::Hf,
+            crf: false,
+            compat: None,
+            save_checkpoints_steps: 0,
+            eval_batch_tokens: 4096,
+            max_skipped_steps: 10,
+        }
+    }
+}
+
+impl FinetuneConfig {
+    /// Sets one hyper-parameter from `key=value`; the value is JSON, or text where it is not.
+    ///
+    /// # Errors
+    /// An unknown name, or a value of the wrong type.
+    pub fn set(&mut self, assignment: &str) -> Result<(), FinetuneConfigError> {
+        let place = format!("--set {assignment}");
+        let Some((key, text)) = assignment.split_once('=') else {
+            return Err(FinetuneConfigError::Value {
+                place,
+                key: assignment.to_owned(),
+                problem: "needs a value: --set name=value".into(),
+            });
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+        let mut all = self.to_map();
+        let Some(slot) = all.get_mut(key) else {
+            return Err(FinetuneConfigError::UnknownKey {
+                place,
+                key: key.to_owned(),
+                suggestion: nearest(key, all.keys()),
+            });
+        };
+        *slot = value;
+        *self = serde_json::from_value(Value::Object(all)).map_err(|error| {
+            FinetuneConfigError::Value {
+                place,
+                key: key.to_owned(),
+                problem: format!("has a value of the wrong type or range: {error}"),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The hyper-parameters as a JSON object.
+    pub fn to_map(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            _ => Map::new(),
+        }
+    }
+
+    /// Whether the reference's flaws are wanted.
+    pub fn compat_google(&self) -> bool {
+        self.compat.is_some()
+    }
+
+    /// Fills in what follows the model's size.
+    pub fn resolve(&mut self, network: &ElectraConfig) {
+        let (rate, decay) = match network.hidden_size {
+            0..=256 => (3e-4, 0.8),
+            257..=768 => (1e-4, 0.8),
+            _ => (5e-5, 0.9),
+        };
+        self.learning_rate.get_or_insert(rate);
+        self.layerwise_lr_decay.get_or_insert(decay);
+    }
+
+    /// Refuses what cannot be run.
+    ///
+    /// # Errors
+    /// The first value that is out of range.
+    pub fn validate(&self) -> Result<(), FinetuneConfigError> {
+        let check = |fine: bool, key: &str, problem: &str| match fine {
+            true => Ok(()),
+            false => Err(FinetuneConfigError::Value {
+                place: "hyper-parameters".into(),
+                key: key.into(),
+                problem: problem.into(),
+            }),
+        };
+        let above_zero = |v: f64| v.is_finite() && v > 0.0;
+        let share = |v: f64| (0.0..1.0).contains(&v);
+        for (key, value) in [
+            ("learning_rate", self.learning_rate),
+            ("num_train_epochs", self.num_train_epochs),
+        ] {
+            check(value.is_none_or(above_zero), key, "must be above 0")?;
+        }
+        check(
+            self.layerwise_lr_decay
+                .is_none_or(|v| above_zero(v) && v <= 1.0),
+            "layerwise_lr_decay",
+            "must be above 0 and at most 1",
+        )?;
+        check(
+            (0.0..=1.0).contains(&self.warmup_proportion),
+            "warmup_proportion",
+            "must be a share of the steps, from 0 to 1",
+        )?;
+        check(
+            self.weight_decay_rate.is_finite() && self.weight_decay_rate >= 0.0,
+            "weight_decay_rate",
+            "must not be negative",
+        )?;
+        check(
+            share(self.label_smoothing),
+            "label_smoothing",
+            "must be at least 0 and below 1",
+        )?;
+        for (key, value) in [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            (
+                "attention_probs_dropout_prob",
+                self.attention_probs_dropout_prob,
+            ),
+        ] {
+            check(
+                value.is_none_or(share),
+                key,
+                "must be at least 0 and below 1",
+            )?;
+        }
+        for (key, value) in [
+            ("train_batch_size", self.train_batch_size as u64),
+            (
+                "gradient_accumulation_steps",
+                self.gradient_accumulation_steps as u64,
+            ),
+            ("evals_per_epoch", self.evals_per_epoch.into()),
+            ("num_trials", self.num_trials.into()),
+            ("eval_batch_tokens", self.eval_batch_tokens as u64),
+            ("max_skipped_steps", self.max_skipped_steps.into()),
+            ("shots", self.shots.unwrap_or(1) as u64),
+        ] {
+            check(value > 0, key, "must be at least 1")?;
+        }
+        check(
+            self.compat.as_deref().is_none_or(|c| c == "google"),
+            "compat",
+            "must be \"google\" or null",
+        )?;
+        if let Some(weights) = &self.class_weights {
+            let fine = match weights {
+                ClassWeights::Named(name) => name == "balanced",
+                ClassWeights::Each(each) => {
+                    each.iter().all(|w| w.is_finite() && *w >= 0.0) && each.iter().any(|w| *w > 0.0)
+                }
+            };
+            check(
+                fine,
+                "class_weights",
+                "must be \"balanced\" or a list of weights, none below 0 and one above",
+            )?;
+        }
+        Ok(())
+    }
+}

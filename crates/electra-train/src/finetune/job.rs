@@ -1,0 +1,474 @@
+//! What a fine-tuning run works on: model, tasks and data, opened and checked before the first
+//! step.
+
+use super::config::{ClassWeights, FinetuneConfig, FinetuneConfigError};
+use electra_data::tasks::{
+    Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, LabelColumn, LabelSet,
+    OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
+    tagging::Scheme,
+};
+use electra_data::tokenizer::{Tokenizer, TokenizerError};
+use electra_model::config::ElectraConfig;
+use electra_model::files::{FileError, ModelDir};
+use electra_model::heads::files::{TaskEntry, read_encoder};
+use electra_model::heads::losses::ClassOptions;
+use electra_model::heads::network::TaskNetwork;
+use electra_model::heads::{HeadKind, HeadSpec, joint_span};
+use electra_model::init::initial_values;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Why a run cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FinetuneJobError {
+    /// The hyper-parameters.
+    #[error(transparent)]
+    Config(#[from] FinetuneConfigError),
+    /// The data.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] FileError),
+    /// Sizes that make no network.
+    #[error(transparent)]
+    Network(#[from] electra_model::config::ConfigError),
+    /// Tasks that cannot be trained together, or options that do not fit them.
+    #[error("{0}")]
+    Options(String),
+}
+
+/// What to begin with.
+#[derive(Debug)]
+pub enum Start {
+    /// A model's encoder.
+    Model(ModelDir),
+    /// Random values in a network of these sizes.
+    Scratch(ElectraConfig),
+}
+
+/// A task and its files.
+#[derive(Clone, Debug)]
+pub struct TaskFiles {
+    /// What it is.
+    pub spec: TaskSpec,
+    /// Labelled examples to learn from.
+    pub train: PathBuf,
+    /// Labelled examples to choose the best model by; without, a part of `train` is held out.
+    pub dev: Option<PathBuf>,
+    /// How the files are read.
+    pub open: OpenOptions,
+}
+
+/// Share of the training data that is held out where there is no development data.
+const HELD_OUT: f64 = 0.1;
+
+/// A task with its data.
+#[derive(Debug)]
+pub struct Task {
+    /// What it is.
+    pub spec: TaskSpec,
+    /// Its head, labels and settings, as they stand in the model's directory.
+    pub entry: TaskEntry,
+    /// Labels by number.
+    pub labels: LabelSet,
+    /// Weights and smoothing of its classes.
+    pub class_options: ClassOptions,
+    /// To learn from.
+    pub train: Vec<Features>,
+    /// Class of each training example, where it has one: what `shots` counts.
+    pub train_classes: Vec<Option<u32>>,
+    /// To choose by: as read.
+    pub dev_examples: Vec<Example>,
+    /// To choose by: as the network sees it.
+    pub dev: Vec<Features>,
+    /// Of questions: the windows that `dev` is made of, an example each.
+    pub dev_windows: Vec<Windows>,
+    /// What was done to fit the data, a line each.
+    pub notes: Vec<String>,
+}
+
+/// Everything a run works on.
+#[derive(Debug)]
+pub struct FinetuneJob {
+    /// The hyper-parameters, resolved.
+    pub config: FinetuneConfig,
+    /// Configuration of the network.
+    pub network_config: ElectraConfig,
+    /// Encoder and heads.
+    pub network: TaskNetwork,
+    /// The model's.
+    pub tokenizer: Tokenizer,
+    /// The tasks, in the order of the heads.
+    pub tasks: Vec<Task>,
+    start: Start,
+    fingerprint: String,
+}
+
+/// The kind of head that a kind of task has.
+pub fn head_kind(kind: TaskKind) -> HeadKind {
+    match kind {
+        TaskKind::Classification => HeadKind::Classification,
+        TaskKind::MultiLabel => HeadKind::MultiLabel,
+        TaskKind::Regression => HeadKind::Regression,
+        TaskKind::Tagging => HeadKind::Tagging,
+        TaskKind::QuestionAnswering => HeadKind::QuestionAnswering,
+        TaskKind::MultipleChoice => HeadKind::MultipleChoice,
+    }
+}
+
+impl FinetuneJob {
+    /// Reads the data and checks everything against everything.
+    ///
+    /// # Errors
+    /// A [`FinetuneJobError`]: of the hyper-parameters, the model, the data.
+    pub fn open(
+        mut config: FinetuneConfig,
+        start: Start,
+        tokenizer: Tokenizer,
+        files: Vec<TaskFiles>,
+    ) -> Result<Self, FinetuneJobError> {
+        config.validate()?;
+        let mut network_config = match &start {
+            Start::Model(dir) => dir.config().clone(),
+            Start::Scratch(config) => config.clone(),
+        };
+        config.resolve(&network_config);
+        if let Some(rate) = config.hidden_dropout_prob {
+            network_config.hidden_dropout_prob = rate;
+        }
+        if let Some(rate) = config.attention_probs_dropout_prob {
+            network_config.attention_probs_dropout_prob = rate;
+        }
+        network_config.validate()?;
+        if tokenizer.vocab_size() > network_config.vocab_size {
+            return Err(FinetuneJobError::Options(format!(
+                "the tokenizer has {} tokens but the model's word table {} rows; the tokenizer is \
+                 another model's",
+                tokenizer.vocab_size(),
+                network_config.vocab_size
+            )));
+        }
+        let names: Vec<&str> = files.iter().map(|f| f.spec.name.as_str()).collect();
+        for (i, name) in names.iter().enumerate() {
+            if names[..i].contains(name) {
+                return Err(FinetuneJobError::Options(format!(
+                    "task {name} is given twice; each task of a model has a name of its own"
+                )));
+            }
+        }
+        let mut fingerprint = blake3::Hasher::new();
+        let tasks = files
+            .into_iter()
+            .map(|files| {
+                let positions = network_config.max_position_embeddings;
+                open_task(&config, positions, &tokenizer, files, &mut fingerprint)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let specs: Vec<HeadSpec> = tasks.iter().map(|t| t.entry.head.clone()).collect();
+        Ok(FinetuneJob {
+            network: TaskNetwork::new(&network_config, &specs),
+            fingerprint: fingerprint.finalize().to_hex().to_string(),
+            config,
+            network_config,
+            tokenizer,
+            tasks,
+            start,
+        })
+    }
+
+    /// Parameters of a run with `seed` at step 0: the model's encoder, heads drawn by the seed.
+    ///
+    /// # Errors
+    /// Tensors that are missing, of another shape or not finite.
+    pub fn initial_values(&self, seed: u64) -> Result<Vec<f32>, FileError> {
+        let mut values = initial_values(&self.network.layout, seed);
+        if let Start::Model(dir) = &self.start {
+            read_encoder(dir, &self.network, &mut values)?;
+        }
+        Ok(values)
+    }
+
+    /// Every setting that decides the outcome, for the run directory.
+    pub fn settings(&self, precision: &str) -> Map<String, Value> {
+        let mut settings = self.config.to_map();
+        let start = match &self.start {
+            Start::Model(dir) => {
+                let path = std::fs::canonicalize(dir.path()).unwrap_or(dir.path().into());
+                path.display().to_string().into()
+            }
+            Start::Scratch(config) => serde_json::to_value(config).unwrap_or_default(),
+        };
+        let tasks = self.tasks.iter().map(|t| t.spec.name.as_str()).collect();
+        settings.insert("model".into(), start);
+        settings.insert("tasks".into(), tasks);
+        settings.insert("data".into(), self.fingerprint.clone().into());
+        settings.insert("tokenizer".into(), self.tokenizer.hash().into());
+        settings.insert("precision".into(), precision.into());
+        settings
+    }
+
+    /// Tokens of an ordinary micro-batch of a task.
+    pub fn tokens_of_batch(&self, task: &Task) -> usize {
+        let lengths = task.train.iter().flat_map(|f| &f.sequences);
+        let tokens: usize = lengths.map(|s| s.token_ids.len()).sum();
+        let batch = self.config.train_batch_size / self.config.gradient_accumulation_steps;
+        (tokens / task.train.len().max(1)) * batch.max(1)
+    }
+
+    /// The tasks as they stand in the model's directory.
+    pub fn entries(&self) -> Vec<TaskEntry> {
+        self.tasks.iter().map(|t| t.entry.clone()).collect()
+    }
+}
+
+/// Reads examples and adds what they are to `fingerprint`.
+fn read(
+    spec: &TaskSpec,
+    path: &Path,
+    open: OpenOptions,
+    fingerprint: &mut blake3::Hasher,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Example>, TaskError> {
+    let mut reader = electra_data::tasks::Examples::open(spec, path, open)?;
+    let mut examples = Vec::new();
+    for example in &mut reader {
+        let example = example?;
+        fingerprint.update(format!("{:?}{:?}", example.input, example.gold).as_bytes());
+        examples.push(example);
+    }
+    if examples.is_empty() {
+        return Err(TaskError::Empty { path: path.into() });
+    }
+    for (count, what) in [
+        (reader.skipped(), "rows were left out as incomplete"),
+        (reader.invalid_utf8(), "lines have invalid UTF-8, replaced"),
+    ] {
+        if count > 0 {
+            notes.push(format!("{}: {count} {what}", path.display()));
+        }
+    }
+    Ok(examples)
+}
+
+fn open_task(
+    config: &FinetuneConfig,
+    positions: usize,
+    tokenizer: &Tokenizer,
+    files: TaskFiles,
+    fingerprint: &mut blake3::Hasher,
+) -> Result<Task, FinetuneJobError> {
+    let TaskFiles {
+        mut spec,
+        train,
+        dev,
+        open,
+    } = files;
+    let mut notes = Vec::new();
+    let open = OpenOptions {
+        labels: LabelColumn::Required,
+        ..open
+    };
+    fingerprint.update(spec.name.as_bytes());
+    let mut train_examples = read(&spec, &train, open, fingerprint, &mut notes)?;
+    let dev_examples = match &dev {
+        Some(path) => read(&spec, path, open, fingerprint, &mut notes)?,
+        None => {
+            let (kept, held) = hold_out(train_examples, HELD_OUT, 0)?;
+            train_examples = kept;
+            notes.push(format!(
+                "{}: no development file is given; {} examples of the training file are held out",
+                spec.name,
+                held.len()
+            ));
+            held
+        }
+    };
+    spec.max_seq_length = config.max_seq_length.unwrap_or(spec.max_seq_length);
+    spec.doc_stride = config.doc_stride.unwrap_or(spec.doc_stride);
+    if spec.max_seq_length > positions {
+        match config.max_seq_length {
+            Some(given) => {
+                return Err(FinetuneJobError::Options(format!(
+                    "max_seq_length is {given}, but the model has {positions} positions"
+                )));
+            }
+            None => spec.max_seq_length = positions,
+        }
+    }
+    let labels = LabelSet::of_training(&spec, &train_examples, Scheme::default())?;
+    labels.check_development(&dev_examples)?;
+    let kind = head_kind(spec.kind);
+    let head = HeadSpec {
+        name: spec.name.clone(),
+        kind,
+        style: config.head,
+        outputs: match kind {
+            HeadKind::Regression | HeadKind::MultipleChoice => 1,
+            HeadKind::QuestionAnswering => 2,
+            _ => labels.len(),
+        },
+        crf: config.crf && kind == HeadKind::Tagging,
+        span_width: joint_span::WIDTH,
+    };
+    if config.crf && kind != HeadKind::Tagging {
+        return Err(FinetuneJobError::Options(format!(
+            "crf is for tagging, and {} is not",
+            spec.name
+        )));
+    }
+    let options = FeatureOptions {
+        training: true,
+        ..FeatureOptions::of(&spec)
+    };
+    let (train_features, _) = features_of(
+        &spec,
+        tokenizer,
+        &labels,
+        &train_examples,
+        options.clone(),
+        &mut notes,
+    )?;
+    let options = FeatureOptions {
+        training: false,
+        ..options
+    };
+    let (dev, dev_windows) = features_of(
+        &spec,
+        tokenizer,
+        &labels,
+        &dev_examples,
+        options,
+        &mut notes,
+    )?;
+    if train_features.is_empty() {
+        return Err(FinetuneJobError::Options(format!(
+            "{}: no example can be learned from",
+            train.display()
+        )));
+    }
+    let train_classes: Vec<Option<u32>> = train_features
+        .iter()
+        .map(|f| match &f.target {
+            Some(Target::Class(class)) if kind == HeadKind::Classification => Some(*class),
+            _ => None,
+        })
+        .collect();
+    let class_options = ClassOptions {
+        class_weights: class_weights(config, &head, &train_features)?,
+        label_smoothing: config.label_smoothing,
+    };
+    let mut settings = BTreeMap::new();
+    settings.insert(
+        "task".to_owned(),
+        serde_json::to_value(&spec).unwrap_or_default(),
+    );
+    Ok(Task {
+        entry: TaskEntry {
+            head,
+            labels: labels.names().to_vec(),
+            settings,
+        },
+        labels,
+        class_options,
+        train: train_features,
+        train_classes,
+        dev_examples,
+        dev,
+        dev_windows,
+        notes,
+        spec,
+    })
+}
+
+/// Features of all examples, and of questions the windows that they are made of.
+///
+/// # Errors
+/// A [`TaskError`] of the first example that has none.
+pub fn features_of(
+    spec: &TaskSpec,
+    tokenizer: &Tokenizer,
+    labels: &LabelSet,
+    examples: &[Example],
+    options: FeatureOptions,
+    notes: &mut Vec<String>,
+) -> Result<(Vec<Features>, Vec<Windows>), TaskError> {
+    let training = options.training;
+    let featurizer = Featurizer::new(spec.kind, tokenizer.clone(), labels.clone(), options)?;
+    let mut counts = FeatureCounts::default();
+    let (mut features, mut windows) = (Vec::with_capacity(examples.len()), Vec::new());
+    for (number, example) in examples.iter().enumerate() {
+        if spec.kind == TaskKind::QuestionAnswering && !training {
+            let of_one = Windows::new(&featurizer, number, example, &mut counts)?;
+            features.extend_from_slice(of_one.features());
+            windows.push(of_one);
+        } else {
+            features.extend(featurizer.features(number, example, &mut counts)?);
+        }
+    }
+    let said = counts.notes().into_iter();
+    notes.extend(said.map(|note| format!("{}: {note}", spec.name)));
+    Ok((features, windows))
+}
+
+/// Weights of the classes of a task that has classes.
+fn class_weights(
+    config: &FinetuneConfig,
+    head: &HeadSpec,
+    train: &[Features],
+) -> Result<Option<Vec<f64>>, FinetuneJobError> {
+    let classes = head.outputs;
+    let with_classes = matches!(head.kind, HeadKind::Classification | HeadKind::Tagging);
+    match &config.class_weights {
+        None => Ok(None),
+        Some(_) if !with_classes || head.crf => Err(FinetuneJobError::Options(format!(
+            "class_weights are for classification and for tagging without crf, and {} is neither",
+            head.name
+        ))),
+        Some(ClassWeights::Each(each)) if each.len() != classes => {
+            Err(FinetuneJobError::Options(format!(
+                "class_weights has {} weights, but {} has {classes} labels",
+                each.len(),
+                head.name
+            )))
+        }
+        Some(ClassWeights::Each(each)) => Ok(Some(each.clone())),
+        Some(ClassWeights::Named(_)) => {
+            let mut counts = vec![0u64; classes];
+            for target in train.iter().filter_map(|f| f.target.as_ref()) {
+                match target {
+                    Target::Class(class) => counts[*class as usize] += 1,
+                    Target::Tags(tags) => {
+                        tags.iter().flatten().for_each(|&t| counts[t as usize] += 1);
+                    }
+                    _ => {}
+                }
+            }
+            let all: u64 = counts.iter().sum();
+            let there = counts.iter().filter(|&&n| n > 0).count();
+            let weights = counts.iter().map(|&n| match n {
+                0 => 0.0,
+                n => all as f64 / (there as f64 * n as f64),
+            });
+            Ok(Some(weights.collect()))
+        }
+    }
+}
+
+/// Gold class names of an example, for reports.
+pub fn gold_text(gold: &Gold) -> String {
+    match gold {
+        Gold::Class(label) => label.clone(),
+        Gold::Labels(labels) => labels.join(", "),
+        Gold::Value(value) => value.to_string(),
+        Gold::Tags(tags) => tags.join(" "),
+        Gold::Answers(answers) => answers
+            .first()
+            .map_or("(no answer)".into(), |a| a.text.clone()),
+        Gold::Choice(choice) => choice.to_string(),
+    }
+}

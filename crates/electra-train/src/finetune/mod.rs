@@ -1,0 +1,15 @@
+//! Fine-tuning: a model and labelled data to a model for a task.
+
+pub mod answers;
+pub mod batch;
+pub mod config;
+pub mod job;
+pub mod layerwise;
+pub mod lines;
+pub mod outputs;
+pub mod plan;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod score;
+pub mod trainer;

@@ -1,0 +1,92 @@
+//! What came of a run's trials: each one's score, and how they spread.
+
+use super::score::NamedScores;
+use serde::{Deserialize, Serialize};
+
+/// One trial at its best evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Seed of its heads, order and dropout.
+    pub seed: u64,
+    /// Value of what the best model is chosen by; the mean over tasks.
+    pub score: f64,
+    /// Every score at that evaluation.
+    pub scores: NamedScores,
+    /// Epochs done then.
+    pub epoch: f64,
+    /// Whether it stuck to the majority class to its end.
+    pub stuck: bool,
+}
+
+/// All trials, summed up. Median, best and spread stand apart: the best of many seeds is no
+/// estimate of what one will give.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The middle score; the mean of the two middle ones of an even number.
+    pub median: f64,
+    /// The best score.
+    pub best: f64,
+    /// The worst.
+    pub worst: f64,
+    /// Mean.
+    pub mean: f64,
+    /// Sample standard deviation; 0 of one trial.
+    pub deviation: f64,
+}
+
+impl Summary {
+    /// Of at least one trial. Where smaller is better, `larger_is_better` is false.
+    pub fn of(trials: &[Trial], larger_is_better: bool) -> Self {
+        let mut scores: Vec<f64> = trials.iter().map(|t| t.score).collect();
+        scores.sort_by(f64::total_cmp);
+        let (Some(&low), Some(&high)) = (scores.first(), scores.last()) else {
+            return Summary::default();
+        };
+        let n = scores.len();
+        let mean = scores.iter().sum::<f64>() / n as f64;
+        let squares: f64 = scores.iter().map(|s| (s - mean).powi(2)).sum();
+        let (best, worst) = match larger_is_better {
+            true => (high, low),
+            false => (low, high),
+        };
+        Summary {
+            median: 0.5 * (scores[(n - 1) / 2] + scores[n / 2]),
+            best,
+            worst,
+            mean,
+            deviation: match n {
+                1 => 0.0,
+                n => (squares / (n - 1) as f64).sqrt(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_best_and_spread_stand_apart() {
+        let trials = |scores: &[f64]| -> Vec<Trial> {
+            scores
+                .iter()
+                .map(|&score| Trial {
+                    seed: 0,
+                    score,
+                    scores: Vec::new(),
+                    epoch: 1.0,
+                    stuck: false,
+                })
+                .collect()
+        };
+        let of_four = Summary::of(&trials(&[0.4, 0.1, 0.2, 0.9]), true);
+        assert!((of_four.median - 0.3).abs() < 1e-12);
+        assert_eq!((of_four.best, of_four.worst), (0.9, 0.1));
+        let sum: f64 = [0.0f64, -0.3, -0.2, 0.5].iter().map(|d| d * d).sum();
+        assert!((of_four.deviation - (sum / 3.0).sqrt()).abs() < 1e-12);
+        let errors = Summary::of(&trials(&[3.0, 1.0, 2.0]), false);
+        assert_eq!((errors.median, errors.best, errors.worst), (2.0, 1.0, 3.0));
+        assert_eq!(Summary::of(&trials(&[0.5]), true).deviation, 0.0);
+    }
+}
