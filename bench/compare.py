@@ -246,7 +246,7 @@ class Comparison:
             print(f"warning: others take {busy:.0%} of the processors", file=sys.stderr)
         for round in range(self.args.rounds):
             for side in sides:
-                if (row.name, side) in self.failures:
+                if (row.name, side) in self.failures or self.kept.get(row.name, side, round) is not None:
                     continue
                 print(f"{row.name}, round {round + 1} of {self.args.rounds}: {side}", file=sys.stderr, flush=True)
                 try:

@@ -132,6 +132,20 @@ fn train_times_the_whole_step() {
 }
 
 #[test]
+fn finetune_times_the_whole_step_on_ragged_batches() {
+    let dir = TempDir::new().expect("a directory");
+    let lengths = write(dir.path(), "lengths", "5\n9\n3\n");
+    let shape = ["finetune", "--preset", "tiny", "--batch", "2"];
+    let line = bench_one(&[&shape[..], &["--lengths", &lengths, "--profile"]].concat());
+    assert_contract(&line);
+    let parts = ["dropout", "attention_backward", "squared_norms", "adamw"];
+    assert_phases(&line, &parts);
+    // 17 tokens in two batches.
+    let tokens = number(&line, "tokens_per_s") * number(&line, "ms") / 1e3;
+    assert!((tokens - 8.5).abs() < 0.01, "{tokens} tokens a batch");
+}
+
+#[test]
 fn gemm_prints_the_registers_and_every_product_of_a_preset() {
     let shape = ["gemm", "--preset", "tiny", "--batch", "1", "--seq", "16"];
     let lines = bench(&[&shape[..], &["--precision", "f32"], &SHORT].concat());

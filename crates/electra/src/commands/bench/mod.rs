@@ -1,6 +1,7 @@
 //! `electra bench`: how fast, beside what the same cores could do at best. One file a subject.
 
 mod batches;
+mod finetune;
 mod gemm;
 mod infer;
 mod load;
@@ -31,6 +32,7 @@ enum Subject {
     Operators(operators::Args),
     Infer(infer::Args),
     Train(train::Args),
+    Finetune(finetune::Args),
     Prepare(prepare::Args),
     Load(load::Args),
 }
@@ -43,6 +45,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Subject::Operators(args) => operators::run(args, &stop),
         Subject::Infer(args) => infer::run(args, &stop),
         Subject::Train(args) => train::run(args, &stop),
+        Subject::Finetune(args) => finetune::run(args, &stop),
         Subject::Prepare(args) => prepare::run(args, &stop),
         Subject::Load(args) => load::run(args, &stop),
     };
