@@ -5,6 +5,7 @@ pub mod backend;
 pub mod batch;
 pub mod cpu;
 pub mod params;
+pub mod quantize;
 pub mod reference;
 pub mod rng;
 pub mod selftest;

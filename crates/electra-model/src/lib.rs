@@ -9,3 +9,4 @@ pub mod generator;
 pub mod inference;
 pub mod init;
 pub mod pretraining;
+pub mod sensitivity;

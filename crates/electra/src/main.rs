@@ -26,6 +26,7 @@ enum Command {
     Prepare(commands::prepare::Args),
     Pretrain(commands::pretrain::Args),
     Predict(commands::predict::Args),
+    Export(commands::export::Args),
     Info(commands::info::Args),
 }
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Prepare(args) => commands::prepare::run(args),
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Predict(args) => commands::predict::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Info(args) => commands::info::run(args),
     };
     match result {

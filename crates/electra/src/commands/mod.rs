@@ -1,6 +1,7 @@
 //! The subcommands.
 
 mod corpus;
+pub mod export;
 pub mod info;
 mod models;
 pub mod predict;

@@ -129,7 +129,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             ("standard input".to_owned(), Box::new(std::io::stdin()))
         }
     };
-    args.device.run(Predict {
+    args.device.for_model(&dir).run(Predict {
         lines: Lines::new(input, name, args.lossy),
         args: &args,
         dir: &dir,
@@ -139,7 +139,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// The tokenizer beside a model, checked against its word table.
-fn tokenizer_of(dir: &ModelDir) -> Result<Tokenizer> {
+pub(super) fn tokenizer_of(dir: &ModelDir) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::load(dir.path(), None)?;
     let (tokens, rows) = (tokenizer.vocab_size(), dir.config().vocab_size);
     let path = dir.path().display();
