@@ -9,7 +9,7 @@ use electra_engine::batch::PackedBatch;
 use electra_engine::cpu::{Cpu, CpuOptions, CpuParams, Isa, Precision as CpuPrecision};
 use electra_model::files::atomic::readable_bytes;
 use electra_model::files::{ModelDir, Quantization, StoredAs, export};
-use electra_model::sensitivity::{Probe, THRESHOLD, relative_deviation};
+use electra_model::sensitivity::{Effect, Probe, THRESHOLD, relative_deviation};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
@@ -31,7 +31,7 @@ pub struct Args {
     /// Directory to write, new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Text, of which the first 2,048 tokens show which layers lose too much in int8; one text a
+    /// Text, of which the first 1,024 tokens show which layers lose too much in int8; one text a
     /// line [default: verses inside the binary]
     #[arg(long, value_name = "FILE")]
     sample: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 /// Tokens of sample text: beyond, the deviations change little.
-const SAMPLE_TOKENS: usize = 2048;
+const SAMPLE_TOKENS: usize = 1024;
 /// Tokens of one text of the sample.
 const TEXT_TOKENS: usize = 128;
 /// Verses between two of the sample, so that it comes from all of the text.
@@ -82,6 +82,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         if let Some(found) = measured {
             object["kept_exact"] = found.kept.into();
             object["deviation"] = found.deviation.into();
+            object["products"] = found
+                .effects
+                .iter()
+                .map(|e| json!({ "modules": e.modules, "deviation": e.deviation }))
+                .collect();
         }
         writeln!(stdout, "{object}")?;
     } else {
@@ -102,6 +107,8 @@ struct Measured {
     kept: Vec<String>,
     /// Relative deviation of the last hidden states with all others in bytes.
     deviation: f64,
+    /// Of each product alone in bytes.
+    effects: Vec<Effect>,
 }
 
 /// Finds the layers that lose too much.
@@ -120,7 +127,8 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     })?;
     let tokens = batch.tokens();
     let mut probe = Probe::<Cpu>::new(&mut backend, dir, batch, CpuParams::keep_exact)?;
-    let effects = probe.effects(&mut backend, |_, _| ());
+    eprintln!("measuring on {tokens} tokens what int8 costs in each layer");
+    let effects = probe.effects(&mut backend);
     let largest = effects.iter().map(|e| e.deviation).fold(0.0, f64::max);
     let mut kept = Vec::new();
     for effect in effects.iter().filter(|e| !(e.deviation <= THRESHOLD)) {
@@ -136,12 +144,16 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     let quantized = probe.states(&mut backend, |these| {
         !these.iter().any(|m| kept.contains(m))
     });
-    let deviation = relative_deviation(&quantized, &exact);
+    let deviation = relative_deviation(&quantized, &exact, dir.config().hidden_size);
     eprintln!(
-        "int8 on {tokens} tokens: the last hidden states deviate by {deviation:.4} of their size; \
-         by at most {largest:.4} with one product alone in int8"
+        "the last hidden states deviate by {deviation:.4} of their size in int8; by at most \
+         {largest:.4} with one product alone in int8"
     );
-    Ok(Measured { kept, deviation })
+    Ok(Measured {
+        kept,
+        deviation,
+        effects,
+    })
 }
 
 /// Tokens of the sample text.
