@@ -245,5 +245,5 @@ fn bf16_and_int8_hardly_change_what_a_model_trained_on_real_text_says() {
 
 /// Bounds of the largest and the mean deviation of logits, and of the changes of AUC and accuracy.
 type Bounds = (f64, f64, f64, f64);
-const BF16: Bounds = (0.3, 0.02, 0.002, 0.002);
-const INT8: Bounds = (0.3, 0.02, 0.002, 0.002);
+const BF16: Bounds = (0.1, 0.01, 0.001, 0.001);
+const INT8: Bounds = (0.1, 0.01, 0.001, 0.001);
