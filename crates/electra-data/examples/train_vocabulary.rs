@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let start = Instant::now();
     let mut counts = WordCounts::new(Normalisation::UNCASED);
-    counts.add_inputs(&expand(inputs)?, &ReadOptions::default())?;
+    counts.add_inputs(&expand(inputs)?, &ReadOptions::default(), &mut |_| ())?;
     println!("counted in {:.2} s", start.elapsed().as_secs_f64());
     let tokenizer = counts.train(&VocabularyOptions {
         size: size.parse()?,

@@ -12,13 +12,15 @@
 //! - [`order`]: a shuffle that needs no memory;
 //! - [`loader`]: packed batches that are a function of a cursor;
 //! - [`masking`]: dynamic masking of a batch;
-//! - [`tasks`]: labelled examples for fine-tuning.
+//! - [`tasks`]: labelled examples for fine-tuning;
+//! - [`metrics`]: scores of predictions.
 
 pub mod examples;
 pub mod held_out;
 pub mod loader;
 pub mod manifest;
 pub mod masking;
+pub mod metrics;
 pub mod order;
 pub mod prepare;
 pub mod read;

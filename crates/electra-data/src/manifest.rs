@@ -51,14 +51,14 @@ pub struct Plan {
 
 /// One input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct InputEntry {
     /// File name without its folders, or `-`.
     pub name: String,
     /// Bytes as they lie on disk.
     pub bytes: u64,
-    /// BLAKE3 of the first and last 64 KiB and the size.
-    pub sample_blake3: String,
+    /// BLAKE3 of these bytes, hexadecimal. None of standard input, and before all is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
 }
 
 /// One shard.
@@ -80,7 +80,8 @@ pub struct ShardEntry {
 }
 
 impl Plan {
-    /// The first thing in which `self` (what is there) and `wanted` differ, in words.
+    /// The first thing in which `self` (what is there) and `wanted` differ, in words: options, and
+    /// names of inputs.
     pub fn difference(&self, wanted: &Plan) -> Option<String> {
         let fields = [
             (
@@ -117,21 +118,25 @@ impl Plan {
                 return Some(format!("{name}: {there} there, {wanted} now"));
             }
         }
-        for (i, (there, wanted)) in self.inputs.iter().zip(&wanted.inputs).enumerate() {
-            if there != wanted {
-                let what = if there.name != wanted.name {
-                    format!("{} there, {} now", there.name, wanted.name)
-                } else if there.bytes != wanted.bytes {
-                    format!(
-                        "{} of {} bytes there, {} now",
-                        there.name, there.bytes, wanted.bytes
-                    )
-                } else {
-                    format!("the content of {} has changed", there.name)
-                };
-                return Some(format!("input {}: {what}", i + 1));
-            }
-        }
-        None
+        let mut pairs = self.inputs.iter().zip(&wanted.inputs).zip(1..);
+        pairs.find_map(|((there, wanted), number)| {
+            (there.name != wanted.name)
+                .then(|| format!("input {number}: {} there, {} now", there.name, wanted.name))
+        })
+    }
+
+    /// The first input whose size differs, in words. Which part has which block follows from the
+    /// sizes.
+    pub fn size_difference(&self, wanted: &Plan) -> Option<String> {
+        let mut pairs = self.inputs.iter().zip(&wanted.inputs).zip(1..);
+        pairs.find_map(|((there, wanted), number)| {
+            (there.bytes != wanted.bytes).then(|| {
+                let (name, bytes) = (&there.name, there.bytes);
+                format!(
+                    "input {number}: {name} of {bytes} bytes there, {} now",
+                    wanted.bytes
+                )
+            })
+        })
     }
 }

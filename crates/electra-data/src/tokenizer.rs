@@ -293,16 +293,6 @@ impl Tokenizer {
             .collect())
     }
 
-    /// Text from ids: pieces joined, special tokens left out where `skip_special`.
-    ///
-    /// # Errors
-    /// None that ids are known to cause; unknown ids are left out.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        self.library
-            .decode(ids, skip_special)
-            .map_err(|e| TokenizerError::Library(e.to_string()))
-    }
-
     /// A hash of all that decides which ids a text gets, 64 hexadecimal digits. The same for a
     /// tokenizer loaded from any of its files, on any machine.
     pub fn hash(&self) -> String {

@@ -29,6 +29,17 @@ pub struct VocabularyOptions {
     pub min_frequency: u64,
 }
 
+/// What was read to count words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Bytes of text.
+    pub text_bytes: u64,
+    /// Invalid UTF-8 sequences replaced.
+    pub invalid_utf8: u64,
+    /// Inputs read to their ends.
+    pub inputs: usize,
+}
+
 /// Counts the words of a stream of text.
 #[derive(Debug)]
 pub struct WordCounts {
@@ -70,20 +81,30 @@ impl WordCounts {
         }
     }
 
-    /// Counts the words of every document of some inputs.
+    /// Counts the words of every document of some inputs. `progress` is told what is read.
     ///
     /// # Errors
     /// Those of the reader.
-    pub fn add_inputs(&mut self, inputs: &[Input], options: &ReadOptions) -> Result<(), ReadError> {
+    pub fn add_inputs(
+        &mut self,
+        inputs: &[Input],
+        options: &ReadOptions,
+        progress: &mut dyn FnMut(&Counted),
+    ) -> Result<Counted, ReadError> {
+        let mut counted = Counted::default();
         let mut text = String::new();
         for input in inputs {
             let mut reader = Reader::open(input, options)?;
             while reader.piece(&mut text)?.is_some() {
                 self.add(&text);
+                counted.text_bytes += text.len() as u64;
                 text.clear();
+                progress(&counted);
             }
+            counted.invalid_utf8 += reader.invalid_utf8();
+            counted.inputs += 1;
         }
-        Ok(())
+        Ok(counted)
     }
 
     /// The normalised words and their counts, sorted.

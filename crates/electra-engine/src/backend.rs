@@ -10,6 +10,7 @@
 
 use crate::params::{ParamLayout, ParamView};
 use crate::rng::Rng;
+use std::time::Duration;
 
 /// A matrix of activations on a device: a handle, valid on the backend that made it.
 ///
@@ -150,6 +151,26 @@ pub struct Norm {
     pub bias: ParamView,
     /// Added to the variance.
     pub eps: f32,
+}
+
+/// A draw of one entry of the vocabulary a row, from softmax(logits / temperature).
+///
+/// By inversion: the first entry at which the running sum of probabilities passes the row's
+/// uniform number, a function of (seed, step, example, position).
+#[derive(Clone, Copy, Debug)]
+pub struct VocabularySample {
+    /// Above 0.
+    pub temperature: f32,
+    /// `[M]` an entry of each row that is never drawn.
+    pub exclude: Option<Ints>,
+    /// The step's random numbers.
+    pub rng: Rng,
+    /// Keys of all tokens for random numbers.
+    pub keys: RowKeys,
+    /// `[M]` which of the tokens each row is.
+    pub rows: Ints,
+    /// `[M]` gets the entries.
+    pub sampled: Ints,
 }
 
 /// What `adamw` does to one range of the flat array.
@@ -451,12 +472,13 @@ pub trait Backend {
     /// `y[i] = 1` where `a[i] ≠ b[i]`, else 0.
     fn not_equal(&mut self, a: Ints, b: Ints, y: Ints);
 
-    /// Log-probability of each row's target under softmax over the vocabulary, without an array
-    /// of `[M, V]`.
+    /// One pass over the vocabulary, without an array of `[M, V]`: the log-probability of each
+    /// row's target under softmax, and what else is asked for.
     ///
-    /// x `[M, E]`; head `[V, E]` with bias; log_prob and log_sum `[M, 1]`; `predicted`, where
-    /// asked for, gets the most probable entry (the lowest of equals).
-    fn vocabulary_log_prob(
+    /// x `[M, E]`; head `[V, E]` with bias; log_prob and log_sum (of the exponentials of the
+    /// logits) `[M, 1]`. `predicted` gets the most probable entry (the lowest of equals); `sample`
+    /// says what to draw.
+    fn vocabulary(
         &mut self,
         params: &Self::Params,
         x: Array,
@@ -465,6 +487,7 @@ pub trait Backend {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     );
     /// Backward of `− scale · Σ log_prob`: sets dx and adds to the gradients of the head.
     fn vocabulary_backward(
@@ -477,23 +500,6 @@ pub trait Backend {
         scale: f32,
         dx: Array,
         grads: &mut Self::Flat,
-    );
-    /// Samples one entry a row from softmax(logits / temperature), `exclude[m]` left out if
-    /// given.
-    ///
-    /// By inversion: the first entry at which the running sum of probabilities passes the row's
-    /// uniform number, a function of (seed, step, example, position).
-    fn vocabulary_sample(
-        &mut self,
-        params: &Self::Params,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
     );
 
     /// Binary cross-entropy of `sigmoid(logits)`: loss, logits `[T, 1]`, labels 0 or 1.
@@ -509,8 +515,8 @@ pub trait Backend {
 
     /// Sum of all elements.
     fn sum(&mut self, x: Array) -> f64;
-    /// Sum of squares of each of `views`.
-    fn squared_norms(&mut self, flat: &Self::Flat, views: &[ParamView]) -> Vec<f64>;
+    /// Sum of squares of each of `views`, into `norms` of the same length.
+    fn squared_norms(&mut self, flat: &Self::Flat, views: &[ParamView], norms: &mut [f64]);
     /// One step of AdamW as the published system takes it: no bias correction, decay inside the
     /// update.
     ///
@@ -528,6 +534,12 @@ pub trait Backend {
     );
 
     // ---- composed -----------------------------------------------------------------------
+
+    /// Of a backend that overrides methods below: time of their parts since the last call, added up
+    /// over its threads. The first call begins.
+    fn parts(&mut self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
+    }
 
     /// What [`layer`](Backend::layer) keeps of up to `tokens` tokens. `output` and the statistics
     /// are f32; the others may have the form of the backend's products, and only `layer` and

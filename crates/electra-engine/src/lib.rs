@@ -9,3 +9,4 @@ pub mod quantize;
 pub mod reference;
 pub mod rng;
 pub mod selftest;
+pub mod timed;

@@ -4,6 +4,7 @@
 use electra_engine::backend::*;
 use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision};
 use electra_engine::params::{Init, ParamLayout};
+use electra_engine::reference::Reference;
 use electra_engine::rng::Rng;
 use electra_engine::selftest::{self, Products};
 
@@ -63,6 +64,130 @@ fn every_operator_agrees_with_the_reference_by_the_same_bits_on_any_number_of_th
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// Logits that rise by hundreds along the vocabulary, and a row whose one probable entry is left
+/// out: no sum overflows or vanishes, and a row's results do not depend on the others.
+#[test]
+fn a_steep_vocabulary_is_summed_and_sampled_as_the_reference_does() {
+    const ENTRIES: usize = 2500;
+    const ROWS: usize = 50;
+    const SLOPES: [f32; 4] = [0.0, 0.2, -0.2, 3.0];
+    let mut layout = ParamLayout::new();
+    let weight = layout.push("weight", &[ENTRIES, 1], Init::Zeros, 0);
+    let bias = layout.push("bias", &[ENTRIES], Init::Zeros, 0);
+    layout.register_linear(weight);
+    let mut values = vec![0.0; layout.len()];
+    for (i, value) in values[weight.range()].iter_mut().enumerate() {
+        *value = i as f32;
+    }
+    let head = Linear { weight, bias };
+    // The target is the most probable entry of the slopes that have one.
+    let targets = [7, ENTRIES as u32 - 1, 0, ENTRIES as u32 - 1];
+    let input = |row: usize| (SLOPES[row % 4], targets[row % 4]);
+
+    /// Log-probabilities, predicted and sampled entries of some rows.
+    fn run<B: Backend>(
+        backend: &mut B,
+        params: &B::Params,
+        head: &Linear,
+        rows: std::ops::Range<usize>,
+        input: impl Fn(usize) -> (f32, u32),
+        temperature: f32,
+        left_out: bool,
+    ) -> (Vec<f32>, [Vec<u32>; 2]) {
+        let mut upload = |values: Vec<u32>| {
+            let ints = backend.ints(values.len());
+            backend.write_ints(ints, &values);
+            ints
+        };
+        let count = rows.len();
+        let targets = upload(rows.clone().map(|r| input(r).1).collect());
+        let keys = upload(rows.clone().map(|r| r as u32).collect());
+        let each = upload((0..count as u32).collect());
+        let (predicted, sampled) = (upload(vec![0; count]), upload(vec![0; count]));
+        let [x, log_prob, log_sum] = [(); 3].map(|()| backend.array(count, 1));
+        backend.write(x, &rows.map(|r| input(r).0).collect::<Vec<_>>());
+        let sample = VocabularySample {
+            temperature,
+            exclude: left_out.then_some(targets),
+            rng: Rng::new(3, 1),
+            keys: RowKeys {
+                example: keys,
+                position: keys,
+            },
+            rows: each,
+            sampled,
+        };
+        backend.vocabulary(
+            params,
+            x,
+            head,
+            targets,
+            log_prob,
+            log_sum,
+            Some(predicted),
+            Some(&sample),
+        );
+        let mut values = vec![0.0; count];
+        backend.read(log_prob, &mut values);
+        let ids = [predicted, sampled].map(|ints| {
+            let mut ids = vec![0; count];
+            backend.read_ints(ints, &mut ids);
+            ids
+        });
+        (values, ids)
+    }
+
+    let mut reference = Reference::<f64>::new();
+    let exact = reference.params(&layout, &values);
+    for (temperature, left_out) in [(1.0, false), (1.0, true), (0.2, true), (2.0, false)] {
+        let want = run(
+            &mut reference,
+            &exact,
+            &head,
+            0..ROWS,
+            input,
+            temperature,
+            left_out,
+        );
+        for isa in Isa::available() {
+            let mut backend = cpu(isa, Precision::F32, 3);
+            let params = backend.params(&layout, &values);
+            let mut on = |rows| {
+                run(
+                    &mut backend,
+                    &params,
+                    &head,
+                    rows,
+                    input,
+                    temperature,
+                    left_out,
+                )
+            };
+            let got = on(0..ROWS);
+            for row in 0..ROWS {
+                let what = format!("{isa:?} row {row} at {temperature}, left out: {left_out}");
+                let (log_prob, exact) = (got.0[row], want.0[row]);
+                // f32 rounds a logit of thousands to some 1e-4.
+                let bound = 2e-5 + 1e-7 * (input(row).0 * ENTRIES as f32).abs();
+                let error = (log_prob - exact).abs();
+                assert!(error < bound, "{what}: {log_prob} is not {exact}");
+                assert_eq!(got.1[0][row], want.1[0][row], "{what}: predicted");
+                // Rounding may move a draw over a border between two entries.
+                let (entry, exact) = (got.1[1][row], want.1[1][row]);
+                assert!(entry.abs_diff(exact) <= 1, "{what}: {entry} is not {exact}");
+                let target = input(row).1;
+                assert!(!left_out || entry != target, "{what}: drew {entry}");
+            }
+            for row in [0, 1, 17, 34, 49] {
+                let alone = on(row..row + 1);
+                assert!(same_bits(&alone.0, &got.0[row..row + 1]), "{isa:?} {row}");
+                let ids = [0, 1].map(|i| vec![got.1[i][row]]);
+                assert_eq!(alone.1, ids, "{isa:?} row {row} alone");
+            }
+        }
+    }
+}
+
 /// A loop that skips bad steps must see them: no function may turn what is no number into one.
 #[test]
 fn what_is_no_number_stays_so() {
@@ -81,7 +206,7 @@ fn what_is_no_number_stays_so() {
             backend.write(x, &values);
             let [y, log_prob, log_sum] = [16, 1, 1].map(|n| backend.array(1, n));
             let target = backend.ints(1);
-            backend.vocabulary_log_prob(&params, x, &head, target, log_prob, log_sum, None);
+            backend.vocabulary(&params, x, &head, target, log_prob, log_sum, None, None);
             assert!(backend.sum(log_prob).is_nan(), "{isa:?} log_prob");
             for f in [Activation::Gelu, Activation::GeluTanh] {
                 backend.activation(f, x, y);

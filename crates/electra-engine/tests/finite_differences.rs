@@ -328,7 +328,7 @@ fn vocabulary_log_probability() {
         &[dx],
         total,
         |be, p| {
-            be.vocabulary_log_prob(p, x, &head, targets, log_prob, log_sum, None);
+            be.vocabulary(p, x, &head, targets, log_prob, log_sum, None, None);
             let sum = be.sum(log_prob);
             be.store(total, &[-sum]);
         },
@@ -508,19 +508,27 @@ fn samples_follow_the_softmax() {
         position: ints(be, &vec![0; n]),
     };
     let rows = ints(be, &(0..n as u32).collect::<Vec<_>>());
-    let sampled = be.ints(n);
+    let (sampled, targets) = (be.ints(n), be.ints(n));
+    let (log_prob, log_sum) = (be.array(n, 1), be.array(n, 1));
     let exclude = ints(be, &vec![2; n]);
     for (temperature, excluded) in [(1.0, None), (2.0, None), (1.0, Some(exclude))] {
-        be.vocabulary_sample(
+        let sample = VocabularySample {
+            temperature,
+            exclude: excluded,
+            rng: Rng::new(1, 2),
+            keys,
+            rows,
+            sampled,
+        };
+        be.vocabulary(
             &params,
             x,
             &head,
-            temperature,
-            excluded,
-            &Rng::new(1, 2),
-            &keys,
-            rows,
-            sampled,
+            targets,
+            log_prob,
+            log_sum,
+            None,
+            Some(&sample),
         );
         let mut out = vec![0; n];
         be.read_ints(sampled, &mut out);

@@ -87,15 +87,13 @@ impl DiscriminatorArrays {
         }
     }
 
-    /// The same arrays for the first `tokens` tokens.
-    pub fn first_rows(&self, tokens: usize) -> Self {
-        DiscriminatorArrays {
-            encoder: self.encoder.first_rows(tokens),
-            dense: self.dense.first_rows(tokens),
-            activated: self.activated.first_rows(tokens),
-            logits: self.logits.first_rows(tokens),
-            loss: self.loss.first_rows(tokens),
-        }
+    /// Makes these the first `tokens` rows of `whole`.
+    pub fn cut(&mut self, whole: &Self, tokens: usize) {
+        self.encoder.cut(&whole.encoder, tokens);
+        self.dense = whole.dense.first_rows(tokens);
+        self.activated = whole.activated.first_rows(tokens);
+        self.logits = whole.logits.first_rows(tokens);
+        self.loss = whole.loss.first_rows(tokens);
     }
 }
 
@@ -134,12 +132,12 @@ impl Discriminator {
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
-        arrays: &DiscriminatorArrays,
+        arrays: &mut DiscriminatorArrays,
         rng: Option<&Rng>,
     ) -> Array {
         let hidden = self
             .encoder
-            .forward(backend, params, input, &arrays.encoder, rng);
+            .forward(backend, params, input, &mut arrays.encoder, rng);
         backend.linear(params, hidden, &self.head.dense, arrays.dense);
         backend.activation(self.head.activation, arrays.dense, arrays.activated);
         backend.linear(

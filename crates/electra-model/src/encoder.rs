@@ -230,6 +230,9 @@ pub struct EncoderInput {
 }
 
 /// What the encoder computes, and backward reads again.
+///
+/// Arrays are made once for the largest batch, the whole; a second set of the same handles is
+/// [`cut`](EncoderArrays::cut) to each batch.
 #[derive(Clone, Debug)]
 pub struct EncoderArrays {
     sum: Array,
@@ -237,6 +240,8 @@ pub struct EncoderArrays {
     normed: Array,
     projected: Option<Array>,
     layers: Layers,
+    /// One a layer, none where dropout is off.
+    dropouts: Vec<LayerDropout>,
 }
 
 /// The arrays that layers work in.
@@ -273,6 +278,7 @@ impl EncoderArrays {
                 .body
                 .project
                 .map(|_| backend.array(tokens, encoder.body.spec.hidden)),
+            dropouts: Vec::with_capacity(encoder.body.layers.len()),
             layers,
         }
     }
@@ -301,21 +307,21 @@ impl EncoderArrays {
         Self::with_layers(backend, encoder, tokens, layers)
     }
 
-    /// The same arrays for the first `tokens` tokens.
-    pub fn first_rows(&self, tokens: usize) -> Self {
-        EncoderArrays {
-            sum: self.sum.first_rows(tokens),
-            stats: self.stats.first_rows(tokens),
-            normed: self.normed.first_rows(tokens),
-            projected: self.projected.map(|a| a.first_rows(tokens)),
-            layers: match &self.layers {
-                Layers::Kept(kept) => {
-                    Layers::Kept(kept.iter().map(|l| l.first_rows(tokens)).collect())
-                }
-                Layers::Working(work) => {
-                    Layers::Working(Box::new(work.map(|l| l.first_rows(tokens))))
-                }
-            },
+    /// Makes these the first `tokens` rows of `whole`, in the memory that they have.
+    pub fn cut(&mut self, whole: &Self, tokens: usize) {
+        self.sum = whole.sum.first_rows(tokens);
+        self.stats = whole.stats.first_rows(tokens);
+        self.normed = whole.normed.first_rows(tokens);
+        self.projected = whole.projected.map(|a| a.first_rows(tokens));
+        match (&mut self.layers, &whole.layers) {
+            (Layers::Kept(kept), Layers::Kept(whole)) => {
+                kept.clear();
+                kept.extend(whole.iter().map(|l| l.first_rows(tokens)));
+            }
+            (Layers::Working(work), Layers::Working(whole)) => {
+                **work = whole.each_ref().map(|l| l.first_rows(tokens));
+            }
+            _ => unreachable!("both are for training or for inference"),
         }
     }
 
@@ -410,18 +416,16 @@ impl Encoder {
         Some(self.dropout(self.hidden_dropout, rng, 0))
     }
 
-    fn layer_dropouts(&self, rng: Option<&Rng>) -> Vec<LayerDropout> {
-        let Some(rng) = rng.filter(|_| self.hidden_dropout > 0.0 || self.attention_dropout > 0.0)
-        else {
-            return Vec::new();
-        };
-        (0..self.body.layers.len())
-            .map(|i| LayerDropout {
+    fn layer_dropouts(&self, rng: Option<&Rng>) -> impl Iterator<Item = LayerDropout> {
+        let on = self.hidden_dropout > 0.0 || self.attention_dropout > 0.0;
+        let layers = rng.filter(|_| on).into_iter();
+        layers.flat_map(|rng| {
+            (0..self.body.layers.len()).map(|i| LayerDropout {
                 attention: self.dropout(self.attention_dropout, rng, 3 * i + 1),
                 attention_output: self.dropout(self.hidden_dropout, rng, 3 * i + 2),
                 output: self.dropout(self.hidden_dropout, rng, 3 * i + 3),
             })
-            .collect()
+        })
     }
 
     /// Runs the encoder; `rng` turns dropout on. Returns the last hidden states `[T, H]`.
@@ -432,9 +436,11 @@ impl Encoder {
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
-        arrays: &EncoderArrays,
+        arrays: &mut EncoderArrays,
         rng: Option<&Rng>,
     ) -> Array {
+        arrays.dropouts.clear();
+        arrays.dropouts.extend(self.layer_dropouts(rng));
         backend.embed(params, &self.tables(input), arrays.sum);
         backend.layer_norm(
             params,
@@ -457,7 +463,7 @@ impl Encoder {
                 &body.spec,
                 &body.layers,
                 &input.sequences,
-                &self.layer_dropouts(rng),
+                &arrays.dropouts,
                 arrays.layer_input(),
                 kept,
             ),
@@ -484,7 +490,7 @@ impl Encoder {
         d: &EncoderGradients,
         grads: &mut B::Flat,
     ) {
-        let (dropouts, kept) = (self.layer_dropouts(rng), arrays.kept());
+        let kept = arrays.kept();
         for i in (0..self.body.layers.len()).rev() {
             let layer_input = match i {
                 0 => arrays.layer_input(),
@@ -495,7 +501,7 @@ impl Encoder {
                 &self.body.spec,
                 &self.body.layers[i],
                 &input.sequences,
-                dropouts.get(i),
+                arrays.dropouts.get(i),
                 layer_input,
                 &kept[i],
                 &d.layers,

@@ -133,18 +133,16 @@ impl GeneratorArrays {
         }
     }
 
-    /// The same arrays for the first `tokens` tokens and `masked` masked rows.
-    pub fn first_rows(&self, tokens: usize, masked: usize) -> Self {
-        GeneratorArrays {
-            encoder: self.encoder.first_rows(tokens),
-            rows: self.rows.first_rows(masked),
-            dense: self.dense.first_rows(masked),
-            activated: self.activated.first_rows(masked),
-            normed: self.normed.first_rows(masked),
-            stats: self.stats.first_rows(masked),
-            log_prob: self.log_prob.first_rows(masked),
-            log_sum: self.log_sum.first_rows(masked),
-        }
+    /// Makes these the first `tokens` tokens and `masked` masked rows of `whole`.
+    pub fn cut(&mut self, whole: &Self, tokens: usize, masked: usize) {
+        self.encoder.cut(&whole.encoder, tokens);
+        self.rows = whole.rows.first_rows(masked);
+        self.dense = whole.dense.first_rows(masked);
+        self.activated = whole.activated.first_rows(masked);
+        self.normed = whole.normed.first_rows(masked);
+        self.stats = whole.stats.first_rows(masked);
+        self.log_prob = whole.log_prob.first_rows(masked);
+        self.log_sum = whole.log_sum.first_rows(masked);
     }
 }
 
@@ -185,21 +183,20 @@ impl Generator {
         Generator { encoder, head }
     }
 
-    /// Runs encoder and head up to the vocabulary; `rows` are the masked rows. Returns the
-    /// vocabulary's input, `[M, E]`.
+    /// Runs encoder and head up to the vocabulary; `rows` are the masked rows.
     pub fn forward<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
         rows: Ints,
-        arrays: &GeneratorArrays,
+        arrays: &mut GeneratorArrays,
         rng: Option<&Rng>,
-    ) -> Array {
+    ) {
         let hidden = self
             .encoder
-            .forward(backend, params, input, &arrays.encoder, rng);
-        self.head_forward(backend, params, hidden, rows, arrays)
+            .forward(backend, params, input, &mut arrays.encoder, rng);
+        self.head_forward(backend, params, hidden, rows, arrays);
     }
 
     /// The head alone, on `rows` of the encoder's output `hidden`. Returns the vocabulary's input,
@@ -239,16 +236,18 @@ impl Generator {
         backend.linear(params, x, &self.head.vocabulary, logits);
     }
 
-    /// Log-probabilities of `targets` into `arrays.log_prob`, after [`forward`](Self::forward).
-    pub fn log_prob<B: Backend>(
+    /// Log-probabilities of `targets` into `arrays.log_prob`, and what else is asked for, after
+    /// [`forward`](Self::forward).
+    pub fn vocabulary<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         targets: Ints,
         arrays: &GeneratorArrays,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        backend.vocabulary_log_prob(
+        backend.vocabulary(
             params,
             arrays.normed,
             &self.head.vocabulary,
@@ -256,6 +255,7 @@ impl Generator {
             arrays.log_prob,
             arrays.log_sum,
             predicted,
+            sample,
         );
     }
 

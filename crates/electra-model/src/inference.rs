@@ -3,6 +3,10 @@
 //! A loaded model never changes. What a caller needs beside it, arrays as large as the largest
 //! batch so far, is in a workspace of the caller's own.
 
+mod encoder_model;
+
+pub use encoder_model::{EncoderModel, EncoderWorkspace};
+
 use crate::config::ElectraConfig;
 use crate::discriminator::{Discriminator, DiscriminatorArrays};
 use crate::encoder::{EncoderArrays, EncoderInput};
@@ -169,7 +173,16 @@ impl InputArrays {
 /// workspace needs another backend.
 #[derive(Debug)]
 pub struct Workspace<A> {
-    arrays: Option<(InputArrays, A)>,
+    arrays: Option<Arrays<A>>,
+}
+
+#[derive(Debug)]
+struct Arrays<A> {
+    input: InputArrays,
+    /// The network's, for the largest batch so far.
+    whole: A,
+    /// The same, cut to the batch in hand.
+    cut: A,
 }
 
 impl<A> Default for Workspace<A> {
@@ -178,26 +191,29 @@ impl<A> Default for Workspace<A> {
     }
 }
 
-impl<A> Workspace<A> {
+impl<A: Clone> Workspace<A> {
     /// Takes `batch` to the device; `make` makes the network's arrays where there are none of its
-    /// size.
+    /// size. Gives the whole arrays, and those to cut.
     fn upload<B: Backend>(
         &mut self,
         backend: &mut B,
         batch: &PackedBatch,
         make: impl FnOnce(&mut B, usize) -> A,
-    ) -> (EncoderInput, &A) {
+    ) -> (EncoderInput, &A, &mut A) {
         let arrays = match self.arrays.take() {
-            Some(arrays) if InputArrays::grown(Some(&arrays.0), batch).is_none() => arrays,
+            Some(arrays) if InputArrays::grown(Some(&arrays.input), batch).is_none() => arrays,
             old => {
-                let old = old.map(|(input, _)| input);
+                let old = old.map(|old| old.input);
                 let size = InputArrays::grown(old.as_ref(), batch).unwrap_or_default();
                 backend.release_arrays();
-                (InputArrays::new(backend, size), make(backend, size[0]))
+                let input = InputArrays::new(backend, size);
+                let whole = make(backend, size[0]);
+                let cut = whole.clone();
+                Arrays { input, whole, cut }
             }
         };
-        let (input, arrays) = self.arrays.insert(arrays);
-        (input.upload(backend, batch), arrays)
+        let Arrays { input, whole, cut } = self.arrays.insert(arrays);
+        (input.upload(backend, batch), whole, cut)
     }
 }
 
@@ -250,12 +266,12 @@ impl<B: Backend> Detector<B> {
             return Ok(logits);
         }
         let network = &self.network;
-        let (input, arrays) = workspace.upload(backend, batch, |backend, tokens| {
+        let (input, whole, arrays) = workspace.upload(backend, batch, |backend, tokens| {
             let encoder = EncoderArrays::for_inference(backend, &network.encoder, tokens);
             DiscriminatorArrays::new(backend, network, encoder, tokens)
         });
-        let arrays = arrays.first_rows(batch.tokens());
-        let out = network.forward(backend, &self.params, &input, &arrays, None);
+        arrays.cut(whole, batch.tokens());
+        let out = network.forward(backend, &self.params, &input, arrays, None);
         backend.read(out, &mut logits);
         Ok(logits)
     }
@@ -299,10 +315,9 @@ pub struct Filler<B: Backend> {
 }
 
 /// What a [`Filler`] computes on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FillerArrays {
-    encoder: EncoderArrays,
-    head: GeneratorArrays,
+    network: GeneratorArrays,
     rows: Ints,
     logits: Array,
 }
@@ -362,20 +377,22 @@ impl<B: Backend> Filler<B> {
             return Ok(());
         }
         let (network, entries) = (&self.network, self.config.vocab_size);
-        let (input, arrays) = workspace.upload(backend, batch, |backend, tokens| {
+        let (input, whole, cut) = workspace.upload(backend, batch, |backend, tokens| {
             filler_arrays(backend, network, tokens, entries)
         });
-        let encoder = arrays.encoder.first_rows(tokens);
-        let hidden = network
-            .encoder
-            .forward(backend, &self.params, &input, &encoder, None);
+        let arrays = &mut cut.network;
+        arrays.encoder.cut(&whole.network.encoder, tokens);
+        let hidden =
+            network
+                .encoder
+                .forward(backend, &self.params, &input, &mut arrays.encoder, None);
         let mut values = vec![0.0; rows.len().min(LOGIT_ROWS) * entries];
         for (chunk, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
-            let head = arrays.head.first_rows(tokens, rows.len());
-            let logits = arrays.logits.first_rows(rows.len());
-            let device_rows = arrays.rows.first(rows.len());
+            arrays.cut(&whole.network, tokens, rows.len());
+            let logits = whole.logits.first_rows(rows.len());
+            let device_rows = whole.rows.first(rows.len());
             backend.write_ints(device_rows, rows);
-            network.logits(backend, &self.params, hidden, device_rows, &head, logits);
+            network.logits(backend, &self.params, hidden, device_rows, arrays, logits);
             let values = &mut values[..rows.len() * entries];
             backend.read(logits, values);
             for (i, row) in values.chunks_exact(entries).enumerate() {
@@ -415,8 +432,7 @@ fn filler_arrays<B: Backend>(
 ) -> FillerArrays {
     let encoder = EncoderArrays::for_inference(backend, &network.encoder, tokens);
     FillerArrays {
-        head: GeneratorArrays::new(backend, network, encoder.clone(), LOGIT_ROWS),
-        encoder,
+        network: GeneratorArrays::new(backend, network, encoder, LOGIT_ROWS),
         rows: backend.ints(LOGIT_ROWS),
         logits: backend.array(LOGIT_ROWS, entries),
     }

@@ -296,8 +296,28 @@ struct Arrays {
     sampled: Ints,
     predicted: Ints,
     labels: Ints,
-    generator: Option<(GeneratorArrays, GeneratorGradients)>,
-    discriminator: Option<(DiscriminatorArrays, DiscriminatorGradients)>,
+    generator: Option<NetworkArrays<GeneratorArrays, GeneratorGradients>>,
+    discriminator: Option<NetworkArrays<DiscriminatorArrays, DiscriminatorGradients>>,
+}
+
+/// Arrays of a network.
+#[derive(Clone, Debug)]
+struct NetworkArrays<A, G> {
+    /// For the largest batch.
+    whole: A,
+    /// The same, cut to the batch in hand.
+    cut: A,
+    gradients: G,
+}
+
+impl<A: Clone, G> NetworkArrays<A, G> {
+    fn new(whole: A, gradients: G) -> Self {
+        NetworkArrays {
+            cut: whole.clone(),
+            whole,
+            gradients,
+        }
+    }
 }
 
 impl Arrays {
@@ -308,14 +328,14 @@ impl Arrays {
     ) -> Self {
         let generator = networks.generator.as_ref().map(|g| {
             let encoder = EncoderArrays::for_training(backend, &g.encoder, tokens);
-            (
+            NetworkArrays::new(
                 GeneratorArrays::new(backend, g, encoder, masked),
                 GeneratorGradients::new(backend, g, tokens, masked),
             )
         });
         let discriminator = networks.discriminator.as_ref().map(|d| {
             let encoder = EncoderArrays::for_training(backend, &d.encoder, tokens);
-            (
+            NetworkArrays::new(
                 DiscriminatorArrays::new(backend, d, encoder, tokens),
                 DiscriminatorGradients::new(backend, d, tokens),
             )
@@ -347,8 +367,8 @@ impl Arrays {
 #[derive(Debug, Default)]
 pub struct PretrainingStep {
     arrays: Option<Arrays>,
-    /// Tokens and masked rows of the last batch.
-    last: [usize; 2],
+    /// `[T]` values on their way to the device or back.
+    host: Vec<u32>,
 }
 
 /// The arrays of one batch, cut to its size.
@@ -397,9 +417,7 @@ impl PretrainingStep {
     /// Where in forward order the last batch first had a value that is not finite.
     pub fn first_not_finite<B: Backend>(&self, backend: &mut B) -> Option<String> {
         let arrays = self.arrays.as_ref()?;
-        let [tokens, masked] = self.last;
-        if let Some((generator, _)) = &arrays.generator {
-            let generator = generator.first_rows(tokens, masked);
+        if let Some(NetworkArrays { cut: generator, .. }) = &arrays.generator {
             if let Some(place) = generator.encoder.first_not_finite(backend) {
                 return Some(format!("{place} of the generator"));
             }
@@ -407,8 +425,7 @@ impl PretrainingStep {
                 return Some("the generator's log-probabilities".to_owned());
             }
         }
-        let (discriminator, _) = arrays.discriminator.as_ref()?;
-        let discriminator = discriminator.first_rows(tokens);
+        let discriminator = &arrays.discriminator.as_ref()?.cut;
         if let Some(place) = discriminator.encoder.first_not_finite(backend) {
             return Some(format!("{place} of the discriminator"));
         }
@@ -416,7 +433,7 @@ impl PretrainingStep {
         (!logits.is_finite()).then(|| "the discriminator's logits".to_owned())
     }
 
-    fn upload<B: Backend>(&self, backend: &mut B, input: &MaskedInput) -> Option<Batch> {
+    fn upload<B: Backend>(&mut self, backend: &mut B, input: &MaskedInput) -> Option<Batch> {
         let a = self.arrays.as_ref()?;
         let batch = input.batch;
         let (tokens, masked) = (batch.tokens(), input.masked_rows.len());
@@ -425,14 +442,16 @@ impl PretrainingStep {
             backend.write_ints(to, values);
             to
         };
-        let example: Vec<u32> = (0..batch.sequences())
-            .flat_map(|s| batch.rows(s).map(move |_| input.first_example + s as u32))
-            .collect();
+        self.host.clear();
+        for s in 0..batch.sequences() {
+            let rows = self.host.len() + batch.rows(s).len();
+            self.host.resize(rows, input.first_example + s as u32);
+        }
         let position_ids = upload(backend, a.position_ids, &batch.position_ids);
         let sequences = Sequences {
             cu_seqlens: upload(backend, a.cu_seqlens, &batch.cu_seqlens),
             keys: RowKeys {
-                example: upload(backend, a.example, &example),
+                example: upload(backend, a.example, &self.host),
                 position: position_ids,
             },
             longest: (0..batch.sequences())
@@ -475,8 +494,7 @@ impl PretrainingStep {
     ) -> StepSums {
         let (tokens, masked) = (input.batch.tokens(), input.masked_rows.len());
         self.reserve(backend, networks, [tokens, input.batch.sequences(), masked]);
-        self.last = [tokens, masked];
-        let (Some(batch), Some(arrays)) = (self.upload(backend, input), &self.arrays) else {
+        let (Some(batch), Some(arrays)) = (self.upload(backend, input), &mut self.arrays) else {
             return StepSums::default();
         };
         let rng = options.dropout.then_some(&options.rng);
@@ -488,39 +506,38 @@ impl PretrainingStep {
         if let Some(given) = options.replacements {
             backend.write_ints(batch.sampled, given);
         }
-        if let (Some(generator), Some((arrays, d))) = (&networks.generator, &arrays.generator) {
-            let arrays = arrays.first_rows(tokens, masked);
+        if let (Some(generator), Some(own)) = (&networks.generator, &mut arrays.generator) {
+            let arrays = &mut own.cut;
+            arrays.cut(&own.whole, tokens, masked);
             let (input, rows) = (&batch.generator, batch.rows);
-            let x = generator.forward(backend, params, input, rows, &arrays, rng);
+            generator.forward(backend, params, input, rows, arrays, rng);
+            let sampling = networks.discriminator.is_some() && options.replacements.is_none();
+            let sample = sampling.then_some(VocabularySample {
+                temperature: options.temperature,
+                exclude: options.disallow_correct.then_some(batch.targets),
+                rng: options.rng,
+                keys: input.sequences.keys,
+                rows,
+                sampled: batch.sampled,
+            });
             let predicted = detections.is_some().then_some(batch.predicted);
-            generator.log_prob(backend, params, batch.targets, &arrays, predicted);
+            let (targets, sample) = (batch.targets, sample.as_ref());
+            generator.vocabulary(backend, params, targets, arrays, predicted, sample);
             sums.mlm = -backend.sum(arrays.log_prob);
-            if networks.discriminator.is_some() && options.replacements.is_none() {
-                backend.vocabulary_sample(
-                    params,
-                    x,
-                    &generator.head.vocabulary,
-                    options.temperature,
-                    options.disallow_correct.then_some(batch.targets),
-                    &options.rng,
-                    &input.sequences.keys,
-                    rows,
-                    batch.sampled,
-                );
-            }
             if let Some(grads) = grads.as_deref_mut() {
-                let d = d.first_rows(tokens, masked);
+                let d = own.gradients.first_rows(tokens, masked);
                 let (targets, scale) = (batch.targets, options.mlm_scale);
                 generator.backward(
-                    backend, params, input, rows, targets, scale, &arrays, rng, &d, grads,
+                    backend, params, input, rows, targets, scale, arrays, rng, &d, grads,
                 );
             }
         }
         let mut logits = None;
-        if let (Some(discriminator), Some((arrays, d))) =
-            (&networks.discriminator, &arrays.discriminator)
+        if let (Some(discriminator), Some(own)) =
+            (&networks.discriminator, &mut arrays.discriminator)
         {
-            let arrays = arrays.first_rows(tokens);
+            let arrays = &mut own.cut;
+            arrays.cut(&own.whole, tokens);
             let (input, labels) = (&batch.discriminator, batch.labels);
             backend.replace(
                 batch.original_ids,
@@ -529,19 +546,19 @@ impl PretrainingStep {
                 input.token_ids,
             );
             backend.not_equal(input.token_ids, batch.original_ids, labels);
-            logits = Some(discriminator.forward(backend, params, input, &arrays, rng));
+            logits = Some(discriminator.forward(backend, params, input, arrays, rng));
             backend.binary_cross_entropy(arrays.logits, labels, arrays.loss);
             sums.rtd = backend.sum(arrays.loss);
             if let Some(grads) = grads {
-                let d = d.first_rows(tokens);
+                let d = own.gradients.first_rows(tokens);
                 let scale = options.rtd_scale;
                 discriminator.backward(
-                    backend, params, input, labels, scale, &arrays, rng, &d, grads,
+                    backend, params, input, labels, scale, arrays, rng, &d, grads,
                 );
             }
-            let mut host = vec![0; tokens];
-            backend.read_ints(labels, &mut host);
-            sums.replaced = host.iter().filter(|&&label| label != 0).count();
+            self.host.resize(tokens, 0);
+            backend.read_ints(labels, &mut self.host);
+            sums.replaced = self.host.iter().filter(|&&label| label != 0).count();
         }
         if let Some(out) = detections {
             read_detections(backend, &batch, logits, out);

@@ -81,7 +81,7 @@ impl<B: Backend> Probe<B> {
         let input = self.input.upload(backend, &self.batch);
         let out = self
             .encoder
-            .forward(backend, &self.params, &input, &self.arrays, None);
+            .forward(backend, &self.params, &input, &mut self.arrays, None);
         let mut states = vec![0.0; out.rows * out.cols];
         backend.read(out, &mut states);
         states

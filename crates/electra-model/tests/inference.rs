@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use electra_engine::backend::Backend as _;
 use electra_engine::batch::PackedBatch;
 use electra_engine::reference::Reference;
-use electra_model::files::{FileError, ModelDir};
-use electra_model::inference::{BatchError, Detector, Filler, sigmoid};
+use electra_model::files::{FileError, ModelDir, Wanted};
+use electra_model::inference::{BatchError, Detector, EncoderModel, Filler, sigmoid};
 
 type Backend = Reference<f32>;
 
@@ -191,4 +192,68 @@ fn the_wrong_kind_and_batches_that_do_not_fit_are_refused() {
         positions: 40,
     };
     assert_eq!(refused(&[2; 41], &[0; 41]), long);
+}
+
+/// `y = x Wᵀ + b` of one row.
+fn linear(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let rows = weight.chunks_exact(x.len()).zip(bias);
+    rows.map(|(w, b)| b + x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>())
+        .collect()
+}
+
+#[test]
+fn an_encoder_gives_the_hidden_states_that_the_detection_head_reads() {
+    let expected = Expected::read("tiny-discriminator");
+    let dir = ModelDir::open(golden("tiny-discriminator")).unwrap();
+    let mut backend = Backend::new();
+    let model = EncoderModel::load(&mut backend, &dir).unwrap();
+    let hidden = model.config().hidden_size;
+    let mut states = Vec::new();
+    model
+        .hidden_states(
+            &mut backend,
+            &mut Default::default(),
+            &expected.batch(),
+            &mut states,
+        )
+        .unwrap();
+
+    // The head of the same model, on these states, gives the logits that transformers gave.
+    let shapes = [vec![hidden, hidden], vec![hidden], vec![1, hidden], vec![1]];
+    let names = ["dense", "dense_prediction"].map(|layer| {
+        ["weight", "bias"].map(|kind| format!("discriminator_predictions.{layer}.{kind}"))
+    });
+    let wanted: Vec<Wanted> = names
+        .as_flattened()
+        .iter()
+        .zip(&shapes)
+        .map(|(name, shape)| Wanted {
+            name,
+            shape,
+            optional: false,
+        })
+        .collect();
+    let mut head = vec![Vec::new(); 4];
+    dir.load(&wanted, |i, values| head[i] = values.to_vec())
+        .unwrap();
+    let mut activate = Reference::<f32>::new();
+    let mut gelu = |x: Vec<f32>| {
+        let array = activate.array(1, x.len());
+        activate.write(array, &x);
+        activate.activation(model.config().hidden_act.into(), array, array);
+        let mut y = vec![0.0; x.len()];
+        activate.read(array, &mut y);
+        y
+    };
+    let logits: Vec<f32> = states
+        .chunks_exact(hidden)
+        .map(|row| linear(&gelu(linear(row, &head[0], &head[1])), &head[2], &head[3])[0])
+        .collect();
+    assert_close(&logits, &expected.logits, "logit");
+
+    let mut beyond = PackedBatch::new();
+    beyond.push(&[model.config().vocab_size as u32], &[0]);
+    let mut workspace = Default::default();
+    let refused = model.hidden_states(&mut backend, &mut workspace, &beyond, &mut states);
+    assert!(matches!(refused, Err(BatchError::Token { .. })));
 }

@@ -107,3 +107,24 @@ pub fn read_network(
     dir.load_into(&wanted, values)?;
     Ok(())
 }
+
+/// BLAKE3 of one network's tensors in `dir`: names and f32 values in the order of the layout,
+/// hexadecimal.
+pub(crate) fn hash_network(
+    dir: &ModelDir,
+    network: Network,
+    layout: &ParamLayout,
+) -> Result<String, FileError> {
+    let mut values = vec![0.0; layout.len()];
+    read_network(dir, network, layout, &mut values)?;
+    let mut hash = blake3::Hasher::new();
+    let mut bytes = Vec::new();
+    for tensor in tensors(layout, network) {
+        hash.update(tensor.name.as_bytes());
+        bytes.clear();
+        let values = values[tensor.range].iter();
+        bytes.extend(values.flat_map(|value| value.to_le_bytes()));
+        hash.update(&bytes);
+    }
+    Ok(hash.finalize().to_hex().to_string())
+}

@@ -2,8 +2,9 @@
 //! the first step.
 
 use crate::config::{ExampleKind, PretrainConfig, PretrainConfigError};
-use crate::export::{Network, read_network};
+use crate::export::{Network, hash_network, read_network};
 use crate::progress::available_memory_bytes;
+use crate::run_dir::{RUN_FILE, RunDirError, RunFile};
 use electra_data::examples::{Builder, ExampleError, ExampleOptions, Examples, Split};
 use electra_data::held_out::HeldOut;
 use electra_data::loader::{BatchSize, Loader};
@@ -16,7 +17,8 @@ use electra_model::files::atomic::readable_bytes;
 use electra_model::files::{FileError, ModelDir};
 use electra_model::init::initial_values;
 use electra_model::pretraining::{PairError, Pretraining};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,6 +64,12 @@ pub enum JobError {
         /// Bytes that are free.
         free: u64,
     },
+    /// The models to begin with are not there.
+    #[error(
+        "the run has no checkpoint to go on from yet, so it needs the models of --init-from; give \
+         them, or begin another run"
+    )]
+    ModelsNeeded,
     /// Two models that should share their embeddings do not.
     #[error(
         "{tensor} differs between the generator and the discriminator to begin with, but they \
@@ -74,13 +82,72 @@ pub enum JobError {
 }
 
 /// A released or own pair of models to begin with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InitFrom {
-    /// Directory of the discriminator; none where the run trains none.
-    pub discriminator: Option<PathBuf>,
-    /// Directory of the generator; none where the run trains none.
-    pub generator: Option<PathBuf>,
+    /// The discriminator; none where the run trains none.
+    pub discriminator: Option<GivenModel>,
+    /// The generator; none where the run trains none.
+    pub generator: Option<GivenModel>,
 }
+
+/// A model to begin with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GivenModel {
+    /// Its directory.
+    Directory(PathBuf),
+    /// What a run that began with it has recorded of it. That is enough to go on from a checkpoint.
+    Recorded(Box<ModelRecord>),
+}
+
+/// What a run records of a model that it began with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// Its configuration.
+    pub config: ElectraConfig,
+    /// BLAKE3 of its values, hexadecimal: equal for equal tensors, whatever file they are in.
+    pub blake3: String,
+}
+
+impl InitFrom {
+    /// The models that the run in `out` began with, as far as it has recorded them; none if it
+    /// began with random numbers or there is no run.
+    ///
+    /// # Errors
+    /// A `run.json` that cannot be read.
+    pub fn recorded(out: &Path) -> Result<Option<Self>, RunDirError> {
+        let run = match RunFile::read(out) {
+            Ok(run) => run,
+            Err(RunDirError::NoRun { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(models) = run.settings.get(INIT_FROM) else {
+            return Ok(None);
+        };
+        let record = |network: Network| -> Result<Option<GivenModel>, RunDirError> {
+            let value = models.get(network.directory()).cloned().unwrap_or_default();
+            let record: Option<ModelRecord> =
+                serde_json::from_value(value).map_err(|e| RunDirError::BadRunFile {
+                    path: out.join(RUN_FILE),
+                    detail: format!("{INIT_FROM}: {e}"),
+                })?;
+            Ok(record.map(|record| GivenModel::Recorded(Box::new(record))))
+        };
+        Ok(Some(InitFrom {
+            discriminator: record(Network::Discriminator)?,
+            generator: record(Network::Generator)?,
+        }))
+    }
+
+    fn networks(&self) -> [(Network, Option<&GivenModel>); 2] {
+        [
+            (Network::Discriminator, self.discriminator.as_ref()),
+            (Network::Generator, self.generator.as_ref()),
+        ]
+    }
+}
+
+/// The name of the models in the settings of a run.
+const INIT_FROM: &str = "init_from";
 
 /// Everything a run works on.
 #[derive(Debug)]
@@ -102,6 +169,8 @@ pub struct PretrainJob {
     /// Batches to evaluate on, in order.
     pub held_out: Option<Loader>,
     init_from: Option<InitFrom>,
+    /// What the run records of the models to begin with, discriminator and generator.
+    given: [Option<ModelRecord>; 2],
     fingerprint: String,
 }
 
@@ -137,27 +206,45 @@ impl PretrainJob {
             .into());
         }
         let (mut generator_config, mut discriminator_config) = config.networks(vocab_size)?;
+        let mut given = [None, None];
         if let Some(from) = &init_from {
-            let read = |path: &Path| -> Result<ElectraConfig, JobError> {
-                let mut read = ModelDir::open(path)?.config().clone();
-                if Tokenizer::load(path, None)?.hash() != tokenizer.hash() {
-                    return Err(JobError::Vocabulary {
-                        path: path.to_owned(),
-                    });
+            for ((network, model), record) in from.networks().into_iter().zip(&mut given) {
+                let Some(model) = model else { continue };
+                let (own, blake3) = match model {
+                    GivenModel::Recorded(record) => (record.config.clone(), record.blake3.clone()),
+                    GivenModel::Directory(path) => {
+                        let own = ModelDir::open(path)?.config().clone();
+                        if Tokenizer::load(path, None)?.hash() != tokenizer.hash() {
+                            return Err(JobError::Vocabulary {
+                                path: path.to_owned(),
+                            });
+                        }
+                        (own, String::new())
+                    }
+                };
+                let mut applied = own.clone();
+                config.apply_to_given(&mut applied)?;
+                config.check_positions(&applied)?;
+                match network {
+                    Network::Discriminator => discriminator_config = applied,
+                    Network::Generator => generator_config = applied,
                 }
-                config.apply_to_given(&mut read)?;
-                config.check_positions(&read)?;
-                Ok(read)
-            };
-            if let Some(path) = &from.discriminator {
-                discriminator_config = read(path)?;
-            }
-            if let Some(path) = &from.generator {
-                generator_config = read(path)?;
+                *record = Some(ModelRecord {
+                    config: own,
+                    blake3,
+                });
             }
         }
         let networks =
             Pretraining::new(config.objective(), &generator_config, &discriminator_config)?;
+        if let Some(from) = &init_from {
+            for ((network, model), record) in from.networks().into_iter().zip(&mut given) {
+                if let (Some(GivenModel::Directory(path)), Some(record)) = (model, record) {
+                    let dir = ModelDir::open(path)?;
+                    record.blake3 = hash_network(&dir, network, &networks.layout)?;
+                }
+            }
+        }
         let special = tokenizer.special();
         let options = ExampleOptions {
             max_seq_length: config.max_seq_length,
@@ -209,6 +296,7 @@ impl PretrainJob {
             train,
             held_out,
             init_from,
+            given,
         };
         let needed = job.memory_bytes();
         match available_memory_bytes() {
@@ -221,22 +309,13 @@ impl PretrainJob {
     /// one run.
     pub fn settings(&self, precision: &str) -> Map<String, Value> {
         let mut settings = self.config.to_map();
-        let name = |path: &PathBuf| {
-            let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            Value::from(absolute.display().to_string())
-        };
         settings.insert("data".into(), self.fingerprint.clone().into());
         settings.insert("tokenizer".into(), self.tokenizer.hash().into());
         settings.insert("precision".into(), precision.into());
-        if let Some(from) = &self.init_from {
-            let models = [&from.discriminator, &from.generator];
-            settings.insert(
-                "init_from".into(),
-                models
-                    .map(|m| m.as_ref().map_or(Value::Null, name))
-                    .to_vec()
-                    .into(),
-            );
+        if self.init_from.is_some() {
+            let [discriminator, generator] = &self.given;
+            let models = json!({ "discriminator": discriminator, "generator": generator });
+            settings.insert(INIT_FROM.into(), models);
         }
         settings
     }
@@ -248,13 +327,17 @@ impl PretrainJob {
         let Some(from) = &self.init_from else {
             return Ok(values);
         };
-        if let Some(path) = &from.discriminator {
-            let dir = ModelDir::open(path)?;
+        let open = |model: &GivenModel| match model {
+            GivenModel::Directory(path) => Ok(ModelDir::open(path)?),
+            GivenModel::Recorded(_) => Err(JobError::ModelsNeeded),
+        };
+        if let Some(model) = &from.discriminator {
+            let dir = open(model)?;
             read_network(&dir, Network::Discriminator, layout, &mut values)?;
         }
-        if let Some(path) = &from.generator {
+        if let Some(model) = &from.generator {
             let mut generator = values.clone();
-            let dir = ModelDir::open(path)?;
+            let dir = open(model)?;
             read_network(&dir, Network::Generator, layout, &mut generator)?;
             let shared = layout.params().iter().filter(|p| {
                 let prefixes = [Network::Generator.prefix(), Network::Discriminator.prefix()];

@@ -141,14 +141,6 @@ pub struct EvalMetrics {
     /// Real tokens evaluated on.
     #[serde(rename = "eval_tokens")]
     pub tokens: u64,
-    /// Real tokens a second during the evaluation.
-    #[serde(
-        rename = "eval_tokens_per_s",
-        default,
-        skip_serializing_if = "Option::is_none",
-        with = "nullable_option"
-    )]
-    pub tokens_per_s: Option<f32>,
 }
 
 impl StepMetrics {

@@ -35,6 +35,10 @@ pub struct TrainingState<B: Backend> {
     views: Vec<ParamView>,
     names: Vec<String>,
     decays: Vec<bool>,
+    /// Sums of squares of the gradients, one a view.
+    squares: Vec<f64>,
+    /// What the last step did, one a view.
+    updates: Vec<ParamUpdate>,
 }
 
 /// The gradients of a step, measured.
@@ -57,6 +61,8 @@ impl<B: Backend> TrainingState<B> {
             views: layout.params().iter().map(|p| p.view).collect(),
             names: layout.params().iter().map(|p| p.names[0].clone()).collect(),
             decays: layout.params().iter().map(|p| p.decay).collect(),
+            squares: vec![0.0; layout.params().len()],
+            updates: Vec::with_capacity(layout.params().len()),
         }
     }
 
@@ -66,8 +72,9 @@ impl<B: Backend> TrainingState<B> {
     }
 
     /// Norm of the gradients, and the first parameter where it is not finite.
-    pub fn gradient_norm(&self, backend: &mut B) -> GradientNorm {
-        let squares = backend.squared_norms(&self.grads, &self.views);
+    pub fn gradient_norm(&mut self, backend: &mut B) -> GradientNorm {
+        let squares = &mut self.squares;
+        backend.squared_norms(&self.grads, &self.views, squares);
         let non_finite = squares.iter().position(|s| !s.is_finite());
         GradientNorm {
             norm: squares.iter().sum::<f64>().sqrt(),
@@ -82,20 +89,15 @@ impl<B: Backend> TrainingState<B> {
         } else {
             1.0
         };
-        let updates: Vec<ParamUpdate> = self
-            .views
-            .iter()
-            .zip(&self.decays)
-            .map(|(&view, &decay)| ParamUpdate {
-                view,
-                lr: lr as f32,
-                decay: if decay {
-                    config.weight_decay_rate as f32
-                } else {
-                    0.0
-                },
-            })
-            .collect();
+        let rate = config.weight_decay_rate as f32;
+        let update = |(&view, &decay)| ParamUpdate {
+            view,
+            lr: lr as f32,
+            decay: if decay { rate } else { 0.0 },
+        };
+        self.updates.clear();
+        self.updates
+            .extend(self.views.iter().zip(&self.decays).map(update));
         backend.adamw(
             &mut self.params,
             &self.grads,
@@ -103,7 +105,7 @@ impl<B: Backend> TrainingState<B> {
             &mut self.second,
             &Adam::default(),
             clip as f32,
-            &updates,
+            &self.updates,
         );
     }
 }

@@ -132,7 +132,6 @@ struct Run<'a, B: Backend> {
     seconds: f64,
     /// Step of the newest checkpoint.
     saved: Option<u64>,
-    flops_per_token: f64,
 }
 
 /// Runs `job` in its directory to the end, from the newest checkpoint there or from step 0.
@@ -216,7 +215,6 @@ impl<'a, B: Backend> Run<'a, B> {
         };
         report.extend(history.lines);
         let run = Run {
-            flops_per_token: flops_per_token(job),
             job,
             backend,
             context,
@@ -282,10 +280,9 @@ impl<'a, B: Backend> Run<'a, B> {
                 metrics: metrics.clone(),
                 total_steps: total,
                 rtd_auc: last_eval.as_ref().and_then(|e| e.rtd_auc),
-                mfu: self
-                    .context
-                    .peak_flops
-                    .map(|peak| speed.mfu(self.flops_per_token, peak) as f32),
+                mfu: self.context.peak_flops.map(|peak| {
+                    speed.mfu(flops_per_token(self.job, stepped.attended), peak) as f32
+                }),
                 memory_bytes: peak_memory_bytes(),
                 seconds_left: speed.seconds_left(total),
             });

@@ -40,16 +40,6 @@ pub trait Observer {
     fn on_end(&mut self) {}
 }
 
-/// Observes nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
-
-impl Observer for Silent {
-    fn on_step(&mut self, _: &StepLine) {}
-    fn on_eval(&mut self, _: &EvalMetrics) {}
-    fn on_message(&mut self, _: &str) {}
-}
-
 /// What suits stderr: a bar if it is a terminal, else a plain line each `log_steps` steps.
 pub fn observer_on_stderr(log_steps: u64) -> Box<dyn Observer> {
     if std::io::stderr().is_terminal() {

@@ -16,13 +16,13 @@ pub fn uniform_replacements(
     disallow_correct: bool,
     rng: &Rng,
 ) -> Vec<u32> {
-    let fixed = [
-        special.pad,
-        special.unk,
-        special.cls,
-        special.sep,
-        special.mask,
-    ];
+    let SpecialIds {
+        pad,
+        unk,
+        cls,
+        sep,
+        mask,
+    } = *special;
     let mut out = Vec::with_capacity(masked.masked_rows.len());
     let mut sequence = 0;
     for (&row, &target) in masked.masked_rows.iter().zip(&masked.targets) {
@@ -30,18 +30,17 @@ pub fn uniform_replacements(
             sequence += 1;
         }
         let position = row - masked.batch.cu_seqlens[sequence];
-        let mut left_out = fixed.to_vec();
-        if disallow_correct {
-            left_out.push(target);
-        }
+        let wrong = if disallow_correct { target } else { pad };
+        let mut left_out = [pad, unk, cls, sep, mask, wrong];
         left_out.sort_unstable();
-        left_out.dedup();
-        let choices = (vocab_size - left_out.len()).max(1) as u64;
+        let distinct = |i: usize| i == 0 || left_out[i] != left_out[i - 1];
+        let count = (0..left_out.len()).filter(|&i| distinct(i)).count();
+        let choices = (vocab_size - count).max(1) as u64;
         let example = first_example + sequence as u32;
         let mut token = rng.below(choices, Purpose::Sample, 0, example, position, 0) as u32;
         // The number counts the tokens that are not left out.
-        for &id in &left_out {
-            if token >= id {
+        for (i, &id) in left_out.iter().enumerate() {
+            if distinct(i) && token >= id {
                 token += 1;
             }
         }

@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use electra_model::files::atomic::{WriteError, path_aside, replace_file};
 
-const RUN_FILE: &str = "run.json";
+pub(crate) const RUN_FILE: &str = "run.json";
 const LOCK_FILE: &str = ".lock";
 const FORMAT: u32 = 1;
 

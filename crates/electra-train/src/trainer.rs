@@ -42,6 +42,9 @@ pub struct Stepped {
     pub metrics: StepMetrics,
     /// What was not finite, if the step was skipped for it.
     pub skipped: Option<String>,
+    /// Length of the sequence that a token of the batch stands in, on average: what attention
+    /// costs.
+    pub attended: f64,
 }
 
 /// Networks in training on a device.
@@ -50,6 +53,8 @@ pub struct Trainer<'a, B: Backend> {
     /// Parameters, gradients and moments.
     pub training: TrainingState<B>,
     arrays: PretrainingStep,
+    /// The micro-batches of the last step, each with the number of its first sequence.
+    parts: Vec<(MaskedBatch, u32)>,
     /// Where training stands.
     pub position: Position,
 }
@@ -71,6 +76,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             job,
             training,
             arrays,
+            parts: Vec::with_capacity(job.config.gradient_accumulation_steps),
             position,
         }
     }
@@ -82,15 +88,16 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let rng = Rng::new(config.seed, index);
         let batch = self.job.train.batch(self.position.cursor)?;
         let tokens = batch.packed.tokens();
-        let parts: Vec<(MaskedBatch, u32)> =
-            split(batch.packed, config.gradient_accumulation_steps)
-                .into_iter()
-                .map(|(part, first)| (self.job.masking.mask(part, first, &rng), first))
-                .collect();
+        let attended = attended(&batch.packed);
+        let (job, parts) = (self.job, &mut self.parts);
+        parts.clear();
+        let mask = |part, first| parts.push((job.masking.mask(part, first, &rng), first));
+        split(batch.packed, config.gradient_accumulation_steps, mask);
+        let parts = &self.parts;
         let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
         self.training.zero_grads(backend);
         let mut sums = StepSums::default();
-        for (part, first) in &parts {
+        for (part, first) in parts {
             let options = StepOptions {
                 rng,
                 dropout: true,
@@ -162,6 +169,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         Ok(Stepped {
             metrics,
             skipped: place,
+            attended,
         })
     }
 
@@ -289,24 +297,23 @@ fn run_part<B: Backend>(
     )
 }
 
-/// Splits a batch into at most `parts` runs of whole sequences, each with the number of its first
-/// sequence. A run ends with the sequence that brings it to its share of the tokens.
-fn split(batch: PackedBatch, parts: usize) -> Vec<(PackedBatch, u32)> {
+/// Splits a batch into at most `parts` runs of whole sequences and gives `each` with the number of
+/// its first sequence. A run ends with the sequence that brings it to its share of the tokens.
+fn split(batch: PackedBatch, parts: usize, mut each: impl FnMut(PackedBatch, u32)) {
     if parts == 1 {
-        return vec![(batch, 0)];
+        return each(batch, 0);
     }
     let share = batch.tokens().div_ceil(parts);
-    let mut runs = vec![(PackedBatch::new(), 0)];
+    let (mut run, mut first) = (PackedBatch::new(), 0);
     for s in 0..batch.sequences() {
+        if run.tokens() >= share {
+            each(std::mem::replace(&mut run, PackedBatch::new()), first);
+            first = s as u32;
+        }
         let rows = batch.rows(s);
-        if runs.last().is_some_and(|(run, _)| run.tokens() >= share) {
-            runs.push((PackedBatch::new(), s as u32));
-        }
-        if let Some((run, _)) = runs.last_mut() {
-            run.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
-        }
+        run.push(&batch.token_ids[rows.clone()], &batch.type_ids[rows]);
     }
-    runs
+    each(run, first);
 }
 
 /// Median seconds of a training step on this machine, over a few steps of a run that is thrown
@@ -326,8 +333,17 @@ pub fn seconds_per_step<B: Backend>(backend: &mut B, job: &PretrainJob) -> Resul
     Ok(seconds[seconds.len() / 2])
 }
 
-/// Operations of training on one token, by the product's own count.
-pub fn flops_per_token(job: &PretrainJob) -> f64 {
+/// Length of the sequence that a token stands in, on average over the tokens.
+fn attended(batch: &PackedBatch) -> f64 {
+    let squares: usize = (0..batch.sequences())
+        .map(|s| batch.rows(s).len().pow(2))
+        .sum();
+    squares as f64 / batch.tokens().max(1) as f64
+}
+
+/// Operations of training on one token, by the product's own count, in sequences of a length as
+/// [`Stepped::attended`] says it.
+pub fn flops_per_token(job: &PretrainJob, attended: f64) -> f64 {
     let networks = &job.networks;
     let generator = NetSize::from(&job.generator_config);
     let discriminator = NetSize::from(&job.discriminator_config);
@@ -335,6 +351,20 @@ pub fn flops_per_token(job: &PretrainJob) -> f64 {
         networks.discriminator.as_ref().map(|_| &discriminator),
         networks.generator.as_ref().map(|_| &generator),
         job.config.mask_prob,
-        job.config.max_seq_length,
+        attended.round() as usize,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_sequences_cost_less_attention() {
+        let mut batch = PackedBatch::new();
+        batch.push(&[1; 6], &[0; 6]);
+        batch.push(&[1; 2], &[0; 2]);
+        assert_eq!(attended(&batch), (36.0 + 4.0) / 8.0);
+        assert_eq!(attended(&PackedBatch::new()), 0.0);
+    }
 }

@@ -58,8 +58,34 @@ pub struct Facts {
     pub precision: &'static str,
     /// Rows for a report.
     pub environment: Vec<(String, String)>,
-    /// Operations a second that it reaches in products, where measured.
-    pub peak_flops: Option<f64>,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The instruction set, where the processor computes.
+    pub isa: Option<Isa>,
+}
+
+impl Facts {
+    /// Precision and threads, for people.
+    pub fn on(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("{}, {} thread{plural}", self.precision, self.threads)
+    }
+
+    /// The precision of products, as the processor's backend names it.
+    pub fn products(&self) -> CpuPrecision {
+        match self.precision {
+            "int8" => CpuPrecision::Int8,
+            "bf16" => CpuPrecision::Bf16,
+            _ => CpuPrecision::F32,
+        }
+    }
+
+    /// Operations a second that the device could do in products of its precision: one thread's
+    /// rate, measured in a moment, times the threads. `None` where it is not known.
+    pub fn peak_flops(&self) -> Option<f64> {
+        let rate = self.isa?.peak_gflops(self.products());
+        Some(rate * 1e9 * self.threads as f64)
+    }
 }
 
 /// Most threads that may be asked for.
@@ -131,8 +157,6 @@ impl DeviceArgs {
             CpuPrecision::Int8 => "int8",
         };
         let row = |key: &str, value: String| (key.to_owned(), value);
-        // One thread's rate times the threads: what the cores could do, measured in a moment.
-        let peak = backend.isa().peak_gflops(precision == "bf16");
         let facts = Facts {
             precision,
             environment: vec![
@@ -141,7 +165,8 @@ impl DeviceArgs {
                 row("precision", precision.to_owned()),
                 row("electra", env!("CARGO_PKG_VERSION").to_owned()),
             ],
-            peak_flops: Some(peak * 1e9 * threads as f64),
+            threads,
+            isa: Some(backend.isa()),
         };
         work.run(&mut backend, &facts)
     }

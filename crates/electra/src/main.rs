@@ -28,6 +28,7 @@ enum Command {
     Predict(commands::predict::Args),
     Export(commands::export::Args),
     Info(commands::info::Args),
+    Bench(commands::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Info(args) => commands::info::run(args),
+        Command::Bench(args) => commands::bench::run(args),
     };
     match result {
         Ok(code) => code,

@@ -172,7 +172,7 @@ fn twenty_kills_at_random_instants_change_nothing() {
             let there = fs::read_dir(&checkpoints).map_or(0, Iterator::count);
             assert_eq!(there, 0, "the first kill comes before any checkpoint");
         } else {
-            std::thread::sleep(whole_run.mul_f64(0.1 * draw(0)));
+            std::thread::sleep(whole_run.mul_f64(0.05 * draw(0)));
         }
         child.kill().expect("a process to kill");
         landed += u32::from(child.wait().expect("it ends").code().is_none());
@@ -382,4 +382,23 @@ fn wrong_models_to_begin_with_are_named() {
     begin("no-such-model").fails(1, &["no-such-model"]);
     fs::remove_dir_all(Path::new(&first).join("generator")).expect("writable");
     fails(&["generator"]);
+}
+
+#[test]
+fn a_run_goes_on_when_the_models_it_began_with_are_gone() {
+    let (dir, shards) = corpus();
+    let (first, out) = (path(&dir, "first"), path(&dir, "run"));
+    pretrain(&shards, &first, &[]).ok();
+    let begin = |settings: &[&str]| {
+        let mut all = arguments_without_sizes(&shards, &out);
+        all.extend(["--init-from".to_owned(), first.clone()]);
+        all.extend(settings.iter().map(|s| (*s).to_owned()));
+        electra(&all)
+    };
+    begin(&[]).ok();
+    fs::remove_dir_all(&first).expect("writable");
+    let again = begin(&[]);
+    again.says(&["goes on without", "done already"]);
+    again.ok();
+    begin(&["--set", "learning_rate=0.5"]).fails(1, &["learning_rate"]);
 }

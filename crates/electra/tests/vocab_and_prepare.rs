@@ -276,6 +276,54 @@ fn an_interrupted_prepare_exits_130_and_goes_on() {
     assert_eq!(files(&out), files(&whole));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_prepare_that_waits_for_standard_input_can_be_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = vocabulary(dir.path(), TEXT);
+    let out = dir.path().join("out");
+    let mut child = command()
+        .args(["prepare", "--input", "-", "--tokenizer", &tokenizer])
+        .arg("--out")
+        .arg(&out)
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Open, and silent after the first words.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(TEXT.as_bytes()).unwrap();
+    while !out.join("parts").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{stderr}");
+    drop(stdin);
+    let arguments = [
+        "prepare",
+        "--input",
+        "-",
+        "--tokenizer",
+        &tokenizer,
+        "--json",
+        "--out",
+        &out.display().to_string(),
+    ];
+    let result = electra_with_input(&arguments, TEXT.as_bytes()).json();
+    assert_eq!(result["documents"], 3);
+}
+
+#[test]
+fn a_merge_of_a_missing_directory_says_what_to_give() {
+    electra(&["prepare", "--merge", "--out", "no/such/place"])
+        .fails(1, &["no/such/place: no such directory", "--out"]);
+}
+
 #[test]
 fn real_english_goes_from_text_to_shards() {
     let Some(input) = shared_data("pretrain/en_state_union.txt") else {

@@ -1,13 +1,16 @@
 //! The merge: blocks of all parts, in the order of the input, to shards and the manifest.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 
-use super::plan::{Job, PARTS, remove_parts};
-use super::segments::{SegmentReader, StoredBlock};
+use super::plan::{Job, PARTS, lock, remove_parts};
+use super::segments::{Entry, SegmentReader, StoredBlock};
+use super::stamps;
 use super::workers::COMPLETE;
 use super::{PrepareError, Progress, io_error};
 use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry};
+use crate::read::identity::Content;
 use crate::shards::{ShardWriter, read_manifest, token_bytes};
 use electra_model::files::atomic::replace_file;
 
@@ -17,8 +20,7 @@ pub(super) fn merge(
     progress: &mut dyn FnMut(&Progress),
     stop: &dyn Fn() -> bool,
 ) -> Result<Manifest, PrepareError> {
-    let lock_path = job.out.join(PARTS).join("merge.lock");
-    let lock = job.lock(&lock_path)?;
+    let lock = lock(&job.out.join(PARTS).join("merge.lock"))?;
     // Another merge may have finished while this one waited for its turn to look.
     if let Some(manifest) = read_manifest(&job.out)? {
         return Ok(manifest);
@@ -51,10 +53,26 @@ pub(super) fn merge(
         }
     }
     let shards = output.finish()?;
+    let mut plan = job.plan.clone();
+    let mut known = Vec::new();
+    for (number, input) in plan.inputs.iter_mut().enumerate() {
+        let content = blocks.contents.remove(&(number as u32));
+        if input.name != "-" && content.is_none() {
+            let part = job.part_dir(job.owner(number, 0));
+            return Err(PrepareError::Segment {
+                path: part.clone(),
+                what: format!("the end of {} is not there", input.name),
+                part,
+            });
+        }
+        let content = content.map(|(_, content)| content);
+        known.push(content.as_ref().and_then(|c| c.stamp.clone()));
+        input.blake3 = content.map(|content| content.blake3);
+    }
     let sum = |count: fn(&ShardEntry) -> u64| shards.iter().map(count).sum();
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
-        plan: job.plan.clone(),
+        plan,
         documents: sum(|s| s.documents),
         lines: sum(|s| s.lines),
         tokens: sum(|s| s.tokens),
@@ -71,6 +89,7 @@ pub(super) fn merge(
     let mut text = serde_json::to_vec_pretty(&manifest).map_err(|e| io_error(&path)(e.into()))?;
     text.push(b'\n');
     replace_file(&path, |file| file.write_all(&text)).map_err(|e| io_error(&path)(e.source))?;
+    stamps::write(&job.out, &known);
     remove_parts(&job.out)?;
     drop(lock);
     Ok(manifest)
@@ -93,6 +112,8 @@ struct Blocks<'a> {
     parts: Vec<SegmentReader>,
     /// The next block of each part.
     heads: Vec<Option<StoredBlock>>,
+    /// What was read of each input so far come to an end, and a part that read it.
+    contents: BTreeMap<u32, (u32, Content)>,
     input: u32,
     block: u32,
 }
@@ -100,20 +121,46 @@ struct Blocks<'a> {
 impl<'a> Blocks<'a> {
     fn new(job: &'a Job) -> Result<Self, PrepareError> {
         let width = token_bytes(job.plan.vocab_size);
-        let mut parts: Vec<SegmentReader> = (0..job.parts)
-            .map(|part| SegmentReader::new(&job.part_dir(part), width))
-            .collect();
-        let heads = parts
-            .iter_mut()
-            .map(SegmentReader::next)
-            .collect::<Result<_, _>>()?;
-        Ok(Blocks {
+        let mut blocks = Blocks {
             job,
-            parts,
-            heads,
+            parts: (0..job.parts)
+                .map(|part| SegmentReader::new(&job.part_dir(part), width))
+                .collect(),
+            heads: Vec::new(),
+            contents: BTreeMap::new(),
             input: 0,
             block: 0,
-        })
+        };
+        for part in 0..job.parts {
+            let head = blocks.advance(part)?;
+            blocks.heads.push(head);
+        }
+        Ok(blocks)
+    }
+
+    /// The next block of a part. All parts must have read the same of an input.
+    fn advance(&mut self, part: u32) -> Result<Option<StoredBlock>, PrepareError> {
+        loop {
+            match self.parts[part as usize].next()? {
+                None => return Ok(None),
+                Some(Entry::Block(block)) => return Ok(Some(block)),
+                Some(Entry::Begun(..)) => {}
+                Some(Entry::Read(input, content)) => match self.contents.get(&input) {
+                    Some((first, there)) if there.blake3 != content.blake3 => {
+                        let name = self.job.plan.inputs.get(input as usize);
+                        return Err(PrepareError::PartsDiffer {
+                            input: name.map_or_else(String::new, |entry| entry.name.clone()),
+                            first: *first,
+                            second: part,
+                        });
+                    }
+                    Some((_, there)) if there.stamp.is_some() => {}
+                    _ => {
+                        self.contents.insert(input, (part, content));
+                    }
+                },
+            }
+        }
     }
 
     fn next(&mut self) -> Result<Option<StoredBlock>, PrepareError> {
@@ -125,7 +172,7 @@ impl<'a> Blocks<'a> {
                 && head.as_ref().is_some_and(|b| (b.input, b.block) == due)
             {
                 let block = head.take();
-                *head = self.parts[owner].next()?;
+                self.heads[owner] = self.advance(owner as u32)?;
                 self.block += 1;
                 return Ok(block);
             }

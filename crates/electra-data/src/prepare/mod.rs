@@ -8,8 +8,10 @@
 
 mod blocks;
 mod merge;
+mod pipeline;
 mod plan;
 mod segments;
+mod stamps;
 mod workers;
 
 use std::fs;
@@ -18,7 +20,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::manifest::{MANIFEST, TOKENIZER_DIR};
+use crate::manifest::{MANIFEST, Plan, TOKENIZER_DIR};
+use crate::read::identity::{Content, Stamp};
 use crate::read::{Input, ReadError, ReadOptions};
 use crate::shards::{Corpus, ShardError, read_manifest};
 use crate::tokenizer::{MAX_POSITIONS, Tokenizer, TokenizerError};
@@ -70,6 +73,52 @@ pub enum PrepareError {
         dir: PathBuf,
         /// What differs.
         difference: String,
+    },
+    /// The directory holds unfinished work on something else.
+    #[error(
+        "{dir} holds unfinished other work: {difference}; choose another directory, or remove \
+         {parts} to begin again"
+    )]
+    Unfinished {
+        /// The directory.
+        dir: PathBuf,
+        /// What differs.
+        difference: String,
+        /// The folder of the unfinished work.
+        parts: PathBuf,
+    },
+    /// Two parts were made from different contents of one input.
+    #[error(
+        "{input} was not the same file for part {first} and part {second}; give all parts the same \
+         and run both again, which does again what has changed"
+    )]
+    PartsDiffer {
+        /// The input.
+        input: String,
+        /// A part.
+        first: u32,
+        /// Another.
+        second: u32,
+    },
+    /// A thread that tokenizes has failed by a mistake of the program.
+    #[error("a thread failed at {place}: {what}; this is a bug, please report it")]
+    Panic {
+        /// The input, or what was done.
+        place: String,
+        /// What the thread said.
+        what: String,
+    },
+    /// Nothing to merge.
+    #[error("{dir}: no such directory; give the one that the parts were written to as --out")]
+    NoDirectory {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A directory without parts.
+    #[error("{dir}: no parts in it to merge; give the --out of the parts, or run them first")]
+    NoParts {
+        /// The directory.
+        dir: PathBuf,
     },
     /// Another process works on this.
     #[error("{path}: another process is working on this; let it finish or stop it")]
@@ -188,6 +237,24 @@ pub struct PrepareReport {
     pub text_bytes: u64,
     /// Invalid UTF-8 sequences that this call replaced.
     pub invalid_utf8: u64,
+    /// The first input that had been tokenized, in part or whole, and was again because it is not
+    /// as it was.
+    pub again: Option<String>,
+}
+
+impl PrepareReport {
+    fn new(outcome: Outcome) -> Self {
+        PrepareReport {
+            outcome,
+            documents: 0,
+            lines: 0,
+            tokens: 0,
+            shards: 0,
+            text_bytes: 0,
+            invalid_utf8: 0,
+            again: None,
+        }
+    }
 }
 
 /// How far the work is.
@@ -230,7 +297,7 @@ pub fn prepare(
         return Err(PrepareError::StdinParts);
     }
     let plan = plan::plan(inputs, tokenizer, options)?;
-    if let Some(report) = already_complete(out, &plan)? {
+    if let Some(report) = already_complete(out, &plan, inputs, stop)? {
         return Ok(report);
     }
     let job = Job::begin(out, plan, parts, piped)?;
@@ -241,13 +308,10 @@ pub fn prepare(
     }
     let done = workers::run_part(&job, part, inputs, tokenizer, options, progress, stop)?;
     let mut report = PrepareReport {
-        outcome: Outcome::PartComplete,
-        documents: 0,
-        lines: 0,
-        tokens: 0,
-        shards: 0,
         text_bytes: done.text_bytes,
         invalid_utf8: done.invalid_utf8,
+        again: done.again,
+        ..PrepareReport::new(Outcome::PartComplete)
     };
     if options.share == Share::All {
         let manifest = merge::merge(&job, progress, stop)?;
@@ -266,15 +330,10 @@ pub fn merge(
     progress: &mut dyn FnMut(&Progress),
     stop: &dyn Fn() -> bool,
 ) -> Result<PrepareReport, PrepareError> {
-    let mut report = PrepareReport {
-        outcome: Outcome::AlreadyComplete,
-        documents: 0,
-        lines: 0,
-        tokens: 0,
-        shards: 0,
-        text_bytes: 0,
-        invalid_utf8: 0,
-    };
+    if !out.is_dir() {
+        return Err(PrepareError::NoDirectory { dir: out.into() });
+    }
+    let mut report = PrepareReport::new(Outcome::AlreadyComplete);
     if let Some(manifest) = read_manifest(out)? {
         Corpus::open(out)?;
         plan::remove_parts(out)?;
@@ -295,32 +354,53 @@ fn fill_in(report: &mut PrepareReport, manifest: &crate::manifest::Manifest) {
     report.shards = manifest.shards.len() as u64;
 }
 
-/// The report of a directory that is complete already with this plan.
+/// The report of a directory that is complete already with this plan and these inputs.
 fn already_complete(
     out: &Path,
-    wanted: &crate::manifest::Plan,
+    wanted: &Plan,
+    inputs: &[Input],
+    stop: &dyn Fn() -> bool,
 ) -> Result<Option<PrepareReport>, PrepareError> {
     let Some(manifest) = read_manifest(out)? else {
         return Ok(None);
     };
-    plan::compare(out, &manifest.plan, wanted)?;
+    let there = &manifest.plan;
+    let other = |difference: String| PrepareError::Differs {
+        dir: out.into(),
+        difference,
+    };
+    if let Some(difference) =
+        plan::difference(there, wanted).or_else(|| there.size_difference(wanted))
+    {
+        return Err(other(difference));
+    }
     if wanted.inputs.iter().any(|input| input.name == "-") {
-        return Err(PrepareError::Differs {
-            dir: out.into(),
-            difference: "it was made from standard input, which cannot be compared with now".into(),
-        });
+        let what = "it was made from standard input, which cannot be compared with now";
+        return Err(other(what.into()));
+    }
+    let mut stamps = stamps::read(out);
+    stamps.resize(inputs.len(), None);
+    let mut looked = false;
+    for (i, input) in inputs.iter().enumerate() {
+        let Input::File(path) = input else { continue };
+        if stamps[i].is_some() && stamps[i] == Stamp::at(path) {
+            continue;
+        }
+        let now = Content::read(path, stop)?.ok_or(PrepareError::Interrupted)?;
+        if there.inputs[i].blake3.as_ref() != Some(&now.blake3) {
+            let name = &there.inputs[i].name;
+            let what = format!("input {}: the content of {name} has changed", i + 1);
+            return Err(other(what));
+        }
+        looked |= now.stamp.is_some();
+        stamps[i] = now.stamp;
+    }
+    if looked {
+        stamps::write(out, &stamps);
     }
     Corpus::open(out)?;
     plan::remove_parts(out)?;
-    let mut report = PrepareReport {
-        outcome: Outcome::AlreadyComplete,
-        documents: 0,
-        lines: 0,
-        tokens: 0,
-        shards: 0,
-        text_bytes: 0,
-        invalid_utf8: 0,
-    };
+    let mut report = PrepareReport::new(Outcome::AlreadyComplete);
     fill_in(&mut report, &manifest);
     Ok(Some(report))
 }

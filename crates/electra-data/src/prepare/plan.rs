@@ -1,11 +1,11 @@
 //! The plan of a directory: what it is made from, and which part has which block.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::segments::holds_segments;
 use super::{PrepareError, PrepareOptions, io_error, refuse_foreign};
 use crate::manifest::{InputEntry, Plan};
 use crate::read::{Input, ReadError, TextLayout};
@@ -14,8 +14,6 @@ use electra_model::files::atomic::put_in_place;
 
 /// The folder of unfinished work.
 pub(super) const PARTS: &str = "parts";
-/// Bytes hashed at each end of an input.
-const SAMPLE: u64 = 64 << 10;
 
 /// `parts/plan.json`.
 #[derive(Serialize, Deserialize)]
@@ -59,53 +57,32 @@ fn entry(input: &Input) -> Result<InputEntry, ReadError> {
         return Ok(InputEntry {
             name: "-".into(),
             bytes: 0,
-            sample_blake3: String::new(),
+            blake3: None,
         });
     };
-    let io = |source: std::io::Error| match source.kind() {
+    let metadata = path.metadata().map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => ReadError::Missing { path: path.clone() },
         _ => ReadError::Io {
             path: path.clone(),
             source,
         },
-    };
-    let mut file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let mut hash = blake3::Hasher::new();
-    hash.update(&bytes.to_le_bytes());
-    let mut sample = Vec::new();
-    file.by_ref()
-        .take(SAMPLE)
-        .read_to_end(&mut sample)
-        .map_err(io)?;
-    if bytes > SAMPLE {
-        file.seek(SeekFrom::Start(SAMPLE.max(bytes - SAMPLE)))
-            .map_err(io)?;
-        file.take(SAMPLE).read_to_end(&mut sample).map_err(io)?;
-    }
-    hash.update(&sample);
+    })?;
     Ok(InputEntry {
         name: path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),
-        bytes,
-        sample_blake3: hash.finalize().to_hex().to_string(),
+        bytes: metadata.len(),
+        blake3: None,
     })
 }
 
-/// Refuses a plan other than the one that is there. What was read strictly holds nothing that
+/// In what a plan differs from the one that is there. What was read strictly holds nothing that
 /// lossy reading would change, so strict work may go on lossily.
-pub(super) fn compare(dir: &Path, there: &Plan, wanted: &Plan) -> Result<(), PrepareError> {
+pub(super) fn difference(there: &Plan, wanted: &Plan) -> Option<String> {
     let mut wanted = wanted.clone();
     wanted.lossy &= there.lossy;
-    match there.difference(&wanted) {
-        None => Ok(()),
-        Some(difference) => Err(PrepareError::Differs {
-            dir: dir.into(),
-            difference,
-        }),
-    }
+    there.difference(&wanted)
 }
 
 /// Removes the folder of unfinished work, if it is there.
@@ -117,8 +94,33 @@ pub(super) fn remove_parts(out: &Path) -> Result<(), PrepareError> {
     }
 }
 
+/// Takes the lock `path` for as long as the file lives.
+pub(super) fn lock(path: &Path) -> Result<File, PrepareError> {
+    let file = File::create(path).map_err(io_error(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(PrepareError::Busy { path: path.into() }),
+        // A file system without locks: go without.
+        Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Makes sure that nobody works on a part, and says whether any block of one is done.
+fn idle(folder: &Path) -> Result<bool, PrepareError> {
+    let mut done = false;
+    for part in fs::read_dir(folder).map_err(io_error(folder))? {
+        let part = part.map_err(io_error(folder))?.path();
+        if part.is_dir() {
+            lock(&part.join("lock"))?;
+            done |= holds_segments(&part);
+        }
+    }
+    Ok(done)
+}
+
 impl Job {
-    /// Begins the work in `out`, or takes it up where it is the same.
+    /// Begins the work in `out`, or takes it up. Unfinished work on something else is removed if
+    /// no block of it is done or `start_over` says so.
     pub(super) fn begin(
         out: &Path,
         plan: Plan,
@@ -129,14 +131,24 @@ impl Job {
         let folder = out.join(PARTS);
         let path = folder.join("plan.json");
         if let Some(there) = read_plan(&path)? {
-            compare(out, &there.plan, &plan)?;
-            if there.parts != parts {
-                return Err(PrepareError::Differs {
-                    dir: out.into(),
-                    difference: format!("number of parts: {} there, {parts} now", there.parts),
-                });
-            }
-            if start_over {
+            let difference = difference(&there.plan, &plan).or_else(|| {
+                (there.parts != parts)
+                    .then(|| format!("number of parts: {} there, {parts} now", there.parts))
+                    // One part has all blocks, whatever the sizes.
+                    .or_else(|| (parts > 1).then(|| there.plan.size_difference(&plan))?)
+            });
+            if start_over || difference.is_some() {
+                let done = idle(&folder)?;
+                if let Some(difference) = difference
+                    && done
+                    && !start_over
+                {
+                    return Err(PrepareError::Unfinished {
+                        dir: out.into(),
+                        difference,
+                        parts: folder,
+                    });
+                }
                 remove_parts(out)?;
             }
         }
@@ -162,10 +174,7 @@ impl Job {
     /// The work that lies in `out`.
     pub(super) fn resume(out: &Path) -> Result<Self, PrepareError> {
         let path = out.join(PARTS).join("plan.json");
-        let there = read_plan(&path)?.ok_or_else(|| PrepareError::Incomplete {
-            dir: out.into(),
-            missing: "all".into(),
-        })?;
+        let there = read_plan(&path)?.ok_or_else(|| PrepareError::NoParts { dir: out.into() })?;
         Ok(Job {
             out: out.into(),
             plan: there.plan,
@@ -178,17 +187,6 @@ impl Job {
         self.out
             .join(PARTS)
             .join(format!("part-{part:05}-of-{:05}", self.parts))
-    }
-
-    /// Takes the lock `path` for as long as the file lives.
-    pub(super) fn lock(&self, path: &Path) -> Result<File, PrepareError> {
-        let file = File::create(path).map_err(io_error(path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(PrepareError::Busy { path: path.into() }),
-            // A file system without locks: go without.
-            Err(TryLockError::Error(_)) => Ok(file),
-        }
     }
 
     /// The part that block `block` of input `input` belongs to.

@@ -1,8 +1,13 @@
 //! Segments: the tokenized blocks of a part, in order, in files that are there whole or not at all.
 //!
-//! A segment is its blocks, then the BLAKE3 of all of them. A block is six u32 (input, block,
-//! tokens, lines, documents, 0), its tokens in 2 or 4 bytes each, and as u32 how many tokens of the
-//! block stand before the end of each line and of each document.
+//! A segment is its entries, then the BLAKE3 of all of them. An entry begins with six u32: input,
+//! block, three counts, kind.
+//!
+//! | kind | counts | then |
+//! |---|---|---|
+//! | 0 | tokens, lines, documents | the tokens of a block in 2 or 4 bytes each; as u32 how many of them stand before the end of each line and of each document |
+//! | 1 | bytes, 0, 0 | as JSON the stamp of an input, whose blocks begin |
+//! | 2 | bytes, 0, 0 | as JSON what was read of an input, whose blocks have ended |
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -10,12 +15,17 @@ use std::path::{Path, PathBuf};
 
 use super::{PrepareError, io_error};
 
+use crate::read::identity::{Content, Stamp};
 use crate::shards::put_tokens;
 use electra_model::files::atomic::put_in_place;
 
 /// Tokens after which a segment is closed; what a kill may cost.
 const SEGMENT_TOKENS: u64 = 4 << 20;
 const HEAD: usize = 24;
+/// Kinds of entries.
+const BLOCK: u32 = 0;
+const BEGUN: u32 = 1;
+const READ: u32 = 2;
 
 /// The tokens of a block.
 #[derive(Debug, Default)]
@@ -29,6 +39,22 @@ pub(super) struct Tokens {
     pub(super) documents: Vec<u32>,
 }
 
+/// Whether a part's folder holds anything done.
+pub(super) fn holds_segments(dir: &Path) -> bool {
+    segment_path(dir, 0).exists()
+}
+
+/// Something that stands in a segment, with blocks of the form `B`.
+#[derive(Debug)]
+pub(super) enum Entry<B> {
+    /// A block.
+    Block(B),
+    /// The blocks of an input begin, which had this stamp.
+    Begun(u32, Option<Stamp>),
+    /// The blocks of an input have ended.
+    Read(u32, Content),
+}
+
 fn segment_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("segment-{number:06}.bin"))
 }
@@ -39,6 +65,7 @@ pub(super) struct SegmentWriter {
     width: usize,
     number: u32,
     open: Option<(BufWriter<File>, blake3::Hasher, u64)>,
+    /// What is to be written next.
     scratch: Vec<u8>,
 }
 
@@ -58,23 +85,42 @@ impl SegmentWriter {
         segment_path(&self.dir, self.number).with_extension("tmp")
     }
 
-    pub(super) fn push(&mut self, block: &Tokens) -> Result<(), PrepareError> {
-        self.scratch.clear();
-        let counts = [
-            block.input,
-            block.block,
-            block.tokens.len() as u32,
-            block.lines.len() as u32,
-            block.documents.len() as u32,
-            0,
-        ];
+    /// Writes an entry; the beginning of an input with what comes next of it.
+    pub(super) fn push(&mut self, entry: &Entry<Tokens>) -> Result<(), PrepareError> {
         let words = |values: &[u32], out: &mut Vec<u8>| {
             out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
         };
-        words(&counts, &mut self.scratch);
-        put_tokens(&block.tokens, self.width, &mut self.scratch);
-        words(&block.lines, &mut self.scratch);
-        words(&block.documents, &mut self.scratch);
+        let json = |input: u32, kind: u32, text: serde_json::Result<Vec<u8>>, out: &mut Vec<u8>| {
+            let text = text.map_err(|e| io_error(&self.dir)(e.into()))?;
+            words(&[input, 0, text.len() as u32, 0, 0, kind], out);
+            out.extend(text);
+            Ok::<(), PrepareError>(())
+        };
+        let mut block_tokens = 0;
+        match entry {
+            Entry::Block(block) => {
+                block_tokens = block.tokens.len() as u64;
+                let counts = [
+                    block.input,
+                    block.block,
+                    block.tokens.len() as u32,
+                    block.lines.len() as u32,
+                    block.documents.len() as u32,
+                    BLOCK,
+                ];
+                words(&counts, &mut self.scratch);
+                put_tokens(&block.tokens, self.width, &mut self.scratch);
+                words(&block.lines, &mut self.scratch);
+                words(&block.documents, &mut self.scratch);
+            }
+            Entry::Begun(input, stamp) => {
+                json(*input, BEGUN, serde_json::to_vec(stamp), &mut self.scratch)?;
+                return Ok(());
+            }
+            Entry::Read(input, content) => {
+                json(*input, READ, serde_json::to_vec(content), &mut self.scratch)?;
+            }
+        }
         let aside = self.aside();
         let (file, hash, tokens) = match &mut self.open {
             Some(open) => open,
@@ -86,7 +132,8 @@ impl SegmentWriter {
         };
         file.write_all(&self.scratch).map_err(io_error(&aside))?;
         hash.update(&self.scratch);
-        *tokens += block.tokens.len() as u64;
+        self.scratch.clear();
+        *tokens += block_tokens;
         if *tokens >= SEGMENT_TOKENS {
             self.close()?;
         }
@@ -117,6 +164,8 @@ pub(super) struct SegmentReader {
     width: usize,
     number: u32,
     open: Option<(BufReader<File>, blake3::Hasher, u64)>,
+    /// Bytes of the open segment before the next entry.
+    at: u64,
 }
 
 /// A block as it lies in a segment.
@@ -137,12 +186,8 @@ impl SegmentReader {
             width,
             number: 0,
             open: None,
+            at: 0,
         }
-    }
-
-    /// The segment that comes next, once the open one is used up.
-    pub(super) fn number(&self) -> u32 {
-        self.number
     }
 
     fn wrong(&self, what: &str) -> PrepareError {
@@ -153,8 +198,8 @@ impl SegmentReader {
         }
     }
 
-    /// The next block; `None` after the last segment.
-    pub(super) fn next(&mut self) -> Result<Option<StoredBlock>, PrepareError> {
+    /// The next entry; `None` after the last segment.
+    pub(super) fn next(&mut self) -> Result<Option<Entry<StoredBlock>>, PrepareError> {
         loop {
             let path = segment_path(&self.dir, self.number);
             if self.open.is_none() {
@@ -169,6 +214,7 @@ impl SegmentReader {
                 }
                 let reader = BufReader::with_capacity(256 << 10, file);
                 self.open = Some((reader, blake3::Hasher::new(), left - 32));
+                self.at = 0;
             }
             let truncated = self.wrong("truncated or altered");
             let Some((file, hash, left)) = &mut self.open else {
@@ -199,19 +245,30 @@ impl SegmentReader {
                 Ok(buffer)
             };
             let head = words(&take(HEAD as u64)?);
-            let &[input, block, tokens, lines, documents, _] = head.as_slice() else {
+            let &[input, block, tokens, lines, documents, kind] = head.as_slice() else {
                 return Err(truncated);
             };
-            let tokens = take(u64::from(tokens) * self.width as u64)?;
-            let lines = words(&take(u64::from(lines) * 4)?);
-            let documents = words(&take(u64::from(documents) * 4)?);
-            return Ok(Some(StoredBlock {
-                input,
-                block,
-                tokens,
-                lines,
-                documents,
-            }));
+            let entry = match kind {
+                BLOCK => Entry::Block(StoredBlock {
+                    input,
+                    block,
+                    tokens: take(u64::from(tokens) * self.width as u64)?,
+                    lines: words(&take(u64::from(lines) * 4)?),
+                    documents: words(&take(u64::from(documents) * 4)?),
+                }),
+                BEGUN | READ => {
+                    let json = take(u64::from(tokens))?;
+                    let entry = match kind {
+                        BEGUN => serde_json::from_slice(&json).map(|s| Entry::Begun(input, s)),
+                        _ => serde_json::from_slice(&json).map(|c| Entry::Read(input, c)),
+                    };
+                    entry.map_err(|_| truncated)?
+                }
+                _ => return Err(truncated),
+            };
+            let whole = file.get_ref().metadata().map_err(io_error(&path))?.len();
+            self.at = whole.saturating_sub(32 + *left);
+            return Ok(Some(entry));
         }
     }
 }
@@ -223,26 +280,116 @@ fn words(bytes: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-/// Where a part stands: the number of its good segments, and the last block in them. Segments from
-/// the first bad one on are removed.
-pub(super) fn recover(dir: &Path, width: usize) -> Result<(u32, Option<(u32, u32)>), PrepareError> {
+/// A place in the segments of a part, before an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    segment: u32,
+    offset: u64,
+}
+
+/// What the segments of a part hold of an input.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) input: u32,
+    /// Before its first entry.
+    pub(super) place: Place,
+    /// The input's stamp when its blocks began.
+    pub(super) stamp: Option<Stamp>,
+    /// The last block.
+    pub(super) block: Option<u32>,
+    /// What was read of it, if its blocks have ended.
+    pub(super) content: Option<Content>,
+}
+
+/// What the good segments of a part hold, input by input, and their number. Segments from the first
+/// bad one on are removed.
+pub(super) fn recover(dir: &Path, width: usize) -> Result<(u32, Vec<Held>), PrepareError> {
     loop {
         let mut reader = SegmentReader::new(dir, width);
-        let mut last = None;
+        let mut inputs: Vec<Held> = Vec::new();
         let bad = loop {
-            match reader.next() {
-                Ok(Some(block)) => last = Some((block.input, block.block)),
-                Ok(None) => return Ok((reader.number(), last)),
-                Err(PrepareError::Segment { .. }) => break reader.number(),
+            let mut place = Place {
+                segment: reader.number,
+                offset: reader.at,
+            };
+            let entry = match reader.next() {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Ok((reader.number, inputs)),
+                Err(PrepareError::Segment { .. }) => break reader.number,
                 Err(e) => return Err(e),
+            };
+            if place.segment != reader.number || inputs.is_empty() {
+                place = Place {
+                    segment: reader.number,
+                    offset: 0,
+                };
+            }
+            let (input, block) = match &entry {
+                Entry::Block(block) => (block.input, Some(block.block)),
+                Entry::Begun(input, _) | Entry::Read(input, _) => (*input, None),
+            };
+            if inputs.last().is_none_or(|held| held.input != input) {
+                inputs.push(Held {
+                    input,
+                    place,
+                    stamp: None,
+                    block: None,
+                    content: None,
+                });
+            }
+            if let Some(held) = inputs.last_mut() {
+                held.block = block.or(held.block);
+                match entry {
+                    Entry::Block(_) => {}
+                    Entry::Begun(_, stamp) => held.stamp = stamp,
+                    Entry::Read(_, content) => held.content = Some(content),
+                }
             }
         };
-        for number in bad.. {
-            let path = segment_path(dir, number);
-            if !path.exists() {
+        remove_from(dir, bad)?;
+    }
+}
+
+/// Removes the segments from `first` on, the last first: what is left is always a beginning.
+fn remove_from(dir: &Path, first: u32) -> Result<(), PrepareError> {
+    let mut end = first;
+    while segment_path(dir, end).exists() {
+        end += 1;
+    }
+    for number in (first..end).rev() {
+        let path = segment_path(dir, number);
+        fs::remove_file(&path).map_err(io_error(&path))?;
+    }
+    Ok(())
+}
+
+/// Removes what stands in the segments from `place` on. Returns the number of segments left.
+pub(super) fn truncate(dir: &Path, place: Place) -> Result<u32, PrepareError> {
+    remove_from(dir, place.segment + 1)?;
+    let path = segment_path(dir, place.segment);
+    if place.offset == 0 {
+        fs::remove_file(&path).map_err(io_error(&path))?;
+        return Ok(place.segment);
+    }
+    let aside = path.with_extension("tmp");
+    let cut = (|| {
+        let mut from = File::open(&path)?.take(place.offset);
+        let mut to = BufWriter::new(File::create(&aside)?);
+        let mut hash = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let n = from.read(&mut buffer)?;
+            if n == 0 {
                 break;
             }
-            fs::remove_file(&path).map_err(io_error(&path))?;
+            hash.update(&buffer[..n]);
+            to.write_all(&buffer[..n])?;
         }
-    }
+        to.write_all(hash.finalize().as_bytes())?;
+        let to = to.into_inner().map_err(|e| e.into_error())?;
+        to.sync_all()?;
+        put_in_place(&aside, &path)
+    })();
+    cut.map_err(io_error(&path))?;
+    Ok(place.segment + 1)
 }

@@ -3,7 +3,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
-use crate::read::{TextLayout, documents, expand};
+use crate::read::tests::documents;
+use crate::read::{TextLayout, expand};
 use crate::tokenizer::SPECIAL_TOKENS;
 use crate::words::Normalisation;
 
@@ -74,12 +75,15 @@ fn go(
     prepare(inputs, &tokenizer(), out, options, &mut |_| {}, &|| false)
 }
 
-/// Every file of a directory by name.
+/// Every file of a directory by name, hidden ones left out.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
         if entry.path().is_dir() {
             for (inner, bytes) in self::files(&entry.path()) {
                 files.insert(format!("{name}/{inner}"), bytes);
@@ -150,7 +154,10 @@ fn threads_and_parts_do_not_show_in_the_bytes() {
         } else {
             for index in (0..of).rev() {
                 let error = merge(out.path(), &mut |_| {}, &|| false);
-                assert!(matches!(error, Err(PrepareError::Incomplete { .. })));
+                assert!(match index + 1 == of {
+                    true => matches!(error, Err(PrepareError::NoParts { .. })),
+                    false => matches!(error, Err(PrepareError::Incomplete { .. })),
+                });
                 let report = go(&inputs, out.path(), &options(2, Share::Part { index, of }));
                 assert_eq!(report.unwrap().outcome, Outcome::PartComplete);
             }
@@ -264,8 +271,12 @@ fn other_work_in_the_directory_is_refused_by_what_differs() {
         go(&inputs, out.path(), &base).unwrap();
         let error = |inputs: &[Input], options: &PrepareOptions, wanted: &str| {
             let error = go(inputs, out.path(), options).unwrap_err().to_string();
+            let what_to_do = match complete {
+                true => "holds other work".to_owned(),
+                false => format!("remove {}", out.path().join("parts").display()),
+            };
             assert!(
-                error.contains("holds other work") && error.contains(wanted),
+                error.contains(&what_to_do) && error.contains(wanted),
                 "{error}"
             );
         };
@@ -284,8 +295,6 @@ fn other_work_in_the_directory_is_refused_by_what_differs() {
         let mut lossy = base.clone();
         lossy.read.lossy = true;
         go(&inputs, out.path(), &lossy).unwrap();
-        fs::write(&path, "one two\n\nTHREE\n").unwrap();
-        error(&inputs, &lossy, "input 1: the content of a.txt has changed");
         fs::write(&path, "one\n").unwrap();
         error(&inputs, &lossy, "a.txt of 15 bytes there, 4 now");
         if !complete {
@@ -301,6 +310,198 @@ fn other_work_in_the_directory_is_refused_by_what_differs() {
             );
         }
     }
+}
+
+/// Changes a byte in the middle of a file and nothing else that a look from outside would show.
+fn edit_in_the_middle(path: &Path) {
+    let times = fs::metadata(path).unwrap().modified().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] = if bytes[middle] == b'w' { b'x' } else { b'w' };
+    fs::write(path, bytes).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(times).unwrap();
+}
+
+#[test]
+fn an_edit_anywhere_in_an_input_is_noticed_and_a_touched_or_copied_one_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    for wait in [0, 2100] {
+        let text = "one two three\n".repeat(20_000);
+        let path = dir.path().join("a.txt");
+        fs::write(&path, &text).unwrap();
+        let inputs = [Input::File(path.clone())];
+        // Once as fresh as can be, once so old that its time says that nothing was written.
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        let out = tempfile::tempdir().unwrap();
+        let base = options(1, Share::All);
+        go(&inputs, out.path(), &base).unwrap();
+        let rerun = |inputs: &[Input]| go(inputs, out.path(), &base);
+        let same = |inputs: &[Input]| {
+            let report = rerun(inputs).unwrap();
+            assert_eq!(report.outcome, Outcome::AlreadyComplete);
+        };
+        same(&inputs);
+        fs::write(&path, &text).unwrap();
+        same(&inputs);
+        fs::create_dir_all(dir.path().join("copy")).unwrap();
+        let copy = dir.path().join("copy/a.txt");
+        fs::copy(&path, &copy).unwrap();
+        same(&[Input::File(copy)]);
+        same(&inputs);
+        edit_in_the_middle(&path);
+        let error = rerun(&inputs).unwrap_err().to_string();
+        assert!(
+            error.contains("input 1: the content of a.txt has changed"),
+            "{error}"
+        );
+        fs::write(&path, &text).unwrap();
+        same(&inputs);
+    }
+}
+
+#[test]
+fn an_old_file_is_not_read_again_to_know_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.txt");
+    fs::write(&path, "one two three\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let out = tempfile::tempdir().unwrap();
+    let (inputs, base) = ([Input::File(path)], options(1, Share::All));
+    go(&inputs, out.path(), &base).unwrap();
+    // A hash that the file does not have tells whether it is asked for.
+    let manifest = out.path().join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let at = text.find("\"blake3\": \"").unwrap() + 11;
+    let other = text[..at].to_owned() + &"0".repeat(64) + &text[at + 64..];
+    fs::write(&manifest, other).unwrap();
+    let report = go(&inputs, out.path(), &base).unwrap();
+    assert_eq!(report.outcome, Outcome::AlreadyComplete);
+    fs::remove_file(out.path().join(".inputs.json")).unwrap();
+    let error = go(&inputs, out.path(), &base).unwrap_err().to_string();
+    assert!(error.contains("has changed"), "{error}");
+}
+
+#[test]
+fn a_run_that_was_stopped_does_again_what_has_changed_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = corpus(dir.path());
+    let base = options(2, Share::All);
+    // Where the edited file is before, within and after what was done when the run stopped.
+    for (name, again) in [("a.txt", true), ("b.txt", true), ("f.txt", false)] {
+        let out = tempfile::tempdir().unwrap();
+        let blocks = std::cell::Cell::new(0);
+        let mut progress = |_: &Progress| blocks.set(blocks.get() + 1);
+        let stopped = prepare(
+            &inputs,
+            &tokenizer(),
+            out.path(),
+            &base,
+            &mut progress,
+            &|| blocks.get() >= 3,
+        );
+        assert!(matches!(stopped, Err(PrepareError::Interrupted)));
+        edit_in_the_middle(&dir.path().join(name));
+        let report = go(&inputs, out.path(), &base).unwrap();
+        assert_eq!(report.outcome, Outcome::Complete);
+        if again {
+            assert_eq!(report.again.as_deref(), Some(name));
+        }
+        let fresh = tempfile::tempdir().unwrap();
+        go(&inputs, fresh.path(), &base).unwrap();
+        assert!(files(out.path()) == files(fresh.path()), "{name}");
+    }
+}
+
+#[test]
+fn corrected_text_goes_on_where_bad_text_ended_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("a.txt"), dir.path().join("b.txt"));
+    fs::write(&good, "one two\n".repeat(300_000)).unwrap();
+    let text = "three four\n".repeat(200_000);
+    fs::write(&bad, [text.as_bytes(), b"\xFF\n"].concat()).unwrap();
+    let inputs = [Input::File(good.clone()), Input::File(bad.clone())];
+    let out = tempfile::tempdir().unwrap();
+    let base = options(2, Share::All);
+    let error = go(&inputs, out.path(), &base).unwrap_err();
+    assert!(error.to_string().contains("invalid UTF-8"), "{error}");
+    fs::write(&bad, &text).unwrap();
+    let report = go(&inputs, out.path(), &base).unwrap();
+    assert_eq!(report.outcome, Outcome::Complete);
+    assert_eq!(report.again.as_deref(), Some("b.txt"));
+    assert!(report.text_bytes < 2_400_000, "{report:?}");
+    let fresh = tempfile::tempdir().unwrap();
+    go(&inputs, fresh.path(), &base).unwrap();
+    assert!(files(out.path()) == files(fresh.path()));
+
+    // Where nothing was done yet, anything may come in its place.
+    let out = tempfile::tempdir().unwrap();
+    fs::write(&bad, b"\xFF\n").unwrap();
+    go(&inputs[1..], out.path(), &base).unwrap_err();
+    let report = go(&inputs[..1], out.path(), &base).unwrap();
+    assert_eq!(report.outcome, Outcome::Complete);
+}
+
+#[test]
+fn parts_of_different_contents_are_not_merged_and_one_of_them_can_catch_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = corpus(dir.path());
+    let out = tempfile::tempdir().unwrap();
+    let part = |index: u32| {
+        go(
+            &inputs,
+            out.path(),
+            &options(2, Share::Part { index, of: 2 }),
+        )
+        .unwrap()
+    };
+    part(0);
+    // Another machine's copy, with another time.
+    let shared = dir.path().join("c.txt");
+    let before = fs::read(&shared).unwrap();
+    let mut copy: Vec<_> = inputs.to_vec();
+    for input in &mut copy {
+        let Input::File(path) = input else { continue };
+        let other = path.with_file_name("other");
+        fs::create_dir_all(&other).unwrap();
+        let to = other.join(path.file_name().unwrap());
+        fs::copy(&*path, &to).unwrap();
+        *path = to;
+    }
+    let second = options(2, Share::Part { index: 1, of: 2 });
+    go(&copy, out.path(), &second).unwrap();
+    for path in ["a.txt", "b.txt", "d.txt", "f.txt", "g.txt.zst", "c.txt"] {
+        edit_in_the_middle(&dir.path().join(path));
+    }
+    let again = part(0);
+    assert_eq!(again.again.as_deref(), Some("a.txt"));
+    let error = merge(out.path(), &mut |_| {}, &|| false).unwrap_err();
+    assert!(
+        matches!(&error, PrepareError::PartsDiffer { first, second, .. } if first != second),
+        "{error}"
+    );
+    let caught_up = part(1);
+    assert!(caught_up.again.is_some() && caught_up.text_bytes > 0);
+    merge(out.path(), &mut |_| {}, &|| false).unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    go(&inputs, fresh.path(), &options(1, Share::All)).unwrap();
+    assert!(files(out.path()) == files(fresh.path()));
+    assert_ne!(fs::read(&shared).unwrap(), before);
+}
+
+#[test]
+fn a_merge_of_nothing_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = merge(&dir.path().join("gone"), &mut |_| {}, &|| false).unwrap_err();
+    assert!(
+        error.to_string().contains("gone: no such directory"),
+        "{error}"
+    );
+    let error = merge(dir.path(), &mut |_| {}, &|| false).unwrap_err();
+    assert!(
+        error.to_string().contains("no parts in it to merge"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -382,7 +583,7 @@ fn blocks_are_spread_evenly_over_parts() {
     let entry = |bytes| crate::manifest::InputEntry {
         name: "x".into(),
         bytes,
-        sample_blake3: String::new(),
+        blake3: None,
     };
     let dir = tempfile::tempdir().unwrap();
     let plan = plan::plan(&[], &tokenizer(), &PrepareOptions::default()).unwrap();

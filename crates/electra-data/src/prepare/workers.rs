@@ -1,15 +1,17 @@
 //! Tokenizes the blocks of one part on several threads and writes them in order.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use super::blocks::{Block, BlockReader};
-use super::plan::Job;
-use super::segments::{SegmentWriter, Tokens, recover};
+use super::blocks::{Block, BlockReader, Item, Resume};
+use super::pipeline::in_order;
+use super::plan::{Job, lock};
+use super::segments::{Entry, Held, SegmentWriter, Tokens, recover, truncate};
 use super::{PrepareError, PrepareOptions, Progress, io_error};
 
+use crate::read::identity::{Halt, Stamp};
 use crate::read::{Input, PieceEnd};
 use crate::shards::token_bytes;
 use crate::tokenizer::Tokenizer;
@@ -24,14 +26,15 @@ pub(super) const COMPLETE: &str = "complete";
 pub(super) struct Done {
     pub(super) text_bytes: u64,
     pub(super) invalid_utf8: u64,
+    /// The first input that was tokenized again because it is not as it was.
+    pub(super) again: Option<String>,
 }
 
-/// A tokenized block on its way to the writer.
+/// An entry on its way to the writer.
 struct Finished {
-    number: u64,
+    entry: Entry<Tokens>,
     text_bytes: u64,
     inputs_done: u64,
-    tokens: Result<Tokens, PrepareError>,
 }
 
 /// Does what is left of a part.
@@ -46,109 +49,119 @@ pub(super) fn run_part(
 ) -> Result<Done, PrepareError> {
     let dir = job.part_dir(part);
     fs::create_dir_all(&dir).map_err(io_error(&dir))?;
-    let _lock = job.lock(&dir.join("lock"))?;
-    if dir.join(COMPLETE).exists() {
-        return Ok(Done::default());
-    }
+    let _lock = lock(&dir.join("lock"))?;
     let width = token_bytes(job.plan.vocab_size);
-    let (segments, done) = recover(&dir, width)?;
+    let complete = dir.join(COMPLETE);
+    let (mut segments, held) = recover(&dir, width)?;
+    let again = first_changed(&held, inputs, stop)?;
+    let kept = match again {
+        Some(at) => {
+            remove_if_there(&complete)?;
+            segments = truncate(&dir, held[at].place)?;
+            &held[..at]
+        }
+        None if complete.exists() => return Ok(Done::default()),
+        None => &held[..],
+    };
+    let resume = match kept.last() {
+        None => Resume::default(),
+        Some(last) if last.content.is_some() => Resume {
+            input: last.input + 1,
+            block: None,
+        },
+        Some(last) => Resume {
+            input: last.input,
+            block: last.block,
+        },
+    };
+    let again = again.and_then(|at| job.plan.inputs.get(held[at].input as usize));
+    let again = again.map(|entry| entry.name.clone());
     let mut writer = SegmentWriter::new(&dir, width, segments);
-    let threads = options.threads.max(1);
-    let reader = BlockReader::new(job, part, inputs, &options.read, done);
-    let source = Mutex::new((reader, 0u64));
+    let halt = Halt::default();
+    let reader = BlockReader::new(job, part, inputs, &options.read, resume, halt.clone());
+    let reader = Mutex::new(reader);
     let mut status = Progress {
         inputs: inputs.len() as u64,
         ..Default::default()
     };
-    // A permit for each block in flight bounds memory; the writer gives it back.
-    let (give, permits) = mpsc::channel();
-    for _ in 0..2 * threads + 2 {
-        let _ = give.send(());
-    }
-    let permits = Mutex::new(permits);
-    let (send, results) = mpsc::channel::<Finished>();
-    let written: Result<(), PrepareError> = std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (send, source, permits) = (send.clone(), &source, &permits);
-            let encoder = tokenizer.encoder();
-            scope.spawn(move || work(source, permits, encoder, &send));
+    let next = || {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let item = reader.next()?;
+        Ok(item.map(|item| (item, reader.inputs_done())))
+    };
+    let mapper = || {
+        let mut encoder = tokenizer.encoder();
+        move |(item, inputs_done): (Item, u64)| {
+            let mut text_bytes = 0;
+            let entry = match item {
+                Item::Begun(input, stamp) => Entry::Begun(input, stamp),
+                Item::Read(input, content) => Entry::Read(input, content),
+                Item::Block(block) => {
+                    text_bytes = block.text.len() as u64;
+                    Entry::Block(tokenize(&block, &mut encoder))
+                }
+            };
+            Finished {
+                entry,
+                text_bytes,
+                inputs_done,
+            }
         }
-        drop(send);
-        // Moved in here, so that it is dropped, and the threads end, when this closure returns.
-        let give = give;
-        let mut waiting = BTreeMap::new();
-        let mut next = 0;
-        for result in &results {
-            waiting.insert(result.number, result);
-            while let Some(result) = waiting.remove(&next) {
-                next += 1;
-                let tokens = result.tokens?;
-                writer.push(&tokens)?;
-                status.text_bytes += result.text_bytes;
-                status.tokens += tokens.tokens.len() as u64;
-                status.inputs_done = result.inputs_done;
-                progress(&status);
-                let _ = give.send(());
-            }
-            if stop() {
-                return Err(PrepareError::Interrupted);
-            }
+    };
+    let sink = |finished: Finished| {
+        writer.push(&finished.entry)?;
+        status.text_bytes += finished.text_bytes;
+        status.inputs_done = finished.inputs_done;
+        if let Entry::Block(tokens) = &finished.entry {
+            status.tokens += tokens.tokens.len() as u64;
+            progress(&status);
         }
         Ok(())
-    });
+    };
+    let written = in_order(options.threads.max(1), next, mapper, sink, stop, &halt);
     // What was in order when something went wrong is kept for the next run.
     let closed = writer.close();
     written?;
     closed?;
-    let path = dir.join(COMPLETE);
-    replace_file(&path, |file| file.write_all(b"complete\n"))
-        .map_err(|e| io_error(&path)(e.source))?;
-    let (reader, _) = source.into_inner().unwrap_or_else(PoisonError::into_inner);
+    replace_file(&complete, |file| file.write_all(b"complete\n"))
+        .map_err(|e| io_error(&complete)(e.source))?;
+    let reader = reader.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Done {
         text_bytes: status.text_bytes,
         invalid_utf8: reader.invalid_utf8(),
+        again,
     })
 }
 
-/// One thread: reads a block under the lock, tokenizes it outside.
-fn work(
-    source: &Mutex<(BlockReader<'_>, u64)>,
-    permits: &Mutex<mpsc::Receiver<()>>,
-    mut encoder: Encoder,
-    send: &mpsc::Sender<Finished>,
-) {
-    loop {
-        let permit = permits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recv();
-        if permit.is_err() {
-            return;
-        }
-        let (block, number, inputs_done) = {
-            let mut guard = source.lock().unwrap_or_else(PoisonError::into_inner);
-            let (reader, next) = &mut *guard;
-            let block = reader.next();
-            *next += 1;
-            (block, *next - 1, reader.inputs_done())
-        };
-        let (tokens, text_bytes, last) = match block {
-            Ok(None) => return,
-            Ok(Some(block)) => {
-                let bytes = block.text.len() as u64;
-                (Ok(tokenize(&block, &mut encoder)), bytes, false)
+/// The first of the inputs that a part holds, by its place in `held`, which is not as it was when
+/// it was read.
+fn first_changed(
+    held: &[Held],
+    inputs: &[Input],
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<usize>, PrepareError> {
+    for (at, held) in held.iter().enumerate() {
+        let same = match (inputs.get(held.input as usize), &held.content) {
+            (Some(Input::File(path)), Some(content)) => content
+                .is_at(path, stop)?
+                .ok_or(PrepareError::Interrupted)?,
+            // Of what was read in part no hash is known.
+            (Some(Input::File(path)), None) => {
+                held.stamp.is_some() && held.stamp == Stamp::at(path)
             }
-            Err(e) => (Err(e.into()), 0, true),
+            _ => false,
         };
-        let result = Finished {
-            number,
-            text_bytes,
-            inputs_done,
-            tokens,
-        };
-        if send.send(result).is_err() || last {
-            return;
+        if !same {
+            return Ok(Some(at));
         }
+    }
+    Ok(None)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), PrepareError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error(path)(e)),
+        _ => Ok(()),
     }
 }
 

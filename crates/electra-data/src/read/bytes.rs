@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::identity::{Halt, Watch};
 use super::inputs::{Compression, compression_of, format_of};
+use super::stdin::Waiting;
 use super::{Format, Input, ReadError, ReadOptions};
 
 /// Bytes looked at for signs of a binary file.
@@ -16,7 +18,7 @@ const PROBE: usize = 8 << 10;
 const BUFFER: usize = 128 << 10;
 
 /// An input after decompression.
-pub(super) enum Bytes {
+pub(crate) enum Bytes {
     /// Text, to be read in order.
     Stream(Box<dyn BufRead + Send>),
     /// A format that is read from its end.
@@ -25,7 +27,7 @@ pub(super) enum Bytes {
 
 impl Bytes {
     /// The stream of a format that is text.
-    pub(super) fn into_stream(self) -> Box<dyn BufRead + Send> {
+    pub(crate) fn into_stream(self) -> Box<dyn BufRead + Send> {
         match self {
             Bytes::Stream(stream) => stream,
             Bytes::File(file) => Box::new(BufReader::with_capacity(BUFFER, file)),
@@ -33,16 +35,18 @@ impl Bytes {
     }
 }
 
-pub(super) struct Opened {
-    pub(super) path: PathBuf,
-    pub(super) format: Format,
-    pub(super) bytes: Bytes,
-    pub(super) utf8: Utf8Count,
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    pub(crate) bytes: Bytes,
+    pub(crate) utf8: Utf8Count,
+    /// What is read of a file; none of standard input.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// Count and first offset of invalid UTF-8, shared by the byte layer and the reader.
 #[derive(Clone, Default)]
-pub(super) struct Utf8Count(Arc<(AtomicU64, AtomicU64)>);
+pub(crate) struct Utf8Count(Arc<(AtomicU64, AtomicU64)>);
 
 impl Utf8Count {
     pub(super) fn count(&self) -> u64 {
@@ -61,22 +65,34 @@ impl Utf8Count {
     }
 }
 
-pub(super) fn open(input: &Input, options: &ReadOptions) -> Result<Opened, ReadError> {
+pub(crate) fn open(input: &Input, options: &ReadOptions, halt: &Halt) -> Result<Opened, ReadError> {
     let path = input.path();
     let io = |source| ReadError::Io {
         path: path.clone(),
         source,
     };
+    let mut watch = None;
     let (raw, compression, format): (Box<dyn Read + Send>, _, _) = match input {
-        Input::Stdin => (Box::new(io::stdin()), Compression::None, Some(Format::Text)),
+        Input::Stdin => {
+            let stdin = Waiting::on(io::stdin(), halt.clone());
+            (Box::new(stdin), Compression::None, Some(Format::Text))
+        }
         Input::File(path) => {
             let file = File::open(path).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => ReadError::Missing { path: path.clone() },
                 _ => io(source),
             })?;
-            if file.metadata().map_err(io)?.is_dir() {
+            let kind = file.metadata().map_err(io)?.file_type();
+            if kind.is_dir() {
                 return Err(io(io::Error::from(io::ErrorKind::IsADirectory)));
             }
+            if !kind.is_file() {
+                let what = "it is not a regular file; to read a pipe, connect it to standard input \
+                            and give -";
+                return Err(io(io::Error::other(what)));
+            }
+            let (watching, file) = Watch::new(path, file).map_err(io)?;
+            watch = Some(watching);
             (Box::new(file), compression_of(path).0, format_of(path))
         }
     };
@@ -101,6 +117,7 @@ pub(super) fn open(input: &Input, options: &ReadOptions) -> Result<Opened, ReadE
             format,
             bytes,
             utf8,
+            watch,
         });
     }
     let mut stream = decompress(raw, compression).map_err(io)?;
@@ -130,6 +147,7 @@ pub(super) fn open(input: &Input, options: &ReadOptions) -> Result<Opened, ReadE
         format,
         bytes,
         utf8,
+        watch,
     })
 }
 
@@ -156,7 +174,8 @@ fn refuse_binary(path: &Path, head: &[u8]) -> Result<(), ReadError> {
     } else if head.starts_with(b"PAR1") {
         "it is Parquet; name it .parquet".to_owned()
     } else if let Some(at) = memchr::memchr(0, head) {
-        format!("NUL byte at offset {at}; give text files")
+        let line = memchr::memchr_iter(b'\n', &head[..at]).count() + 1;
+        format!("NUL byte at offset {at}, line {line}; give text files")
     } else {
         return Ok(());
     };

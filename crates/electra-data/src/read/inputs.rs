@@ -105,7 +105,7 @@ fn folder(path: &Path, inputs: &mut Vec<Input>) -> Result<(), ReadError> {
 
 /// The compression of a file, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compression {
+pub(crate) enum Compression {
     None,
     Gzip,
     Zstd,
@@ -116,7 +116,7 @@ fn extension(path: &Path) -> Option<String> {
 }
 
 /// Compression, and the name without its extension.
-pub(super) fn compression_of(path: &Path) -> (Compression, PathBuf) {
+pub(crate) fn compression_of(path: &Path) -> (Compression, PathBuf) {
     match extension(path).as_deref() {
         Some("gz") => (Compression::Gzip, path.with_extension("")),
         Some("zst") => (Compression::Zstd, path.with_extension("")),

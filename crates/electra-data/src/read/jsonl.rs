@@ -11,7 +11,7 @@ use super::pieces::Record;
 use super::{PieceEnd, ReadError, Source};
 
 /// Bytes of the longest record.
-pub(super) const RECORD_LIMIT: u64 = 256 << 20;
+pub(crate) const RECORD_LIMIT: u64 = 256 << 20;
 
 pub(super) struct JsonlSource {
     path: PathBuf,

@@ -5,15 +5,18 @@
 //! token. A word of more than [`pieces::WORD_LIMIT`] bytes without any punctuation is cut too; it
 //! becomes one `[UNK]` a cut instead of one in all.
 
-mod bytes;
-mod inputs;
-mod jsonl;
+pub(crate) mod bytes;
+pub(crate) mod identity;
+pub(crate) mod inputs;
+pub(crate) mod jsonl;
 mod parquet;
 pub mod pieces;
-mod table;
+mod stdin;
+pub(crate) mod table;
 mod text;
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 
 use thiserror::Error;
 
@@ -21,6 +24,7 @@ pub use inputs::{Input, expand};
 pub use pieces::PieceEnd;
 
 use bytes::{Opened, Utf8Count};
+use identity::{Content, Halt, Stamp, Watch};
 
 /// What can go wrong when documents are read.
 #[derive(Debug, Error)]
@@ -61,6 +65,12 @@ pub enum ReadError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file that something writes to.
+    #[error("{path}: it was written to while it was read; run again when it no longer changes")]
+    Changed {
+        /// The file.
+        path: PathBuf,
     },
     /// NUL bytes near the start, or the mark of a compressed file or UTF-16.
     #[error("{path}: looks binary, not text: {why}")]
@@ -186,6 +196,7 @@ pub struct Reader {
     utf8: Utf8Count,
     unit: &'static str,
     lossy: bool,
+    watch: Option<Watch>,
 }
 
 impl Reader {
@@ -195,12 +206,22 @@ impl Reader {
     /// A file that is missing, unreadable, binary or of an unknown kind; a table without the
     /// column.
     pub fn open(input: &Input, options: &ReadOptions) -> Result<Self, ReadError> {
+        Self::open_until(input, options, &Halt::default())
+    }
+
+    /// Opens an input; waiting for standard input ends with an error once `halt` is set.
+    pub(crate) fn open_until(
+        input: &Input,
+        options: &ReadOptions,
+        halt: &Halt,
+    ) -> Result<Self, ReadError> {
         let Opened {
             path,
             format,
             bytes,
             utf8,
-        } = bytes::open(input, options)?;
+            watch,
+        } = bytes::open(input, options, halt)?;
         let source: Box<dyn Source> = match format {
             Format::Text => Box::new(text::TextSource::new(path.clone(), bytes, options.layout)),
             Format::Jsonl => Box::new(jsonl::JsonlSource::new(
@@ -230,7 +251,26 @@ impl Reader {
                 _ => "byte",
             },
             lossy: options.lossy,
+            watch,
         })
+    }
+
+    /// The stamp that the file had when it was opened, where that is sure to tell another content.
+    pub(crate) fn stamp(&self) -> Option<&Stamp> {
+        self.watch.as_ref()?.stamp()
+    }
+
+    /// What was read of a file, after its last piece. None of standard input, and if halted.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`].
+    pub(crate) fn content(self, halt: &Halt) -> Result<Option<Content>, ReadError> {
+        // What reads the file goes first: it may still hold some of it.
+        drop(self.source);
+        match self.watch {
+            Some(watch) => watch.content(&|| halt.load(Relaxed)),
+            None => Ok(None),
+        }
     }
 
     /// Appends the next piece to `text` and says what it ends; `None` at the end of the file.
@@ -261,31 +301,5 @@ impl Reader {
     }
 }
 
-/// The documents of some inputs, each as one string: for small inputs and for training a
-/// vocabulary line by line use [`Reader`].
-///
-/// # Errors
-/// Those of [`Reader`].
-pub fn documents(inputs: &[Input], options: &ReadOptions) -> Result<Vec<String>, ReadError> {
-    let mut documents = Vec::new();
-    for input in inputs {
-        let mut reader = Reader::open(input, options)?;
-        let mut text = String::new();
-        while let Some(end) = reader.piece(&mut text)? {
-            match end {
-                PieceEnd::Part => {}
-                PieceEnd::Line => text.push('\n'),
-                PieceEnd::Document => {
-                    let document = std::mem::take(&mut text);
-                    if !document.trim().is_empty() {
-                        documents.push(document.trim_end_matches('\n').to_owned());
-                    }
-                }
-            }
-        }
-    }
-    Ok(documents)
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

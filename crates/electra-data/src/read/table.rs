@@ -107,9 +107,10 @@ fn wrong(path: &Path, error: csv::Error) -> ReadError {
 }
 
 /// Stops a record that does not end, such as one with a quote left open.
-struct RecordLimit {
-    inner: Box<dyn BufRead + Send>,
-    used: Arc<AtomicU64>,
+pub(crate) struct RecordLimit {
+    pub(crate) inner: Box<dyn BufRead + Send>,
+    /// Bytes read since it was last set to zero.
+    pub(crate) used: Arc<AtomicU64>,
 }
 
 impl Read for RecordLimit {

@@ -16,6 +16,28 @@ fn read(path: &Path, options: &ReadOptions) -> Result<Vec<String>, ReadError> {
     documents(&[Input::File(path.into())], options)
 }
 
+/// The documents of some inputs, each as one string.
+pub(crate) fn documents(inputs: &[Input], options: &ReadOptions) -> Result<Vec<String>, ReadError> {
+    let mut documents = Vec::new();
+    for input in inputs {
+        let mut reader = Reader::open(input, options)?;
+        let mut text = String::new();
+        while let Some(end) = reader.piece(&mut text)? {
+            match end {
+                PieceEnd::Part => {}
+                PieceEnd::Line => text.push('\n'),
+                PieceEnd::Document => {
+                    let document = std::mem::take(&mut text);
+                    if !document.trim().is_empty() {
+                        documents.push(document.trim_end_matches('\n').to_owned());
+                    }
+                }
+            }
+        }
+    }
+    Ok(documents)
+}
+
 fn message(result: Result<Vec<String>, ReadError>) -> String {
     result.unwrap_err().to_string()
 }
@@ -137,7 +159,7 @@ fn bad_input_is_refused_with_its_place() {
         (
             "a.txt",
             b"text\0more",
-            "looks binary, not text: NUL byte at offset 4",
+            "looks binary, not text: NUL byte at offset 4, line 1",
         ),
         ("b.txt", b"\xFF\xFEa\0", "byte order mark of UTF-16"),
         ("c.txt", b"\x1F\x8B\x08\0", "gzip-compressed; name it .gz"),
@@ -286,4 +308,19 @@ fn long_lines_come_in_small_pieces_with_the_same_tokens() {
         );
         assert!(read(&path, &ReadOptions::default()).unwrap() == [text.as_str()]);
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_by_name_is_refused_before_anything_is_read_from_it() {
+    let path = PathBuf::from("/dev/null");
+    let options = ReadOptions {
+        format: Some(Format::Text),
+        ..Default::default()
+    };
+    let message = message(read(&path, &options));
+    assert!(
+        message.contains("/dev/null") && message.contains("not a regular file"),
+        "{message}"
+    );
 }

@@ -2,11 +2,50 @@
 //!
 //! Tokens and targets only. How the network's outputs become predictions and scores stands beside
 //! each family's reader; heads and losses are the model's.
+//!
+//! The way of an example:
+//!
+//! - [`TaskSpec`]: what a task is: kind, columns, metrics, defaults; by name or for one's own file;
+//! - [`Examples`]: its examples out of a file, one at a time;
+//! - [`LabelSet`]: the labels, found in the data or given by a model;
+//! - [`Featurizer`]: examples to [`Features`], with a tokenizer;
+//! - [`classification`], [`tagging`], [`question`]: a network's outputs to predictions and scores;
+//! - [`submission`]: predictions to the files that GLUE's server takes.
+
+pub mod classification;
+mod columns;
+mod conll;
+mod error;
+mod example;
+mod examples;
+mod featurizer;
+mod labels;
+pub mod question;
+mod rows;
+mod spec;
+mod squad;
+pub mod submission;
+pub mod tagging;
+#[cfg(test)]
+mod tests;
+mod texts;
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
+pub use classification::Scores;
+pub use columns::{Column, Columns, Header};
+pub use error::TaskError;
+pub use example::{Answer, Example, Gold, Input, Place, hold_out};
+pub use examples::{Examples, LabelColumn, OpenOptions};
+pub use featurizer::{FeatureCounts, FeatureOptions, Featurizer, Overflow};
+pub use labels::LabelSet;
+pub use spec::{Metric, OwnTask, TaskSpec};
+
 /// What a head predicts; one value a family of tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     /// One of several classes, of one text or a pair.
     Classification,
@@ -38,7 +77,9 @@ pub struct Features {
     pub example: usize,
     /// One sequence, or one for each choice.
     pub sequences: Vec<Sequence>,
-    /// Tagging: the token that stands for each word, ascending. Otherwise empty.
+    /// Tagging: the token that stands for each word, ascending. Otherwise empty. Of an example that
+    /// takes several windows each word stands in one: the windows' words, one after the other,
+    /// are the example's, from the first.
     pub words: Vec<u32>,
     /// Question answering: the tokens that may belong to an answer. Otherwise empty.
     pub context: Range<u32>,
@@ -57,6 +98,7 @@ pub enum Target {
     Value(f64),
     /// Label of each of `Features::words`; `None` where the data gives none.
     Tags(Vec<Option<u32>>),
-    /// First and last token of the answer; `None` where this window holds none.
+    /// First and last token of the answer; `None` where this window holds none, be it in another
+    /// window or nowhere ([`Gold::Answers`] of the example tells).
     Span(Option<(u32, u32)>),
 }

@@ -3,6 +3,7 @@
 use super::Cpu;
 use super::attention::{Heads, multiply, narrow, pack_head, score_stride};
 use super::chain::{StoreTile, Tile};
+use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
@@ -139,13 +140,14 @@ impl Cpu {
         }
         let [dq, dk, dv] = &d_qkv;
         assert!(!dq.overlaps(dk) && !dq.overlaps(dv) && !dk.overlaps(dv));
-        let (isa, form) = (self.isa, q.form);
+        let (isa, form, clock) = (self.isa, q.form, &self.clock);
         self.pool.run(all.tasks(), |task, scratch| {
             let head = all.task(task);
             let (len, size) = (head.len, head.size);
             if len == 0 {
                 return;
             }
+            let mut lap = clock.start();
             let stride = score_stride(len);
             let block = ROWS.min(len);
             let [
@@ -257,6 +259,7 @@ impl Cpu {
                     store.run_on(isa);
                 }
             }
+            lap.done(Part::AttentionBackward);
         });
     }
 }

@@ -5,15 +5,17 @@
 //! heads. Both give the same bits, since no row knows what stands beside it.
 
 use super::Cpu;
-use super::attention::{HeadRoom, Heads, QUERIES, attend_head};
+use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
     Accuracy, AddNorm, LayerWeights, StoreTile, block_rows, by_panels, multiply_rows,
 };
+use super::clock::{Part, PartClock};
 use super::gemm::{Form, PANEL};
 use super::isa::Isa;
 use super::linear::{left_side, left_words};
 use super::pack::Source;
 use super::params::CpuParams;
+use super::pool::Pool;
 use super::view::{Shared, View, part};
 use crate::backend::{Array, LayerParams, LayerSpec, Sequences};
 use std::ops::Range;
@@ -33,6 +35,7 @@ struct Run<'a> {
     /// `[T, H]` what a layer reads and replaces.
     x: View,
     block: usize,
+    clock: &'a PartClock,
 }
 
 /// Query, key, value `[rows, 3H]` in attention's form, and attention's result `[rows, H]`; row 0 is
@@ -86,6 +89,7 @@ impl Run<'_> {
     ) {
         let [packed, tile, ..] = room;
         let stride = self.attention.units(3 * self.spec.hidden);
+        let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
             let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
@@ -101,6 +105,7 @@ impl Run<'_> {
                 store.run_on(self.isa);
             });
         }
+        lap.done(Part::Qkv);
     }
 
     /// What follows attention, for some rows, at most a block.
@@ -119,6 +124,7 @@ impl Run<'_> {
         let middle_form = middle_form(layer.output.form);
         let units = middle_form.units(spec.intermediate);
         let branch = &mut branch[..count * spec.hidden];
+        let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
             let x = std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
@@ -132,11 +138,13 @@ impl Run<'_> {
             let left = left_side(isa, layer.attention_output.form, context, packed);
             let to = branch.as_mut_ptr();
             multiply_rows(isa, left, &layer.attention_output, to, spec.hidden);
+            lap.done(Part::AttentionOutput);
             isa.run(AddNorm {
                 x,
                 y: branch,
                 norm: layer.attention_norm,
             });
+            lap.done(Part::Norm);
             let form = layer.intermediate.form;
             let left = left_side(isa, form, self.input(&rows), packed);
             by_panels(isa, left, &layer.intermediate, tile, |first, tile| {
@@ -149,6 +157,7 @@ impl Run<'_> {
                 };
                 store.run_on(isa);
             });
+            lap.done(Part::Intermediate);
             let activated = Source {
                 form: middle_form,
                 data: middle.as_ptr(),
@@ -158,12 +167,14 @@ impl Run<'_> {
             };
             let left = left_side(isa, layer.output.form, activated, bytes);
             multiply_rows(isa, left, &layer.output, to, spec.hidden);
+            lap.done(Part::Output);
             let branch = std::slice::from_raw_parts_mut(to, count * spec.hidden);
             isa.run(AddNorm {
                 x,
                 y: branch,
                 norm: layer.output_norm,
             });
+            lap.done(Part::Norm);
         }
     }
 
@@ -242,6 +253,7 @@ impl Cpu {
             attention: self.form,
             x: view,
             block: block_rows(spec),
+            clock: &self.clock,
         };
         let threads = self.pool.threads();
         let heads = Heads::new(&self.ints, sequences, spec.heads, x, None);
@@ -260,9 +272,6 @@ impl Cpu {
             });
             return;
         }
-
-        // Every layer by all threads: rows, heads, and rows again with the next layer's query, key
-        // and value.
         self.left.reserve(run.qkv_words(tokens));
         self.right.reserve(tokens * spec.hidden);
         let between = Between {
@@ -270,58 +279,75 @@ impl Cpu {
             context: Shared(self.right.as_ptr()),
             first: 0,
         };
-        let block = tokens.div_ceil(threads).min(run.block);
-        let blocks = tokens.div_ceil(tokens.div_ceil(block).next_multiple_of(threads));
-        let count = tokens.div_ceil(blocks);
-        let size = blocks;
-        self.pool.run(count, |task, scratch| {
-            let mut room = scratch.split(run.room());
-            let rows = part(tokens, size, task);
-            // SAFETY: these rows are this task's.
-            unsafe { run.project(&weights[0], rows, between, &mut room) };
+        layer_by_layer(&mut self.pool, &run, &weights, &heads, between, tokens);
+    }
+}
+
+/// Takes all sequences through one layer after the other, by all threads: heads, then rows with
+/// the next layer's query, key and value.
+fn layer_by_layer(
+    pool: &mut Pool,
+    run: &Run,
+    weights: &[LayerWeights],
+    heads: &Heads,
+    between: Between,
+    tokens: usize,
+) {
+    let Some(first) = weights.first() else {
+        return;
+    };
+    let (hidden, threads) = (run.spec.hidden, pool.threads());
+    // As many blocks as go round the threads, none larger than a block.
+    let blocks = tokens.div_ceil(run.block).next_multiple_of(threads);
+    let block = tokens.div_ceil(blocks);
+    let blocks = tokens.div_ceil(block);
+    pool.run(blocks, |task, scratch| {
+        let mut room = scratch.split(run.room());
+        let rows = part(tokens, block, task);
+        // SAFETY: these rows are this task's.
+        unsafe { run.project(first, rows, between, &mut room) };
+    });
+    let qkv = run.qkv(between, tokens);
+    // Halves of a head's queries where the heads do not go round.
+    let parts = if heads.tasks() < 2 * threads { 2 } else { 1 };
+    for (i, layer) in weights.iter().enumerate() {
+        pool.run(heads.tasks() * parts, |task, scratch| {
+            let head = heads.task(task / parts);
+            let queries = part(head.len, head.len.div_ceil(parts), task % parts);
+            if queries.is_empty() {
+                return;
+            }
+            let mut lap = run.clock.start();
+            let words = HeadRoom::words(run.attention, head.len, head.size);
+            let room = HeadRoom::new(scratch.split(words));
+            let to = between.context.add(head.start * hidden + head.column);
+            // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
+            unsafe {
+                attend_head(
+                    run.isa,
+                    run.attention,
+                    &head,
+                    qkv,
+                    queries,
+                    to,
+                    hidden,
+                    room,
+                    |_, _| {},
+                );
+            }
+            lap.done(Part::Attention);
         });
-        for (i, layer) in weights.iter().enumerate() {
-            let qkv = run.qkv(between, tokens);
-            let longest = sequences.longest;
-            // Halves of a head where the heads do not go round.
-            let parts = if heads.tasks() < 2 * threads { 2 } else { 1 };
-            self.pool.run(heads.tasks() * parts, |task, scratch| {
-                let head = heads.task(task / parts);
-                let words = HeadRoom::words(run.attention, longest, head.size);
-                let size = head.len.div_ceil(parts).next_multiple_of(QUERIES / 8);
-                let queries = part(head.len, size, task % parts);
-                if queries.is_empty() {
-                    return;
+        pool.run(blocks, |task, scratch| {
+            let mut room = scratch.split(run.room());
+            let rows = part(tokens, block, task);
+            // SAFETY: these rows are this task's.
+            unsafe {
+                run.finish(layer, rows.clone(), between, &mut room);
+                if let Some(next) = weights.get(i + 1) {
+                    run.project(next, rows, between, &mut room);
                 }
-                let to = between.context.add(head.start * spec.hidden + head.column);
-                let room = HeadRoom::new(scratch.split(words));
-                // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
-                unsafe {
-                    attend_head(
-                        run.isa,
-                        run.attention,
-                        &head,
-                        qkv,
-                        queries,
-                        to,
-                        spec.hidden,
-                        room,
-                        |_, _| {},
-                    );
-                }
-            });
-            self.pool.run(count, |task, scratch| {
-                let mut room = scratch.split(run.room());
-                let rows = part(tokens, size, task);
-                // SAFETY: these rows are this task's.
-                unsafe {
-                    run.finish(layer, rows.clone(), between, &mut room);
-                    if let Some(next) = weights.get(i + 1) {
-                        run.project(next, rows, between, &mut room);
-                    }
-                }
-            });
-        }
+            }
+        });
     }
 }
 
@@ -374,6 +400,7 @@ fn whole_sequences(
             // SAFETY: these rows are this task's.
             unsafe { run.project(layer, rows, between, &mut room) };
         }
+        let mut lap = run.clock.start();
         for task in group.start * heads.heads..group.end * heads.heads {
             let mut head = heads.task(task);
             head.start -= rows.start;
@@ -397,6 +424,7 @@ fn whole_sequences(
                 );
             }
         }
+        lap.done(Part::Attention);
         for rows in blocks() {
             // SAFETY: these rows are this task's.
             unsafe { run.finish(layer, rows, between, &mut room) };

@@ -6,6 +6,7 @@
 
 use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{Accuracy, NormWeights, StoreTile, Tile, block_rows, by_panels, multiply_rows};
+use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
 use super::elementwise::activate;
 use super::gemm::{Form, PANEL, Panels, Product, Start};
@@ -83,13 +84,14 @@ impl Cpu {
         if tokens == 0 {
             return;
         }
-        let (isa, form) = (self.isa, self.form);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let block = block_rows(spec);
         let blocks = tokens.div_ceil(block);
         self.pool.run(blocks, |task, scratch| {
             let rows = part(tokens, block, task);
             let [packed, tile] =
                 scratch.split([left_words(form, rows.len(), hidden), rows.len() * PANEL]);
+            let mut lap = clock.start();
             // SAFETY: nobody writes to the input; these rows of qkv are this task's.
             unsafe {
                 let left = left_side(isa, form, source(input, rows.clone()), packed);
@@ -97,6 +99,7 @@ impl Cpu {
                     store(isa, tile, kept.qkv, rows.start, first);
                 });
             }
+            lap.done(Part::Qkv);
         });
 
         let attention_dropout = dropout.map(|d| &d.attention);
@@ -113,6 +116,7 @@ impl Cpu {
             if head.len == 0 {
                 return;
             }
+            let mut lap = clock.start();
             let [a, b, c] = HeadRoom::words(kept.qkv.form, head.len, head.size);
             let [a, b, c, result] = scratch.split([a, b, c, head.len * head.size]);
             let keep = |t, sum| {
@@ -142,6 +146,7 @@ impl Cpu {
                 };
                 store(isa, tile, kept.context, head.start, head.column);
             }
+            lap.done(Part::Attention);
         });
 
         let keys = RowIds::new(&self.ints, &sequences.keys, tokens);
@@ -160,12 +165,14 @@ impl Cpu {
                 count * width,
                 left_words(form, count, spec.intermediate),
             ]);
+            let mut lap = clock.start();
             // SAFETY: nobody writes to the input and the context; these rows of all other arrays
             // are this task's.
             unsafe {
                 let left = left_side(isa, form, source(kept.context, rows.clone()), packed);
                 let to = branch.as_mut_ptr();
                 multiply_rows(isa, left, &weights.attention_output, to, hidden);
+                lap.done(Part::AttentionOutput);
                 let add = AddNorm {
                     rows: rows.clone(),
                     branch: &mut *branch,
@@ -183,6 +190,7 @@ impl Cpu {
                     cols: hidden,
                 };
                 store(isa, all, kept.attention_normed, rows.start, 0);
+                lap.done(Part::Norm);
                 let left = left_side(
                     isa,
                     form,
@@ -215,11 +223,13 @@ impl Cpu {
                     }
                     .run_on(isa);
                 });
+                lap.done(Part::Intermediate);
                 let activated =
                     View::of(middle_form, middle.as_mut_ptr(), count, spec.intermediate);
                 let left = left_side(isa, form, source(activated, 0..count), wide);
                 let to = branch.as_mut_ptr();
                 multiply_rows(isa, left, &weights.output, to, hidden);
+                lap.done(Part::Output);
                 let output =
                     std::slice::from_raw_parts_mut(kept.output.at(rows.start, 0), count * hidden);
                 let add = AddNorm {
@@ -233,6 +243,7 @@ impl Cpu {
                     normed: output,
                 };
                 add.run_on(isa);
+                lap.done(Part::Norm);
             }
         });
     }
@@ -278,7 +289,7 @@ impl Cpu {
         if tokens == 0 {
             return;
         }
-        let (isa, form) = (self.isa, self.form);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let block = block_rows(spec);
         let blocks = tokens.div_ceil(block);
         self.left.reserve(blocks * 4 * hidden);
@@ -296,6 +307,7 @@ impl Cpu {
                 count * hidden,
                 left_words(form, count, spec.intermediate),
             ]);
+            let mut lap = clock.start();
             // SAFETY: this block's sums, and its rows of all arrays, are this task's.
             unsafe {
                 let sums = partial.slice_mut(task * 4 * hidden, 4 * hidden);
@@ -315,6 +327,7 @@ impl Cpu {
                     branch: output_branch,
                 }
                 .run_on(isa);
+                lap.done(Part::NormBackward);
                 let left = left_side(isa, form, source(output_branch, rows.clone()), packed);
                 panels_of(isa, left, output, tile, |first, tile| {
                     isa.run_in(
@@ -330,9 +343,11 @@ impl Cpu {
                         },
                     );
                 });
+                lap.done(Part::OutputBackward);
                 let left = left_side(isa, form, source(d_middle, rows.clone()), wide);
                 let to = residual.as_mut_ptr();
                 product(left, intermediate, to, hidden, Start::Sum).run(isa, form);
+                lap.done(Part::IntermediateBackward);
                 NormGradient {
                     rows: rows.clone(),
                     sum: kept.attention_sum,
@@ -345,11 +360,13 @@ impl Cpu {
                     branch: attention_branch,
                 }
                 .run_on(isa);
+                lap.done(Part::NormBackward);
                 let left = left_side(isa, form, source(attention_branch, rows.clone()), packed);
                 panels_of(isa, left, attention_output, tile, |first, tile| {
                     store(isa, tile, d_context, rows.start, first);
                 });
             }
+            lap.done(Part::AttentionOutputBackward);
         });
         let sums = &self.left.as_slice()[..blocks * 4 * hidden];
         let to = grads.as_mut_slice();

@@ -1,6 +1,7 @@
 //! Linear layers: `x Wᵀ + b`, `dy W` and `dyᵀ x`.
 
 use super::buffer::Scratch;
+use super::clock::Part;
 use super::gemm::{Form, PANEL, Panels, Product, STRIP, Start};
 use super::isa::Isa;
 use super::pack::{
@@ -124,7 +125,7 @@ impl Cpu {
         if y.rows == 0 {
             return;
         }
-        let (isa, form) = (self.isa, self.form);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let blocks = y.rows.div_ceil(ROW_BLOCK);
         let block = y.rows.div_ceil(blocks).next_multiple_of(STRIP);
         let blocks = y.rows.div_ceil(block);
@@ -137,6 +138,7 @@ impl Cpu {
         let groups = weight.count().div_ceil(group);
         self.pool
             .run(blocks * groups, |task, scratch: &mut Scratch| {
+                let mut lap = clock.start();
                 let rows = part(y.rows, block, task / groups);
                 let [room] = scratch.split([left_words(form, rows.len(), x.cols)]);
                 // SAFETY: nobody writes to x during the operator.
@@ -160,6 +162,8 @@ impl Cpu {
                 };
                 // SAFETY: the sizes fit as asserted; the task alone has these rows and panels of y.
                 unsafe { product.run(isa, form) };
+                // Of a layer, this is the only product that comes here.
+                lap.done(Part::QkvBackward);
             });
     }
 
@@ -189,7 +193,7 @@ impl Cpu {
 
     /// Adds `dyᵀ x` to `weight` and the column sums of dy to `bias`.
     fn accumulate_outer(&mut self, dy: Source, x: Source, weight: Shared, bias: Shared) {
-        let (isa, form) = (self.isa, self.form);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let units = form.units(x.rows);
         self.left.reserve(strip_words(dy.cols, units));
         self.right.reserve(Panels::words(units, x.cols));
@@ -202,9 +206,11 @@ impl Cpu {
         let groups = dy.cols.div_ceil(STRIPS * STRIP);
         let strips = move |group: usize| part(dy.cols.div_ceil(STRIP), STRIPS, group);
         self.pool.run(groups + panels.count(), |task, _| {
+            let mut lap = clock.start();
             if task >= groups {
                 // SAFETY: nobody writes to x; the panel is this task's.
                 unsafe { pack_panel(isa, form, x, Columns::Columns, panels, task - groups) };
+                lap.done(Part::Weights);
                 return;
             }
             for strip in strips(task) {
@@ -217,8 +223,10 @@ impl Cpu {
                     pack_strip(isa, form, dy, strip, to, Some(sums));
                 }
             }
+            lap.done(Part::Weights);
         });
         self.pool.run(groups * panels.count(), |task, _| {
+            let mut lap = clock.start();
             let panel = task / groups;
             for strip in strips(task % groups) {
                 let rows = part(dy.cols, STRIP, strip);
@@ -239,6 +247,7 @@ impl Cpu {
                 // array as the caller asserted, is this task's.
                 unsafe { product.run(isa, form) };
             }
+            lap.done(Part::Weights);
         });
         debug_assert!(panels.count() * PANEL >= x.cols);
     }

@@ -24,6 +24,25 @@ pub(crate) fn exp<S: Simd>(x: S::V) -> S::V {
     S::select_less(x, S::splat(-87.3), S::splat(0.0), y)
 }
 
+/// `2^x` within 2e-7 of itself; 0 below −150, infinite from 128 on.
+// The coefficient near ln 2 is the fit's own.
+#[allow(clippy::approx_constant)]
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(x: S::V) -> S::V {
+    // Both comparisons give their second argument where it is not a number, so that it stays one.
+    let cut = S::min(S::splat(200.0), S::max(S::splat(-200.0), x));
+    let n = S::round(cut);
+    let f = S::sub(cut, n);
+    // Fitted for |f| ≤ 1/2 to the least relative error, 9.2e-8, among those that are 1 at 0.
+    let mut p = S::splat(0.001_326_472_7);
+    p = S::fma(p, f, S::splat(0.009_671_513));
+    p = S::fma(p, f, S::splat(0.055_507_336));
+    p = S::fma(p, f, S::splat(0.240_222_42));
+    p = S::fma(p, f, S::splat(0.693_147));
+    p = S::fma(p, f, S::splat(1.0));
+    S::scale(p, n)
+}
+
 /// Φ(x), the normal distribution function, within 3e-7 absolutely, and `e^(−x²/2)`.
 #[inline(always)]
 pub(crate) fn normal_cdf<S: Simd>(x: S::V) -> (S::V, S::V) {
@@ -119,9 +138,10 @@ mod tests {
                     match self.2 {
                         0 => exp::<S>(v),
                         1 => normal_cdf::<S>(v).0,
+                        2 => sigmoid::<S>(v),
                         3 => normal_cdf_bf16::<S>(v),
                         4 => gelu_slope_bf16::<S>(v),
-                        _ => sigmoid::<S>(v),
+                        _ => exp2::<S>(v),
                     },
                 );
             }
@@ -162,6 +182,14 @@ mod tests {
             };
             let e = worst(isa, 4, 20.0, false, slope);
             assert!(e < 4e-4, "{isa:?} slope for bf16 {e:e}");
+            let e = worst(isa, 5, 126.0, true, f64::exp2);
+            assert!(e < 2e-7, "{isa:?} exp2 {e:e}");
+            let mut y = [1.0; 6];
+            let x = [f32::NEG_INFINITY, -151.0, 0.0, 3.0, 128.0, f32::INFINITY];
+            isa.run(Map(&x, &mut y, 5));
+            assert_eq!(y, [0.0, 0.0, 1.0, 8.0, f32::INFINITY, f32::INFINITY]);
+            isa.run(Map(&[f32::NAN], &mut y, 5));
+            assert!(y[0].is_nan(), "{isa:?}");
             let mut y = [1.0; 3];
             isa.run(Map(&[f32::NEG_INFINITY, -1e4, 0.0], &mut y, 0));
             assert_eq!(y, [0.0, 0.0, 1.0], "{isa:?}");

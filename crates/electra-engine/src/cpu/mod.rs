@@ -7,6 +7,7 @@ mod attention;
 mod attention_backward;
 mod buffer;
 mod chain;
+mod clock;
 mod dropout;
 mod elementwise;
 mod gemm;
@@ -33,7 +34,7 @@ pub use params::CpuParams;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
-use crate::rng::Rng;
+use clock::PartClock;
 use gemm::Form;
 use pool::Pool;
 use view::View;
@@ -85,10 +86,13 @@ pub struct Cpu {
     /// Of products of layers in inference.
     layer_form: Form,
     arrays: Vec<(Buffer, Form)>,
+    clock: PartClock,
     ints: Vec<Vec<u32>>,
     /// Memory that the tasks of one operator share.
     left: Buffer,
     right: Buffer,
+    /// What the optimizer's tasks are.
+    pieces: optimizer::Pieces,
 }
 
 impl Cpu {
@@ -116,9 +120,11 @@ impl Cpu {
                 _ => form,
             },
             arrays: Vec::new(),
+            clock: PartClock::default(),
             ints: Vec::new(),
             left: Buffer::zeroed(0),
             right: Buffer::zeroed(0),
+            pieces: optimizer::Pieces::default(),
         })
     }
 
@@ -223,10 +229,12 @@ impl Backend for Cpu {
 
     fn zero(&mut self, array: Array) {
         let view = self.view(array);
-        for r in 0..array.rows {
-            // SAFETY: nobody else uses the array.
-            unsafe { view.row_mut(r).fill(0.0) };
-        }
+        self.pool.rows(array.rows, array.cols, |rows, _| {
+            for r in rows {
+                // SAFETY: row r is this task's.
+                unsafe { view.row_mut(r).fill(0.0) };
+            }
+        });
     }
 
     fn copy(&mut self, x: Array, y: Array) {
@@ -267,7 +275,7 @@ impl Backend for Cpu {
     }
 
     fn zero_flat(&mut self, flat: &mut Flat) {
-        flat.as_mut_slice().fill(0.0);
+        self.zero_all(flat);
     }
 
     fn embed(&mut self, params: &CpuParams, tables: &[(ParamView, Ints)], y: Array) {
@@ -374,7 +382,7 @@ impl Backend for Cpu {
         self.compare_ids(a, b, y);
     }
 
-    fn vocabulary_log_prob(
+    fn vocabulary(
         &mut self,
         params: &CpuParams,
         x: Array,
@@ -383,8 +391,11 @@ impl Backend for Cpu {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+        self.vocabulary_pass(
+            params, x, head, targets, log_prob, log_sum, predicted, sample,
+        );
     }
 
     fn vocabulary_backward(
@@ -401,29 +412,8 @@ impl Backend for Cpu {
         self.log_prob_backward(params, x, head, targets, log_sum, scale, dx, grads);
     }
 
-    fn vocabulary_sample(
-        &mut self,
-        params: &CpuParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
-        self.sample(
-            params,
-            x,
-            head,
-            temperature,
-            exclude,
-            rng,
-            keys,
-            rows,
-            sampled,
-        );
+    fn parts(&mut self) -> Vec<(&'static str, std::time::Duration)> {
+        self.clock.take()
     }
 
     fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
@@ -497,8 +487,8 @@ impl Backend for Cpu {
         self.total(x)
     }
 
-    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
-        self.norms(flat, views)
+    fn squared_norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+        self.norms(flat, views, norms);
     }
 
     fn adamw(

@@ -8,6 +8,39 @@ use super::view::{Shared, part};
 use super::{Cpu, Flat};
 use crate::backend::{Adam, Array, ParamUpdate};
 use crate::params::ParamView;
+use std::ops::Range;
+
+/// A part of a view that is one task.
+#[derive(Debug)]
+struct Piece {
+    /// Which view.
+    view: usize,
+    /// Elements of the flat array.
+    range: Range<usize>,
+}
+
+/// Views of a flat array, cut into tasks of one parallel region.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    views: Vec<ParamView>,
+    pieces: Vec<Piece>,
+}
+
+impl Pieces {
+    /// The pieces of `views`, in the memory of the last ones.
+    fn fill(&mut self, views: impl Iterator<Item = ParamView>) {
+        self.views.clear();
+        self.views.extend(views);
+        self.pieces.clear();
+        for (view, all) in self.views.iter().map(|v| v.range()).enumerate() {
+            let pieces = all.clone().step_by(ELEMENTS).map(|start| Piece {
+                view,
+                range: start..all.end.min(start + ELEMENTS),
+            });
+            self.pieces.extend(pieces);
+        }
+    }
+}
 
 struct AdamStep<'a> {
     params: &'a mut [f32],
@@ -98,60 +131,63 @@ impl Cpu {
         let isa = self.isa;
         let master = Shared(params.master.as_ptr());
         let (m, v) = (Shared(first.as_ptr()), Shared(second.as_ptr()));
-        for update in updates {
-            let view = update.view;
-            assert!(view.range().end <= len);
-            self.pool.run(view.len().div_ceil(ELEMENTS), |task, _| {
-                let range = part(view.len(), ELEMENTS, task);
-                let (at, n) = (view.offset + range.start, range.len());
-                // SAFETY: the range lies in all four arrays and is this task's.
-                let (params, first, second) = unsafe {
-                    (
-                        master.slice_mut(at, n),
-                        m.slice_mut(at, n),
-                        v.slice_mut(at, n),
-                    )
-                };
-                isa.run(AdamStep {
-                    params,
-                    grads: &grads.as_slice()[at..at + n],
-                    first,
-                    second,
-                    adam: *adam,
-                    grad_scale,
-                    lr: update.lr,
-                    decay: update.decay,
-                });
+        self.pieces.fill(updates.iter().map(|u| u.view));
+        let pieces = self.pieces.pieces.as_slice();
+        assert!(pieces.iter().all(|p| p.range.end <= len));
+        self.pool.run(pieces.len(), |task, _| {
+            let piece = &pieces[task];
+            let (at, n) = (piece.range.start, piece.range.len());
+            let update = &updates[piece.view];
+            // SAFETY: the range lies in all four arrays and is this task's.
+            let (params, first, second) = unsafe {
+                (
+                    master.slice_mut(at, n),
+                    m.slice_mut(at, n),
+                    v.slice_mut(at, n),
+                )
+            };
+            isa.run(AdamStep {
+                params,
+                grads: &grads.as_slice()[at..at + n],
+                first,
+                second,
+                adam: *adam,
+                grad_scale,
+                lr: update.lr,
+                decay: update.decay,
             });
-        }
-        let changed: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
-        params.repack(&mut self.pool, isa, &changed);
+        });
+        params.repack(&mut self.pool, isa, &self.pieces.views);
     }
 
-    pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView]) -> Vec<f64> {
-        let isa = self.isa;
-        let flat = flat.as_slice();
-        let mut norms = Vec::with_capacity(views.len());
-        for view in views {
-            let values = &flat[view.range()];
-            let parts = values.len().div_ceil(ELEMENTS);
-            // One f64 a part, in the words of two f32.
-            self.left.reserve(2 * parts);
-            let sums = Shared(self.left.as_ptr());
-            self.pool.run(parts, |task, _| {
-                let sum = isa.run(SquaredNorm(&values[part(values.len(), ELEMENTS, task)]));
-                // SAFETY: the buffer has room for `parts` f64 and is aligned to 64 bytes; this
-                // one is this task's.
-                unsafe { sums.add(0).cast::<f64>().add(task).write(sum) };
-            });
-            let mut total = 0.0;
-            for task in 0..parts {
-                // SAFETY: written above.
-                total += unsafe { sums.add(0).cast::<f64>().add(task).read() };
-            }
-            norms.push(total);
+    pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+        assert_eq!(views.len(), norms.len());
+        let (isa, flat) = (self.isa, flat.as_slice());
+        self.pieces.fill(views.iter().copied());
+        let pieces = self.pieces.pieces.as_slice();
+        // One f64 a piece, in the words of two f32.
+        self.left.reserve(2 * pieces.len());
+        let sums = Shared(self.left.as_ptr());
+        self.pool.run(pieces.len(), |task, _| {
+            let sum = isa.run(SquaredNorm(&flat[pieces[task].range.clone()]));
+            // SAFETY: the buffer has room for an f64 a piece and is aligned to 64 bytes; this one
+            // is this task's.
+            unsafe { sums.add(0).cast::<f64>().add(task).write(sum) };
+        });
+        norms.fill(0.0);
+        for (task, piece) in pieces.iter().enumerate() {
+            // SAFETY: written above.
+            norms[piece.view] += unsafe { sums.add(0).cast::<f64>().add(task).read() };
         }
-        norms
+    }
+
+    pub(super) fn zero_all(&mut self, flat: &mut Flat) {
+        let (len, flat) = (flat.len(), Shared(flat.as_ptr()));
+        self.pool.run(len.div_ceil(ELEMENTS), |task, _| {
+            let range = part(len, ELEMENTS, task);
+            // SAFETY: the range is this task's, of an array borrowed mutably.
+            unsafe { flat.slice_mut(range.start, range.len()).fill(0.0) };
+        });
     }
 
     pub(super) fn total(&mut self, x: Array) -> f64 {

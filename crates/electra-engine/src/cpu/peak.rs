@@ -1,7 +1,9 @@
 //! The multiply-add rate of one core, measured in registers: what products are compared with.
 
+use super::Precision;
+use super::gemm::Form;
 use super::isa::{Isa, Kernel};
-use super::simd::Simd;
+use super::simd::{LANES, Simd};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -9,23 +11,28 @@ use std::time::Instant;
 const SUMS: usize = 12;
 const ROUNDS: usize = 2_000_000;
 
-struct MultiplyAdd<const BF16: bool>;
+struct MultiplyAdd(Form);
 
-impl<const BF16: bool> Kernel for MultiplyAdd<BF16> {
+impl Kernel for MultiplyAdd {
     type Output = f32;
 
     #[inline(always)]
     fn run<S: Simd>(self) -> f32 {
         let (a, b) = (S::splat(black_box(0.5)), S::splat(black_box(0.25)));
         let mut sums = [S::splat(0.0); SUMS];
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = if BF16 {
-                    S::dot_bf16(*sum, a, b)
-                } else {
-                    S::fma(a, *sum, b)
-                };
-            }
+        macro_rules! rounds {
+            ($sum:ident => $next:expr) => {
+                for _ in 0..ROUNDS {
+                    for $sum in &mut sums {
+                        *$sum = $next;
+                    }
+                }
+            };
+        }
+        match self.0 {
+            Form::F32 => rounds!(sum => S::fma(a, *sum, b)),
+            Form::Bf16 => rounds!(sum => S::dot_bf16(*sum, a, b)),
+            Form::Int8 => rounds!(sum => S::dot_int8(*sum, a, b)),
         }
         let mut total = 0.0;
         for sum in sums {
@@ -36,20 +43,25 @@ impl<const BF16: bool> Kernel for MultiplyAdd<BF16> {
 }
 
 impl Isa {
-    /// Billions of floating-point operations a second of one core, in f32 or in products of bf16.
-    /// Takes a few milliseconds.
-    pub fn peak_gflops(self, bf16: bool) -> f64 {
+    /// Billions of operations a second of one core in products of this precision. Takes a few
+    /// milliseconds.
+    pub fn peak_gflops(self, precision: Precision) -> f64 {
+        let form = match precision {
+            Precision::Bf16 if self.has_bf16() => Form::Bf16,
+            Precision::Int8 => Form::Int8,
+            Precision::F32 | Precision::Bf16 => Form::F32,
+        };
         let mut best = f64::INFINITY;
         for _ in 0..3 {
             let start = Instant::now();
-            black_box(if bf16 {
-                self.run_bf16(MultiplyAdd::<true>)
-            } else {
-                self.run(MultiplyAdd::<false>)
-            });
+            black_box(self.run_in(form, MultiplyAdd(form)));
             best = best.min(start.elapsed().as_secs_f64());
         }
-        let lanes = if bf16 { 32 } else { 16 };
-        (2 * lanes * SUMS * ROUNDS) as f64 / best / 1e9
+        let values = match form {
+            Form::F32 => LANES,
+            Form::Bf16 => 2 * LANES,
+            Form::Int8 => 4 * LANES,
+        };
+        (2 * values * SUMS * ROUNDS) as f64 / best / 1e9
     }
 }

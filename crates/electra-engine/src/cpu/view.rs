@@ -124,6 +124,11 @@ impl Shared {
         self.0.wrapping_add(offset)
     }
 
+    /// The same memory from `offset` elements on.
+    pub(crate) fn offset(self, offset: usize) -> Shared {
+        Shared(self.add(offset))
+    }
+
     /// # Safety
     /// `offset .. offset + len` lies in the allocation, and nobody else uses it meanwhile.
     pub(crate) unsafe fn slice_mut<'a>(self, offset: usize, len: usize) -> &'a mut [f32] {

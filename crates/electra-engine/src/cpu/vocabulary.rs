@@ -1,33 +1,41 @@
-//! Softmax over the vocabulary by chunks of it: log-probability and sampling.
+//! Softmax over the vocabulary in one pass: log-probability, the most probable entry, a sample.
 //!
-//! Each row keeps the greatest logit and the sum of exponentials of every chunk; from these follow
-//! the normaliser, the most probable entry's chunk and a sample's chunk, whose logits are then
+//! A task takes some rows through a segment of the vocabulary, panel by panel: the logits of a
+//! block of rows and one panel stay in the L1 cache while their exponentials are summed. Sums are
+//! relative to a whole power of two that a row's first panel of the segment sets, so that scaling
+//! them is exact. Kept are a sum for each row and segment and, for a sample, for each row and
+//! panel; from these follow the normaliser and the panel of the sample, whose logits are then
 //! computed again, to the same bits.
 
 use super::Cpu;
-use super::buffer::Buffer;
-use super::gemm::{Form, PANEL, Panels, Product, STRIP, Start};
+use super::gemm::{Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
-use super::linear::{ROW_BLOCK, left_side, left_words, source};
-use super::math::exp;
+use super::linear::{Left, left_side, left_words, source};
+use super::math::exp2;
 use super::params::CpuParams;
-use super::pool::Pool;
 use super::simd::{LANES, Simd};
 use super::view::{Shared, View, part};
-use crate::backend::{Array, Ints, Linear, RowKeys};
-use crate::rng::{Purpose, Rng};
+use crate::backend::{Array, Ints, Linear, VocabularySample};
+use crate::rng::Purpose;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-/// Entries whose logits stand in memory at once: whole panels and whole strips.
-pub(super) const CHUNK: usize = PANEL * STRIP;
-/// Distance of rows of logits: not a power of two.
-pub(super) const STRIDE: usize = CHUNK + LANES;
-/// Chunks that a task takes.
-pub(super) const SEGMENT: usize = 5;
-/// Rows whose choice is one task.
-const ROWS: usize = 8;
+/// Panels that a task takes.
+pub(super) const SEGMENT: usize = 16;
+/// Rows whose logits for a panel are made at once: whole tiles, whole groups, and in L1.
+pub(super) const BLOCK: usize = 48;
+/// Rows that a task takes at most, so that its part of x stays in the L2 cache.
+const TASK_ROWS: usize = 8 * BLOCK;
+/// Rows whose sums are made at once: a vector of sums.
+const GROUP: usize = LANES;
+/// Values of a group's logits for a panel.
+const TILE: usize = GROUP * PANEL;
+/// Stands for the logit of an entry that is none.
+const ABSENT: f32 = -1e30;
+/// Sums above this are made again, relative to a greater power of two.
+const LIMIT: f32 = 1e18;
 
-/// The head of a vocabulary: `x Wᵀ + b`, by chunks.
+/// The head of a vocabulary, `x Wᵀ + b`, by panels.
 #[derive(Clone, Copy)]
 pub(super) struct Logits<'a> {
     pub(super) isa: Isa,
@@ -38,280 +46,467 @@ pub(super) struct Logits<'a> {
 }
 
 impl Logits<'_> {
-    pub(super) fn chunks(&self) -> usize {
-        self.weight.cols.div_ceil(CHUNK)
+    pub(super) fn segments(&self) -> usize {
+        self.weight.count().div_ceil(SEGMENT)
     }
 
-    /// Words of scratch that [`compute`](Logits::compute) needs for the left side.
+    /// Panels of a segment.
+    pub(super) fn panels(&self, segment: usize) -> Range<usize> {
+        part(self.weight.count(), SEGMENT, segment)
+    }
+
+    /// Words of scratch that [`left`](Logits::left) needs.
     pub(super) fn room(&self, rows: usize) -> usize {
         left_words(self.form, rows, self.x.cols)
     }
 
-    /// Logits of some rows for one chunk, at `STRIDE` a row.
+    /// Some rows as left side of the product.
+    pub(super) fn left(&self, rows: Range<usize>, room: &mut [f32]) -> Left {
+        assert!(rows.end <= self.x.rows);
+        let room = &mut room[..left_words(self.form, rows.len(), self.x.cols)];
+        // SAFETY: nobody writes to x during the operator.
+        unsafe { left_side(self.isa, self.form, source(self.x, rows), room) }
+    }
+
+    /// Logits of `count` rows of a left side, from `first` on, for a panel: at `stride` a row,
+    /// and [`ABSENT`] beyond the last entry.
     pub(super) fn compute(
         &self,
-        rows: Range<usize>,
-        chunk: usize,
-        room: &mut [f32],
+        left: Left,
+        first: usize,
+        count: usize,
+        panel: usize,
         out: &mut [f32],
+        stride: usize,
     ) {
-        assert!(out.len() >= rows.len() * STRIDE && rows.end <= self.x.rows);
+        assert!(stride >= PANEL && out.len() >= (count - 1) * stride + PANEL);
         assert!(self.bias.len() == self.weight.cols);
-        let count = rows.len();
-        // SAFETY: nobody writes to x during the operator.
-        let left = unsafe { left_side(self.isa, self.form, source(self.x, rows), room) };
         let product = Product {
             rows: count,
             depth: left.units,
-            a: left.data,
+            a: left.data.wrapping_add(first * left.row_step),
             row_step: left.row_step,
             unit_step: 1,
             b: self.weight,
             first_unit: 0,
-            panels: part(self.weight.count(), CHUNK / PANEL, chunk),
-            c: out.as_mut_ptr().wrapping_sub(chunk * CHUNK),
-            c_stride: STRIDE,
+            panels: panel..panel + 1,
+            c: out.as_mut_ptr().wrapping_sub(panel * PANEL),
+            c_stride: stride,
             start: Start::Bias(self.bias.as_ptr()),
         };
-        // SAFETY: the sizes fit as asserted; the panels of this chunk write to `out` alone.
+        // SAFETY: the rows are some of the left side's, says the caller; the panel's results go to
+        // `out` alone, which has room for them.
         unsafe { product.run(self.isa, self.form) };
-    }
-}
-
-/// Prepares a chunk's logits in place: times `scale`, and minus infinity at `exclude`.
-fn adjust(row: &mut [f32], scale: f32, exclude: Option<usize>) {
-    if scale != 1.0 {
-        for logit in row.iter_mut() {
-            *logit *= scale;
+        let entries = self.weight.cols - panel * PANEL;
+        if entries < PANEL {
+            for row in out.chunks_mut(stride).take(count) {
+                row[entries..PANEL].fill(ABSENT);
+            }
         }
     }
-    if let Some(logit) = exclude.and_then(|i| row.get_mut(i)) {
-        *logit = f32::NEG_INFINITY;
-    }
 }
 
-/// Greatest logit of a row and the sum of exponentials of the differences to it.
-struct Summary<'a>(&'a [f32]);
+/// `2^(factor · logit − shift)` of sixteen logits.
+#[inline(always)]
+fn weigh<S: Simd>(logits: &[f32], factor: S::V, shift: S::V) -> S::V {
+    exp2::<S>(S::fma(S::read(logits), factor, shift))
+}
 
-impl Kernel for Summary<'_> {
-    type Output = [f32; 2];
+/// Sums over sixteen rows of 64, a lane each.
+// Counted loops over arrays of registers unroll; iterators over them end up in memory.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+fn row_sums<S: Simd>(tile: &[f32], factor: S::V, shifts: &[f32]) -> S::V {
+    assert!(tile.len() == TILE && shifts.len() == GROUP);
+    let mut sums = [S::splat(0.0); GROUP];
+    for i in 0..GROUP {
+        let shift = S::splat(-shifts[i]);
+        let row = &tile[i * PANEL..][..PANEL];
+        let mut sum = weigh::<S>(row, factor, shift);
+        for j in 1..PANEL / LANES {
+            sum = S::add(sum, weigh::<S>(&row[j * LANES..], factor, shift));
+        }
+        sums[i] = sum;
+    }
+    S::transpose(&mut sums);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            sums[i] = S::add(sums[i], sums[i + width]);
+        }
+    }
+    sums[0]
+}
+
+/// The greatest of each of sixteen rows of 64, a lane each.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+fn row_maxima<S: Simd>(tile: &[f32]) -> S::V {
+    assert!(tile.len() == TILE);
+    let mut maxima = [S::splat(0.0); GROUP];
+    for i in 0..GROUP {
+        let row = &tile[i * PANEL..][..PANEL];
+        let mut max = S::read(row);
+        for j in 1..PANEL / LANES {
+            max = S::max(max, S::read(&row[j * LANES..]));
+        }
+        maxima[i] = max;
+    }
+    S::transpose(&mut maxima);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            maxima[i] = S::max(maxima[i], maxima[i + width]);
+        }
+    }
+    maxima[0]
+}
+
+/// The whole power of two nearest to the greatest weight of each of sixteen rows; not below that of
+/// a row without entries, and what is no number stays so.
+#[inline(always)]
+fn row_shifts<S: Simd>(tile: &[f32], factor: S::V) -> S::V {
+    let shift = S::round(S::mul(row_maxima::<S>(tile), factor));
+    S::max(S::splat(ABSENT), shift)
+}
+
+/// Sums of `2^(factor · logit − shift)` over a panel for a group of rows.
+struct Sums<'a> {
+    /// `[16, 64]` logits.
+    tile: &'a [f32],
+    factor: f32,
+    /// `[16]` whole numbers; set if `fresh`, raised where a sum passes the limit.
+    shifts: &'a mut [f32],
+    fresh: bool,
+    /// `[16]`.
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Sums<'_> {
+    /// Whether a shift was raised.
+    type Output = bool;
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> [f32; 2] {
-        let full = self.0.len() / LANES * LANES;
-        let (rows, rest) = self.0.split_at(full);
-        let mut max = S::splat(f32::NEG_INFINITY);
-        for l in rows.chunks_exact(LANES) {
-            max = S::max(max, S::read(l));
+    fn run<S: Simd>(self) -> bool {
+        let factor = S::splat(self.factor);
+        if self.fresh {
+            S::write(self.shifts, row_shifts::<S>(self.tile, factor));
         }
-        let mut max = S::greatest(max);
-        for &l in rest {
-            max = max.max(l);
+        let mut sums = row_sums::<S>(self.tile, factor, self.shifts);
+        let raised = S::greatest(sums) > LIMIT;
+        if raised {
+            let before = S::read(self.shifts);
+            let shifts = S::max(before, row_shifts::<S>(self.tile, factor));
+            let shifts = S::select_less(S::splat(LIMIT), sums, shifts, before);
+            S::write(self.shifts, shifts);
+            sums = row_sums::<S>(self.tile, factor, self.shifts);
         }
-        if max == f32::NEG_INFINITY {
-            return [max, 0.0];
-        }
-        let top = S::splat(max);
-        let mut sum = S::splat(0.0);
-        for l in rows.chunks_exact(LANES) {
-            sum = S::add(sum, exp::<S>(S::sub(S::read(l), top)));
-        }
-        let mut sum = S::sum(sum);
-        for &l in rest {
-            sum += (l - max).exp();
-        }
-        [max, sum]
+        S::write(self.sums, sums);
+        raised
     }
 }
 
-/// `row = e^(row − top)`
-struct Exponentials<'a>(&'a mut [f32], f32);
+/// The greatest logit of a panel for each of a group of rows, `[16]`.
+struct Greatest<'a>(&'a [f32], &'a mut [f32]);
 
-impl Kernel for Exponentials<'_> {
+impl Kernel for Greatest<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let top = S::splat(self.1);
+        S::write(self.1, row_maxima::<S>(self.0));
+    }
+}
+
+/// `row = 2^(factor · row − shift)`
+struct Weights<'a>(&'a mut [f32], f32, f32);
+
+impl Kernel for Weights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (factor, shift) = (S::splat(self.1), S::splat(-self.2));
         for l in self.0.chunks_mut(LANES) {
-            let e = exp::<S>(S::sub(S::read(l), top));
-            S::write(l, e);
+            let weights = weigh::<S>(l, factor, shift);
+            S::write(l, weights);
         }
     }
 }
 
-/// The greatest of the chunks' maxima, and the sum of exponentials of the differences to it.
-fn combine(summaries: &[f32]) -> (f32, f64) {
-    let chunks = || summaries.chunks_exact(2);
-    let max = chunks().fold(f32::NEG_INFINITY, |max, c| max.max(c[0]));
-    (max, chunks().map(|c| weight(c, max)).sum())
+/// What is summed of `softmax(factor · ln 2 · logits)`, for all rows: `[segments, rows]` shifts
+/// and sums, and where a sample asks for it `[panels, rows]` sums.
+#[derive(Clone, Copy)]
+struct Plane {
+    factor: f32,
+    shifts: Shared,
+    totals: Shared,
+    panels: Option<Shared>,
 }
 
-/// A chunk's part of the sum.
-fn weight(chunk: &[f32], max: f32) -> f64 {
-    match chunk[1] {
-        0.0 => 0.0,
-        sum => f64::from(sum) * f64::from(chunk[0] - max).exp(),
+/// What a pass works with. Planes have `stride` words a segment or panel.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    logits: Logits<'a>,
+    stride: usize,
+    targets: &'a [u32],
+    /// `[rows]` gets the targets' logits.
+    hits: Shared,
+    /// `[segments, rows]` greatest logit of the segment, and its panel as bits.
+    greatest: Option<[Shared; 2]>,
+    normal: Plane,
+    /// For a sample that needs sums of its own: those of the normaliser do where the temperature
+    /// is 1, nothing is left out and sums a panel are kept.
+    sample: Option<Plane>,
+    exclude: Option<&'a [u32]>,
+}
+
+impl Pass<'_> {
+    /// Takes some rows through a segment.
+    fn segment(&self, rows: Range<usize>, segment: usize, scratch: &mut super::buffer::Scratch) {
+        let logits = &self.logits;
+        let [room, tiles] = scratch.split([logits.room(rows.len()), BLOCK * PANEL]);
+        let left = logits.left(rows.clone(), room);
+        for panel in logits.panels(segment) {
+            for first in (0..rows.len()).step_by(BLOCK) {
+                let count = BLOCK.min(rows.len() - first);
+                logits.compute(left, first, count, panel, tiles, PANEL);
+                for (i, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
+                    if i * GROUP < count {
+                        let row = rows.start + first + i * GROUP;
+                        self.group(row..(row + GROUP).min(rows.end), segment, panel, tile);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a panel to the sums of up to sixteen rows.
+    fn group(&self, rows: Range<usize>, segment: usize, panel: usize, tile: &mut [f32]) {
+        let isa = self.logits.isa;
+        let at = segment * self.stride + rows.start;
+        let fresh = panel.is_multiple_of(SEGMENT);
+        let place = |id: u32| (id as usize).wrapping_sub(panel * PANEL);
+        for (i, row) in rows.clone().enumerate() {
+            let place = place(self.targets[row]);
+            if place < PANEL {
+                // SAFETY: one task has the row and the panel of its target.
+                unsafe { self.hits.add(row).write(tile[i * PANEL + place]) };
+            }
+        }
+        if let Some([greatest, panels]) = self.greatest {
+            let mut now = [0.0; GROUP];
+            isa.run(Greatest(tile, &mut now));
+            // SAFETY: these rows and this segment are this task's.
+            let (greatest, panels) =
+                unsafe { (greatest.slice_mut(at, GROUP), panels.slice_mut(at, GROUP)) };
+            for i in 0..GROUP {
+                if fresh || now[i] > greatest[i] {
+                    greatest[i] = now[i];
+                    panels[i] = f32::from_bits(panel as u32);
+                }
+            }
+        }
+        let mut sums = [0.0; GROUP];
+        self.add(
+            &self.normal,
+            None,
+            tile,
+            rows.start,
+            segment,
+            panel,
+            &mut sums,
+        );
+        let Some(plane) = &self.sample else { return };
+        let mut changed = plane.factor != self.normal.factor;
+        if let Some(exclude) = self.exclude {
+            for (i, row) in rows.clone().enumerate() {
+                let place = place(exclude[row]);
+                if place < PANEL {
+                    tile[i * PANEL + place] = ABSENT;
+                    changed = true;
+                }
+            }
+        }
+        let given = (!changed).then_some(&self.normal);
+        self.add(plane, given, tile, rows.start, segment, panel, &mut sums);
+    }
+
+    /// Adds to a plane the sums of a tile, or `sums` where those of the plane `given` are the
+    /// same.
+    fn add(
+        &self,
+        plane: &Plane,
+        given: Option<&Plane>,
+        tile: &[f32],
+        row: usize,
+        segment: usize,
+        panel: usize,
+        sums: &mut [f32; GROUP],
+    ) {
+        let at = segment * self.stride + row;
+        let fresh = panel.is_multiple_of(SEGMENT);
+        // SAFETY: these rows of the segment, in planes of so many words, are this task's.
+        let (shifts, totals) = unsafe {
+            (
+                plane.shifts.slice_mut(at, GROUP),
+                plane.totals.slice_mut(at, GROUP),
+            )
+        };
+        // SAFETY: as above.
+        let given = given.map(|plane| unsafe { plane.shifts.slice_mut(at, GROUP) });
+        match given {
+            Some(given) if fresh || given == shifts => shifts.copy_from_slice(given),
+            _ => {
+                let mut before = [0.0; GROUP];
+                before.copy_from_slice(shifts);
+                let kernel = Sums {
+                    tile,
+                    factor: plane.factor,
+                    shifts: &mut *shifts,
+                    fresh,
+                    sums: &mut *sums,
+                };
+                if self.logits.isa.run(kernel) && !fresh {
+                    self.lower(plane, row, segment, panel, &before, shifts);
+                }
+            }
+        }
+        for (total, sum) in totals.iter_mut().zip(&*sums) {
+            *total = if fresh { *sum } else { *total + sum };
+        }
+        if let Some(panels) = plane.panels {
+            // SAFETY: as above.
+            let to = unsafe { panels.slice_mut(panel * self.stride + row, GROUP) };
+            to.copy_from_slice(sums);
+        }
+    }
+
+    /// Scales what was summed before `panel` to shifts that were raised.
+    #[cold]
+    fn lower(
+        &self,
+        plane: &Plane,
+        row: usize,
+        segment: usize,
+        panel: usize,
+        before: &[f32],
+        shifts: &[f32],
+    ) {
+        let scale = |at: usize, from: Shared| {
+            // SAFETY: these rows of the segment and its panels are this task's.
+            let values = unsafe { from.slice_mut(at * self.stride + row, GROUP) };
+            for ((value, before), now) in values.iter_mut().zip(before).zip(shifts) {
+                *value *= (before - now).exp2();
+            }
+        };
+        scale(segment, plane.totals);
+        if let Some(panels) = plane.panels {
+            for earlier in segment * SEGMENT..panel {
+                scale(earlier, panels);
+            }
+        }
+    }
+
+    /// A row's words of a plane, one a segment.
+    fn column(&self, plane: Shared, row: usize) -> impl Iterator<Item = f32> + Clone {
+        let stride = self.stride;
+        // SAFETY: planes have a word for each row and segment, which nobody writes any more.
+        (0..self.logits.segments()).map(move |s| unsafe { plane.add(s * stride + row).read() })
+    }
+
+    /// The greatest shift of a row, and its sum over the vocabulary relative to it.
+    fn total(&self, plane: &Plane, row: usize) -> (f32, f64) {
+        let shifts = self.column(plane.shifts, row);
+        let top = shifts.clone().fold(f32::NEG_INFINITY, f32::max);
+        let sums = shifts.zip(self.column(plane.totals, row));
+        (top, sums.map(|(s, t)| f64::from(t) * power(s - top)).sum())
+    }
+
+    /// The most probable entry of a row, the lowest of equals.
+    fn most_probable(&self, row: usize, [greatest, panels]: [Shared; 2], look: &mut Look) -> u32 {
+        let max = self.column(greatest, row).fold(f32::NEG_INFINITY, f32::max);
+        let mut found = self.column(greatest, row).zip(self.column(panels, row));
+        let panel = found.find(|&(g, _)| g == max).map_or(0, |f| f.1.to_bits());
+        let logits = look.logits(&self.logits, row, panel as usize);
+        let within = logits.iter().position(|&l| l == max).unwrap_or(0);
+        panel * PANEL as u32 + within as u32
+    }
+
+    /// The first entry of a row at which the running sum passes the part `uniform` of the whole.
+    fn invert(&self, row: usize, uniform: f64, plane: &Plane, look: &mut Look) -> u32 {
+        let (top, total) = self.total(plane, row);
+        let goal = uniform * total;
+        let (mut running, mut segment, mut shift) = (0.0, 0, top);
+        let parts = self.column(plane.shifts, row);
+        for (s, (from, part)) in parts.zip(self.column(plane.totals, row)).enumerate() {
+            let part = f64::from(part) * power(from - top);
+            if part > 0.0 {
+                (segment, shift) = (s, from);
+                if running + part > goal {
+                    break;
+                }
+                running += part;
+            }
+        }
+        // From here on relative to the segment's own power of two.
+        let mut rest = (goal - running) / power(shift - top);
+        let mut chosen = segment * SEGMENT;
+        for panel in self.logits.panels(segment) {
+            let part = plane.panels.map_or(0.0, |panels| {
+                // SAFETY: a word for each row and panel, which nobody writes any more.
+                f64::from(unsafe { panels.add(panel * self.stride + row).read() })
+            });
+            if part > 0.0 {
+                chosen = panel;
+                if part > rest {
+                    break;
+                }
+                rest -= part;
+            }
+        }
+        let isa = self.logits.isa;
+        let weights = look.logits(&self.logits, row, chosen);
+        if let Some(exclude) = self.exclude {
+            let place = (exclude[row] as usize).wrapping_sub(chosen * PANEL);
+            if let Some(logit) = weights.get_mut(place) {
+                *logit = ABSENT;
+            }
+        }
+        isa.run(Weights(weights, plane.factor, shift));
+        let mut last = 0;
+        for (i, &weight) in weights.iter().enumerate() {
+            if weight > 0.0 {
+                last = i;
+                rest -= f64::from(weight);
+                if rest < 0.0 {
+                    break;
+                }
+            }
+        }
+        (chosen * PANEL + last) as u32
     }
 }
 
-/// One row's second look at chunks.
-struct Visit<'a> {
-    logits: Logits<'a>,
-    row: usize,
+/// `2^n` for whole `n` ≤ 0.
+fn power(n: f32) -> f64 {
+    f64::from_bits((1023 + (n as i64).max(-1023)) as u64 * (1 << 52))
+}
+
+/// Memory for a second look at a row's logits.
+struct Look<'a> {
     room: &'a mut [f32],
     out: &'a mut [f32],
 }
 
-impl Visit<'_> {
-    /// The row's logits for a chunk.
-    fn chunk(&mut self, chunk: usize) -> &mut [f32] {
-        let rows = self.row..self.row + 1;
-        self.logits.compute(rows, chunk, self.room, self.out);
-        &mut self.out[..part(self.logits.weight.cols, CHUNK, chunk).len()]
+impl Look<'_> {
+    /// The entries of a panel.
+    fn logits(&mut self, logits: &Logits, row: usize, panel: usize) -> &mut [f32] {
+        let left = logits.left(row..row + 1, self.room);
+        logits.compute(left, 0, 1, panel, self.out, PANEL);
+        &mut self.out[..part(logits.weight.cols, PANEL, panel).len()]
     }
-}
-
-/// What a pass over the vocabulary works with.
-struct Scan<'a> {
-    pool: &'a mut Pool,
-    /// Two numbers a row and chunk.
-    summaries: &'a mut Buffer,
-    /// One number a row: the target's logit, or the bits of the entry that was chosen.
-    per_row: &'a mut Buffer,
-    logits: Logits<'a>,
-}
-
-impl Scan<'_> {
-    /// Fills the summaries, and with the targets' logits what is kept a row.
-    fn run(&mut self, scale: f32, exclude: Option<&[u32]>, targets: Option<&[u32]>) {
-        let logits = self.logits;
-        let (rows, chunks) = (logits.x.rows, logits.chunks());
-        self.summaries.reserve(2 * rows * chunks);
-        self.per_row.reserve(rows);
-        let (summaries, hits) = (
-            Shared(self.summaries.as_ptr()),
-            Shared(self.per_row.as_ptr()),
-        );
-        let segments = chunks.div_ceil(SEGMENT);
-        let blocks = rows.div_ceil(ROW_BLOCK);
-        self.pool.run(blocks * segments, |task, scratch| {
-            let block = part(rows, ROW_BLOCK, task % blocks);
-            let [room, out] = scratch.split([logits.room(block.len()), block.len() * STRIDE]);
-            for chunk in part(chunks, SEGMENT, task / blocks) {
-                logits.compute(block.clone(), chunk, room, out);
-                let entries = part(logits.weight.cols, CHUNK, chunk);
-                for (m, row) in block.clone().zip(out.chunks_exact_mut(STRIDE)) {
-                    let row = &mut row[..entries.len()];
-                    let local = |ids: &[u32]| (ids[m] as usize).wrapping_sub(entries.start);
-                    adjust(row, scale, exclude.map(local));
-                    if let Some(logit) = targets.and_then(|ids| row.get(local(ids))) {
-                        // SAFETY: one chunk has the target of row m.
-                        unsafe { hits.add(m).write(*logit) };
-                    }
-                    let summary = logits.isa.run(Summary(row));
-                    // SAFETY: this row and chunk is this task's.
-                    let to = unsafe { summaries.slice_mut(2 * (m * chunks + chunk), 2) };
-                    to.copy_from_slice(&summary);
-                }
-            }
-        });
-    }
-
-    fn summary(&self, row: usize) -> &[f32] {
-        let words = 2 * self.logits.chunks();
-        &self.summaries.as_slice()[row * words..][..words]
-    }
-
-    /// Sets what is kept a row to the bits of the entry that `choice` names.
-    fn choose(&mut self, choice: impl Fn(&[f32], &mut Visit) -> usize + Sync) {
-        let logits = self.logits;
-        let words = 2 * logits.chunks();
-        let summaries = self.summaries.as_slice();
-        let kept = Shared(self.per_row.as_ptr());
-        self.pool
-            .run(logits.x.rows.div_ceil(ROWS), |task, scratch| {
-                let [room, out] = scratch.split([logits.room(1), STRIDE]);
-                for row in part(logits.x.rows, ROWS, task) {
-                    let mut visit = Visit {
-                        logits,
-                        row,
-                        room: &mut *room,
-                        out: &mut *out,
-                    };
-                    let entry = choice(&summaries[row * words..][..words], &mut visit);
-                    // SAFETY: room for one number a row was made, and this row is this task's.
-                    unsafe { kept.add(row).write(f32::from_bits(entry as u32)) };
-                }
-            });
-    }
-}
-
-/// The most probable entry, the lowest of equals.
-fn most_probable(summaries: &[f32], visit: &mut Visit) -> usize {
-    let (max, _) = combine(summaries);
-    let chunk = summaries.chunks_exact(2).position(|c| c[0] == max);
-    let chunk = chunk.unwrap_or(0);
-    let within = visit.chunk(chunk).iter().position(|&l| l == max);
-    chunk * CHUNK + within.unwrap_or(0)
-}
-
-/// The first entry at which the running sum passes the part `uniform` of the whole.
-fn invert(
-    summaries: &[f32],
-    visit: &mut Visit,
-    uniform: f64,
-    scale: f32,
-    exclude: Option<u32>,
-) -> usize {
-    let (max, total) = combine(summaries);
-    let goal = uniform * total;
-    let (mut running, mut chosen) = (0.0, 0);
-    for (chunk, summary) in summaries.chunks_exact(2).enumerate() {
-        let part = weight(summary, max);
-        if part > 0.0 {
-            chosen = chunk;
-            if running + part > goal {
-                break;
-            }
-            running += part;
-        }
-    }
-    let (first, isa) = (chosen * CHUNK, visit.logits.isa);
-    let row = visit.chunk(chosen);
-    let exclude = exclude.map(|e| (e as usize).wrapping_sub(first));
-    adjust(row, scale, exclude);
-    isa.run(Exponentials(row, max));
-    let mut last = 0;
-    for (i, &p) in row.iter().enumerate() {
-        if p > 0.0 {
-            last = i;
-            running += f64::from(p);
-            if running > goal {
-                break;
-            }
-        }
-    }
-    first + last
 }
 
 impl Cpu {
-    fn scanner<'a>(
-        &'a mut self,
-        params: &'a CpuParams,
-        x: Array,
-        head: &Linear,
-    ) -> (Scan<'a>, &'a mut Vec<Vec<u32>>) {
-        let logits = self.vocabulary_logits(params, x, head);
-        let scan = Scan {
-            pool: &mut self.pool,
-            summaries: &mut self.left,
-            per_row: &mut self.right,
-            logits,
-        };
-        (scan, &mut self.ints)
-    }
-
     pub(super) fn vocabulary_logits<'a>(
         &mut self,
         params: &'a CpuParams,
@@ -328,7 +523,7 @@ impl Cpu {
         }
     }
 
-    pub(super) fn log_prob(
+    pub(super) fn vocabulary_pass(
         &mut self,
         params: &CpuParams,
         x: Array,
@@ -337,65 +532,95 @@ impl Cpu {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
-        assert!(targets.len == x.rows && predicted.is_none_or(|p| p.len == x.rows));
+        let rows = x.rows;
         for a in [log_prob, log_sum] {
-            assert!(a.rows == x.rows && a.cols == 1);
+            assert!(a.rows == rows && a.cols == 1);
         }
+        let logits = self.vocabulary_logits(params, x, head);
         let (log_prob, log_sum) = (self.view(log_prob), self.view(log_sum));
-        let (mut scan, ints) = self.scanner(params, x, head);
-        let ids = &ints[targets.slot as usize][..targets.len];
-        assert!(ids.iter().all(|&t| (t as usize) < head.weight.rows));
-        scan.run(1.0, None, Some(ids));
-        for m in 0..x.rows {
-            let (max, sum) = combine(scan.summary(m));
-            let normalizer = (f64::from(max) + sum.ln()) as f32;
-            // SAFETY: nobody else uses the two arrays.
-            unsafe {
-                log_sum.at(m, 0).write(normalizer);
-                let hit = scan.per_row.as_slice()[m];
-                log_prob.at(m, 0).write(hit - normalizer);
+        let (segments, panels) = (logits.segments(), logits.weight.count());
+        let stride = rows.next_multiple_of(GROUP);
+        let own_sums = sample.is_some_and(|s| s.temperature != 1.0 || s.exclude.is_some());
+        self.left.reserve(stride * (6 * segments + panels));
+        self.right.reserve(3 * stride);
+        let plane = |index: usize| Shared(self.left.as_ptr()).offset(index * segments * stride);
+        let panel_sums = sample.map(|_| plane(6));
+        let [hits, best, drawn] = [0, 1, 2].map(|i| Shared(self.right.as_ptr()).offset(i * stride));
+        let ids = |i: Ints| &self.ints[i.slot as usize][..i.len];
+        let pass = Pass {
+            logits,
+            stride,
+            targets: ids(targets),
+            hits,
+            greatest: predicted.map(|_| [plane(0), plane(1)]),
+            normal: Plane {
+                factor: LOG2_E,
+                shifts: plane(2),
+                totals: plane(3),
+                panels: panel_sums.filter(|_| !own_sums),
+            },
+            sample: sample.filter(|_| own_sums).map(|sample| Plane {
+                factor: LOG2_E / sample.temperature,
+                shifts: plane(4),
+                totals: plane(5),
+                panels: panel_sums,
+            }),
+            exclude: sample.and_then(|s| s.exclude).map(ids),
+        };
+        assert!(pass.targets.len() == rows);
+        assert!(pass.exclude.is_none_or(|e| e.len() == rows));
+        let known = |&id: &u32| (id as usize) < head.weight.rows;
+        assert!(pass.targets.iter().all(known));
+        let keys = sample.map(|s| {
+            assert!(s.rows.len == rows && s.sampled.len == rows);
+            [s.rows, s.keys.example, s.keys.position].map(ids)
+        });
+        let blocks = rows.div_ceil(TASK_ROWS).max(1);
+        let block = rows.div_ceil(blocks).next_multiple_of(BLOCK);
+        let blocks = rows.div_ceil(block.max(1));
+        self.pool.run(blocks * segments, |task, scratch| {
+            pass.segment(part(rows, block, task % blocks), task / blocks, scratch);
+        });
+        self.pool.run(rows.div_ceil(GROUP), |task, scratch| {
+            let [room, out] = scratch.split([logits.room(1), PANEL]);
+            let mut look = Look { room, out };
+            for row in part(rows, GROUP, task) {
+                let (top, sum) = pass.total(&pass.normal, row);
+                // By the very factor that the sums were made with: a large shift cancels.
+                let normalizer = f64::from(top) / f64::from(LOG2_E) + sum.ln();
+                // SAFETY: this row of the arrays and of what is kept a row is this task's.
+                unsafe {
+                    log_sum.at(row, 0).write(normalizer as f32);
+                    let hit = f64::from(hits.add(row).read());
+                    log_prob.at(row, 0).write((hit - normalizer) as f32);
+                }
+                let keep = |to: Shared, entry: u32| {
+                    // SAFETY: as above.
+                    unsafe { to.add(row).write(f32::from_bits(entry)) };
+                };
+                if let Some(greatest) = pass.greatest {
+                    keep(best, pass.most_probable(row, greatest, &mut look));
+                }
+                if let (Some(sample), Some([rows, examples, positions])) = (sample, keys) {
+                    let token = rows[row] as usize;
+                    let (example, position) = (examples[token], positions[token]);
+                    let rng = &sample.rng;
+                    let uniform = rng.uniform(Purpose::Sample, 0, example, position, 0);
+                    let plane = pass.sample.as_ref().unwrap_or(&pass.normal);
+                    keep(drawn, pass.invert(row, uniform, plane, &mut look));
+                }
+            }
+        });
+        let results = [(predicted, best), (sample.map(|s| s.sampled), drawn)];
+        for (to, from) in results {
+            let Some(to) = to else { continue };
+            assert!(to.len == rows);
+            for (row, to) in self.ints[to.slot as usize][..rows].iter_mut().enumerate() {
+                // SAFETY: written above.
+                *to = unsafe { from.add(row).read() }.to_bits();
             }
         }
-        if let Some(predicted) = predicted {
-            scan.choose(most_probable);
-            keep(scan.per_row, &mut ints[predicted.slot as usize][..x.rows]);
-        }
-    }
-
-    pub(super) fn sample(
-        &mut self,
-        params: &CpuParams,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
-        assert!(rows.len == x.rows && sampled.len == x.rows);
-        assert!(exclude.is_none_or(|e| e.len == x.rows));
-        let (mut scan, ints) = self.scanner(params, x, head);
-        let of = |i: Ints| &ints[i.slot as usize][..i.len];
-        let exclude = exclude.map(of);
-        let (rows, examples, positions) = (of(rows), of(keys.example), of(keys.position));
-        let scale = 1.0 / temperature;
-        scan.run(scale, exclude, None);
-        scan.choose(|summaries, visit| {
-            let r = rows[visit.row] as usize;
-            let uniform = rng.uniform(Purpose::Sample, 0, examples[r], positions[r], 0);
-            let exclude = exclude.map(|e| e[visit.row]);
-            invert(summaries, visit, uniform, scale, exclude)
-        });
-        keep(scan.per_row, &mut ints[sampled.slot as usize][..x.rows]);
-    }
-}
-
-/// Entries from the bits that [`Scan::choose`] left.
-fn keep(bits: &Buffer, to: &mut [u32]) {
-    for (to, bits) in to.iter_mut().zip(bits.as_slice()) {
-        *to = bits.to_bits();
     }
 }

@@ -10,7 +10,7 @@ pub(crate) use attention::HEAD_BLOCKS;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
-use crate::rng::{Purpose, Rng};
+use crate::rng::Purpose;
 
 /// A floating-point type that the reference computes in.
 pub trait Real: num_traits::Float + std::iter::Sum + std::fmt::Debug + 'static {
@@ -462,7 +462,7 @@ impl<T: Real> Backend for Reference<T> {
         self.write_ints(y, &out);
     }
 
-    fn vocabulary_log_prob(
+    fn vocabulary(
         &mut self,
         params: &Vec<T>,
         x: Array,
@@ -471,8 +471,12 @@ impl<T: Real> Backend for Reference<T> {
         log_prob: Array,
         log_sum: Array,
         predicted: Option<Ints>,
+        sample: Option<&VocabularySample>,
     ) {
         self.log_prob(params, x, head, targets, log_prob, log_sum, predicted);
+        if let Some(sample) = sample {
+            self.sample(params, x, head, sample);
+        }
     }
 
     fn vocabulary_backward(
@@ -487,31 +491,6 @@ impl<T: Real> Backend for Reference<T> {
         grads: &mut Vec<T>,
     ) {
         self.log_prob_backward(params, x, head, targets, scale, dx, grads);
-    }
-
-    fn vocabulary_sample(
-        &mut self,
-        params: &Vec<T>,
-        x: Array,
-        head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
-    ) {
-        self.sample(
-            params,
-            x,
-            head,
-            temperature,
-            exclude,
-            rng,
-            keys,
-            rows,
-            sampled,
-        );
     }
 
     fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {
@@ -549,12 +528,11 @@ impl<T: Real> Backend for Reference<T> {
         self.load(x).iter().map(|v| v.f64()).sum()
     }
 
-    fn squared_norms(&mut self, flat: &Vec<T>, views: &[ParamView]) -> Vec<f64> {
-        let square = |v: &T| v.f64() * v.f64();
-        views
-            .iter()
-            .map(|view| flat[view.range()].iter().map(square).sum())
-            .collect()
+    fn squared_norms(&mut self, flat: &Vec<T>, views: &[ParamView], norms: &mut [f64]) {
+        assert_eq!(views.len(), norms.len());
+        for (norm, view) in norms.iter_mut().zip(views) {
+            *norm = flat[view.range()].iter().map(|v| v.f64() * v.f64()).sum();
+        }
     }
 
     fn adamw(

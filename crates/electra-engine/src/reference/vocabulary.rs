@@ -1,8 +1,8 @@
 //! Softmax over the vocabulary: log-probability, its gradient and sampling.
 
 use super::{Real, Reference};
-use crate::backend::{Array, Ints, Linear, RowKeys};
-use crate::rng::{Purpose, Rng};
+use crate::backend::{Array, Ints, Linear, VocabularySample};
+use crate::rng::Purpose;
 
 fn logits<T: Real>(params: &[T], x: &[T], head: &Linear) -> Vec<T> {
     let (weight, bias) = (&params[head.weight.range()], &params[head.bias.range()]);
@@ -91,31 +91,27 @@ impl<T: Real> Reference<T> {
         params: &[T],
         x: Array,
         head: &Linear,
-        temperature: f32,
-        exclude: Option<Ints>,
-        rng: &Rng,
-        keys: &RowKeys,
-        rows: Ints,
-        sampled: Ints,
+        sample: &VocabularySample,
     ) {
+        let keys = sample.keys;
         let (examples, positions) = (self.ids(keys.example), self.ids(keys.position));
-        let exclude = exclude.map(|e| self.ids(e));
+        let exclude = sample.exclude.map(|e| self.ids(e));
         let mut out = Vec::new();
         for (m, (row, r)) in self
             .load(x)
             .chunks_exact(x.cols)
-            .zip(self.ids(rows))
+            .zip(self.ids(sample.rows))
             .enumerate()
         {
             let mut logits = logits(params, row, head);
             for logit in &mut logits {
-                *logit = *logit / T::of(temperature.into());
+                *logit = *logit / T::of(sample.temperature.into());
             }
             if let Some(exclude) = &exclude {
                 logits[exclude[m] as usize] = T::neg_infinity();
             }
             let sum = log_sum_exp(&logits);
-            let u = rng.uniform(
+            let u = sample.rng.uniform(
                 Purpose::Sample,
                 0,
                 examples[r as usize],
@@ -139,6 +135,6 @@ impl<T: Real> Reference<T> {
             out.push(choice.unwrap_or(last) as u32);
         }
         use crate::backend::Backend;
-        self.write_ints(sampled, &out);
+        self.write_ints(sample.sampled, &out);
     }
 }

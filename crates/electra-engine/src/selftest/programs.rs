@@ -254,7 +254,7 @@ fn vocabulary<B: Backend>(c: &mut Context<B>) {
     let (log_prob, log_sum) = (c.backend.array(tokens, 1), c.backend.array(tokens, 1));
     let predicted = c.backend.ints(tokens);
     let (params, linear) = (&head.params, &head.linear);
-    c.backend.vocabulary_log_prob(
+    c.backend.vocabulary(
         params,
         x,
         linear,
@@ -262,12 +262,13 @@ fn vocabulary<B: Backend>(c: &mut Context<B>) {
         log_prob,
         log_sum,
         Some(predicted),
+        None,
     );
     c.keep_array("log_prob", log_prob, Bound::Product(1e-5));
     c.keep_array("log_sum", log_sum, Bound::Product(1e-5));
     // How good the predicted entry is: bf16 may choose another one of nearly equal logits.
     c.backend
-        .vocabulary_log_prob(params, x, linear, predicted, log_prob, log_sum, None);
+        .vocabulary(params, x, linear, predicted, log_prob, log_sum, None, None);
     let mut best = vec![0.0; tokens];
     c.backend.read(log_prob, &mut best);
     let best = best.iter().map(|p| p.exp()).collect();
@@ -292,26 +293,40 @@ fn vocabulary_sample<B: Backend>(c: &mut Context<B>) {
     let (keys, all) = (c.keys(), (0..tokens as u32).collect::<Vec<_>>());
     let rows = c.ints(&all);
     let excluded = c.below(entries, tokens);
-    let exclude = c.ints(&excluded);
+    let targets = c.ints(&excluded);
     let rng = Rng::new(3, 14);
-    for (temperature, exclude) in [(1.0, None), (0.7, Some(exclude)), (1.6, None)] {
-        let sampled = c.backend.ints(tokens);
-        c.backend.vocabulary_sample(
+    for (temperature, exclude) in [
+        (1.0, None),
+        (1.0, Some(targets)),
+        (0.7, Some(targets)),
+        (1.6, None),
+    ] {
+        let sample = VocabularySample {
+            temperature,
+            exclude,
+            rng,
+            keys,
+            rows,
+            sampled: c.backend.ints(tokens),
+        };
+        let [log_prob, log_sum] = [(); 2].map(|()| c.backend.array(tokens, 1));
+        c.backend.vocabulary(
             params,
             x,
             linear,
-            temperature,
-            exclude,
-            &rng,
-            &keys,
-            rows,
-            sampled,
+            targets,
+            log_prob,
+            log_sum,
+            None,
+            Some(&sample),
         );
+        c.keep_array("log_prob", log_prob, Bound::Product(1e-5));
+        c.keep_array("log_sum", log_sum, Bound::Product(1e-5));
         let mut values = vec![0.0; tokens * width];
         let (mut flat, mut ids) = (vec![0.0; head.len], vec![0; tokens]);
         c.backend.read(x, &mut values);
         c.backend.read_params(params, &mut flat);
-        c.backend.read_ints(sampled, &mut ids);
+        c.backend.read_ints(sample.sampled, &mut ids);
         let (mut examples, mut positions) = (vec![0; tokens], vec![0; tokens]);
         c.backend.read_ints(keys.example, &mut examples);
         c.backend.read_ints(keys.position, &mut positions);
@@ -369,7 +384,8 @@ fn sums<B: Backend>(c: &mut Context<B>) {
         rows: 1,
         cols,
     });
-    let norms = c.backend.squared_norms(&flat, &views);
+    let mut norms = [0.0; 3];
+    c.backend.squared_norms(&flat, &views, &mut norms);
     for norm in norms {
         c.keep("squared norm", vec![norm as f32], Bound::F32(1e-6));
     }

@@ -1,5 +1,6 @@
 //! The subcommands.
 
+pub mod bench;
 mod corpus;
 pub mod export;
 pub mod info;

@@ -92,6 +92,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Err(error) => return Err(error),
     };
     report_invalid(report.invalid_utf8);
+    if let Some(name) = &report.again {
+        eprintln!("{name} is not as it was in the run before: tokenized again from there");
+    }
     print(&args, &report, meter.seconds())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use electra_engine::backend::Backend;
 use electra_model::pretraining::Objective;
 use electra_train::config::PretrainConfig;
 use electra_train::interrupt::StopFlag;
-use electra_train::job::{InitFrom, PretrainJob};
+use electra_train::job::{GivenModel, InitFrom, PretrainJob};
 use electra_train::metrics_log::EvalMetrics;
 use electra_train::pretrain::{Outcome, RunContext, pretrain};
 use electra_train::progress::observer_on_stderr;
@@ -76,7 +76,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         config.seed = seed;
     }
     let init_from = match &args.init_from {
-        Some(name) => Some(models_of(name, config.objective())?),
+        Some(name) => Some(match models_of(name, config.objective()) {
+            Ok(models) => models,
+            // A run that is under way needs them no more.
+            Err(error) => match InitFrom::recorded(&args.out)? {
+                Some(recorded) => {
+                    eprintln!("{error:#}; the run goes on without");
+                    recorded
+                }
+                None => return Err(error),
+            },
+        }),
         None => None,
     };
     let job = PretrainJob::open(config, &args.data, args.tokenizer.as_deref(), init_from)?;
@@ -130,7 +140,7 @@ impl Work for Pretrain<'_> {
                 stop: self.stop,
                 precision: facts.precision,
                 environment: facts.environment.clone(),
-                peak_flops: facts.peak_flops,
+                peak_flops: facts.peak_flops(),
             },
         )?)
     }
@@ -156,7 +166,7 @@ fn models_of(name: &str, objective: Objective) -> Result<InitFrom> {
     if discriminator.is_dir() || generator.is_dir() {
         let part = |wanted: bool, path: PathBuf, what: &str| match wanted {
             true if !path.is_dir() => bail!("--init-from {name}: there is no {what} in it"),
-            wanted => Ok(wanted.then_some(path)),
+            wanted => Ok(wanted.then_some(GivenModel::Directory(path))),
         };
         return Ok(InitFrom {
             discriminator: part(trains_discriminator, discriminator, "discriminator")?,
@@ -173,9 +183,9 @@ fn models_of(name: &str, objective: Objective) -> Result<InitFrom> {
              ends in -discriminator whose twin ends in -generator"
         );
     };
-    let fetch = |wanted: bool, name: String| match wanted {
-        true => models::folder(&name).map(Some),
-        false => Ok(None),
+    let fetch = |wanted: bool, name: String| {
+        let model = wanted.then(|| models::folder(&name).map(GivenModel::Directory));
+        model.transpose()
     };
     Ok(InitFrom {
         discriminator: fetch(trains_discriminator, name.to_owned())?,

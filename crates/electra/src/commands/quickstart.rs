@@ -137,7 +137,7 @@ fn vocabulary(inputs: &[Input], dir: &Path) -> Result<Tokenizer> {
         return Ok(Tokenizer::load(dir, None)?);
     }
     let mut counts = WordCounts::new(Normalisation::UNCASED);
-    counts.add_inputs(inputs, &ReadOptions::default())?;
+    counts.add_inputs(inputs, &ReadOptions::default(), &mut |_| ())?;
     let tokenizer = counts.train(&VocabularyOptions {
         size: VOCABULARY,
         min_frequency: 2,

@@ -2,7 +2,7 @@
 
 use super::corpus::{Meter, ReadArgs, grouped, print_result, report_invalid};
 use anyhow::{Context, Result, bail};
-use electra_data::read::{Input, Reader, expand};
+use electra_data::read::expand;
 use electra_data::tokenizer::{MAX_POSITIONS, Tokenizer};
 use electra_data::vocabulary::{VocabularyOptions, WordCounts};
 use electra_data::words::Normalisation;
@@ -45,8 +45,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     let mut counts = WordCounts::new(normalisation);
     let mut meter = Meter::new();
-    let (bytes, invalid) = count(&inputs, &args.read, &mut counts, &mut meter)?;
-    report_invalid(invalid);
+    let counted = counts.add_inputs(&inputs, &args.read.options(), &mut |so_far| {
+        let done = format_args!("{} of {} inputs", so_far.inputs, inputs.len());
+        meter.show(so_far.text_bytes, done);
+    });
+    meter.finish();
+    let counted = counted?;
+    report_invalid(counted.invalid_utf8);
     let options = VocabularyOptions {
         size: args.size,
         min_frequency: args.min_frequency,
@@ -67,41 +72,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     print_result(
         args.json,
         json!({
-            "out": args.out, "vocab_size": entries, "cased": args.cased, "text_bytes": bytes,
-            "invalid_utf8": invalid, "seconds": seconds,
+            "out": args.out, "vocab_size": entries, "cased": args.cased,
+            "text_bytes": counted.text_bytes,
+            "invalid_utf8": counted.invalid_utf8, "seconds": seconds,
         }),
         format_args!(
             "{}: {} entries from {:.1} MB of text in {seconds:.1} s",
             args.out.display(),
             grouped(entries as u64),
-            bytes as f64 / 1e6
+            counted.text_bytes as f64 / 1e6
         ),
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Counts the words of all inputs; returns bytes of text and invalid UTF-8 sequences.
-fn count(
-    inputs: &[Input],
-    read: &ReadArgs,
-    counts: &mut WordCounts,
-    meter: &mut Meter,
-) -> Result<(u64, u64)> {
-    let options = read.options();
-    let (mut bytes, mut invalid) = (0, 0);
-    let mut text = String::new();
-    for (done, input) in inputs.iter().enumerate() {
-        let mut reader = Reader::open(input, &options)?;
-        while reader.piece(&mut text)?.is_some() {
-            counts.add(&text);
-            bytes += text.len() as u64;
-            text.clear();
-            meter.show(bytes, format_args!("{done} of {} inputs", inputs.len()));
-        }
-        invalid += reader.invalid_utf8();
-    }
-    meter.finish();
-    Ok((bytes, invalid))
 }
 
 /// A vocabulary replaces a tokenizer, but goes into no directory that holds anything else.

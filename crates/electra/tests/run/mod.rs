@@ -159,5 +159,6 @@ pub fn files(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
                 .into_owned();
             (name, std::fs::read(&path).expect("read"))
         })
+        .filter(|(name, _)| !name.starts_with('.'))
         .collect()
 }

@@ -1,0 +1,48 @@
+"""Times the forward pass of transformers' ElectraModel under PyTorch: ids in, last hidden states out.
+
+    python bench/peers/infer_torch.py --preset small --batch 32 --seq 128 --precision bf16 --threads 2 [--compile]
+
+bf16 is autocast over f32 weights, or weights in bf16 with --bf16-weights. With --compile, torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+import torch
+from measured import SIZES, VOCABULARY, add_options, batches, repeat, report
+from transformers import ElectraConfig, ElectraModel
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(p)
+    p.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    p.add_argument("--bf16-weights", action="store_true")
+    p.add_argument("--compile", action="store_true")
+    args = p.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = ElectraModel(ElectraConfig(vocab_size=VOCABULARY, **SIZES[args.preset])).eval()
+    half = args.precision == "bf16"
+    if half and args.bf16_weights:
+        model = model.to(torch.bfloat16)
+    autocast = torch.autocast("cpu", torch.bfloat16) if half and not args.bf16_weights else contextlib.nullcontext()
+    run = torch.compile(model, dynamic=bool(args.lengths)) if args.compile else model
+    made = batches(args)
+    # Without a mask attention takes its fastest way.
+    inputs = [(torch.from_numpy(b.ids), None if b.full else torch.from_numpy(b.mask)) for b in made]
+
+    def pass_over_all() -> None:
+        with torch.inference_mode(), autocast:
+            for ids, mask in inputs:
+                run(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+
+    seconds = repeat(pass_over_all, args)
+    report(f"PyTorch {torch.__version__.split('+')[0]} {'compiled' if args.compile else 'eager'}", args, made, seconds)
+
+
+if __name__ == "__main__":
+    main()

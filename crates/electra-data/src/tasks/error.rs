@@ -1,0 +1,106 @@
+//! What can be wrong with a task or its data.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::example::Place;
+use crate::read::ReadError;
+use crate::tokenizer::TokenizerError;
+
+/// What can be wrong with a task or its data.
+#[derive(Debug, Error)]
+pub enum TaskError {
+    /// A file that cannot be read, or a record of it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A text that cannot be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A task of no known name.
+    #[error(
+        "no task is called {name:?}; known by name: {known}; for a file of your own give its kind and columns"
+    )]
+    UnknownTask {
+        /// What was asked for.
+        name: String,
+        /// All names.
+        known: String,
+    },
+    /// Options that do not fit each other or the kind of task.
+    #[error("{0}")]
+    Options(String),
+    /// A file without a single example.
+    #[error("{path}: holds no example; expected at least one")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A table without a column that is needed.
+    #[error("{path}, line 1: no column {missing}; the file has: {found}; expected {expected}")]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// What is not there.
+        missing: String,
+        /// What is there.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// A label that is not among those of training or of the model.
+    #[error("{place}: unknown label {label:?}; the labels are: {known}")]
+    UnknownLabel {
+        /// Where.
+        place: Place,
+        /// The label.
+        label: String,
+        /// All labels.
+        known: String,
+    },
+    /// A label that only the development data has.
+    #[error(
+        "{place}: label {label:?} is not in the training data, whose labels are: {known}; nothing can be learned of it; add examples of it or remove these"
+    )]
+    LabelNotTrained {
+        /// Where it first occurs.
+        place: Place,
+        /// The label.
+        label: String,
+        /// The labels of training.
+        known: String,
+    },
+    /// Training data with one label only.
+    #[error(
+        "{path}: every example has the label {label:?}; a classifier needs at least two (is the right column named?)"
+    )]
+    OneLabel {
+        /// The file.
+        path: PathBuf,
+        /// The one label.
+        label: String,
+    },
+    /// Anything else that is wrong with one example.
+    #[error("{place}: {what}")]
+    Example {
+        /// Where.
+        place: Place,
+        /// What is wrong and what to do.
+        what: String,
+    },
+}
+
+/// Some of a list, for a message.
+pub(super) fn shown<S: AsRef<str>>(names: &[S]) -> String {
+    const MOST: usize = 12;
+    let mut text = names
+        .iter()
+        .take(MOST)
+        .map(|n| n.as_ref())
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > MOST {
+        text.push_str(&format!(" and {} more", names.len() - MOST));
+    }
+    text
+}

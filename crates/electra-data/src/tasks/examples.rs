@@ -1,0 +1,587 @@
+//! The examples of a task's file, one at a time.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::columns::{self, Found, Place as ColumnPlace};
+use super::conll::Conll;
+use super::rows::{Row, Rows, extension};
+use super::spec::Layout;
+use super::squad::Squad;
+use super::{Answer, Example, Gold, Input, Place, TaskError, TaskKind, TaskSpec};
+use crate::read::Format;
+
+/// Whether a file's labels are needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LabelColumn {
+    /// They are: a file or an example without is refused.
+    #[default]
+    Required,
+    /// They are read where the file has them.
+    Optional,
+}
+
+/// How a file is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Whether labels are needed.
+    pub labels: LabelColumn,
+    /// The format of a table, where the name is not to decide.
+    pub format: Option<Format>,
+    /// Whether invalid UTF-8 becomes U+FFFD instead of an error.
+    pub lossy: bool,
+}
+
+enum Source {
+    Table(Rows, Option<Found>),
+    Conll(Conll),
+    Squad(Squad),
+}
+
+/// The examples of a file, in order, in memory that does not grow with the file.
+pub struct Examples {
+    spec: TaskSpec,
+    path: Arc<Path>,
+    source: Source,
+    options: OpenOptions,
+    read: u64,
+    skipped: u64,
+    done: bool,
+}
+
+/// The extensions that are read as CoNLL's columns.
+const CONLL: [&str; 6] = ["conll", "txt", "bio", "iob", "iob2", "conllu"];
+
+impl Examples {
+    /// Opens a file of a task; `-` is standard input.
+    ///
+    /// # Errors
+    /// A file that is missing, unreadable, binary or of an unknown kind; a table without the
+    /// columns.
+    pub fn open(spec: &TaskSpec, path: &Path, options: OpenOptions) -> Result<Self, TaskError> {
+        let conll = options.format.is_none() && CONLL.contains(&extension(path).as_str());
+        let json = options.format.is_none() && extension(path) == "json";
+        let stdin = options.format.is_none() && path == Path::new("-");
+        let table = || -> Result<Source, TaskError> {
+            Ok(Source::Table(
+                Rows::open(path, options.format, options.lossy)?,
+                None,
+            ))
+        };
+        let source = match &spec.layout {
+            Layout::Table(_) => table()?,
+            Layout::Conll { word, tag, .. } if conll || stdin => {
+                Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
+            }
+            // A table of text cannot hold a list; CoNLL's columns end in .tsv too.
+            Layout::Conll { word, tag, .. } if extension(path) == "tsv" => {
+                Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
+            }
+            Layout::Conll { .. } => table()?,
+            Layout::Squad { .. } if json || stdin => Source::Squad(Squad::open(path)?),
+            Layout::Squad { .. } => table()?,
+        };
+        let mut examples = Examples {
+            spec: spec.clone(),
+            path: path.into(),
+            source,
+            options,
+            read: 0,
+            skipped: 0,
+            done: false,
+        };
+        examples.find_columns()?;
+        Ok(examples)
+    }
+
+    /// All examples of a file.
+    ///
+    /// # Errors
+    /// Those of [`Examples::open`] and of reading; a file without examples.
+    pub fn read_all(
+        spec: &TaskSpec,
+        path: &Path,
+        options: OpenOptions,
+    ) -> Result<Vec<Example>, TaskError> {
+        let examples = Self::open(spec, path, options)?.collect::<Result<Vec<_>, _>>()?;
+        if examples.is_empty() {
+            return Err(TaskError::Empty { path: path.into() });
+        }
+        Ok(examples)
+    }
+
+    /// Rows left out so far: with a cell too few, or labelled `-` (no majority of annotators), in
+    /// data sets known to have such.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Lines with invalid UTF-8 that were read nevertheless.
+    pub fn invalid_utf8(&self) -> u64 {
+        match &self.source {
+            Source::Table(rows, _) => rows.invalid(),
+            Source::Conll(conll) => conll.invalid(),
+            Source::Squad(_) => 0,
+        }
+    }
+
+    /// Resolves the columns by the first row.
+    fn find_columns(&mut self) -> Result<(), TaskError> {
+        let Source::Table(rows, found) = &mut self.source else {
+            return Ok(());
+        };
+        let own;
+        let forms = match &self.spec.layout {
+            Layout::Table(forms) => forms,
+            Layout::Conll { table, .. } | Layout::Squad { table } => {
+                own = vec![columns::Form {
+                    columns: table.clone(),
+                    width: None,
+                }];
+                &own
+            }
+        };
+        let Some(first) = rows.peek()? else {
+            return Ok(());
+        };
+        let places = columns::find(
+            &self.path,
+            forms,
+            first,
+            self.spec.header,
+            self.options.labels == LabelColumn::Required,
+        )?;
+        if places.header {
+            rows.next_row()?;
+        }
+        *found = Some(places);
+        Ok(())
+    }
+
+    fn place(&self, line: u64) -> Place {
+        Place {
+            path: self.path.clone(),
+            line,
+        }
+    }
+
+    fn next_example(&mut self) -> Result<Option<Example>, TaskError> {
+        loop {
+            let number = self.read;
+            match &mut self.source {
+                Source::Table(rows, found) => {
+                    let Some(row) = rows.next_row()? else {
+                        return Ok(None);
+                    };
+                    let Some(found) = found.clone() else {
+                        return Ok(None);
+                    };
+                    let place = self.place(row.line);
+                    match self.of_row(&row, &found, number, place) {
+                        Ok(Some(example)) => {
+                            self.read += 1;
+                            return Ok(Some(example));
+                        }
+                        Ok(None) => self.skipped += 1,
+                        Err(TaskError::Example { .. }) if self.spec.skip_malformed => {
+                            self.skipped += 1;
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+                Source::Conll(conll) => {
+                    let Some(sentence) = conll.next_sentence()? else {
+                        return Ok(None);
+                    };
+                    let place = self.place(sentence.line);
+                    if sentence.tags.is_empty() && self.options.labels == LabelColumn::Required {
+                        return Err(TaskError::Example {
+                            place,
+                            what: "no tags: the file has one column; expected a word and its tag a line".into(),
+                        });
+                    }
+                    self.read += 1;
+                    return Ok(Some(Example {
+                        place,
+                        id: number.to_string(),
+                        gold: (!sentence.tags.is_empty()).then_some(Gold::Tags(sentence.tags)),
+                        input: Input::Words(sentence.words),
+                    }));
+                }
+                Source::Squad(squad) => {
+                    let Some(question) = squad.next_question()? else {
+                        return Ok(None);
+                    };
+                    let place = self.place(question.line);
+                    if question.answers.is_none() && self.options.labels == LabelColumn::Required {
+                        return Err(TaskError::Example {
+                            place,
+                            what: format!("question {:?} has no \"answers\"", question.id),
+                        });
+                    }
+                    let gold = question.answers.map(|answers| {
+                        Gold::Answers(
+                            answers
+                                .into_iter()
+                                .map(|(text, start)| Answer { text, start })
+                                .collect(),
+                        )
+                    });
+                    self.check_answerable(&place, &question.id, gold.as_ref())?;
+                    self.read += 1;
+                    return Ok(Some(Example {
+                        place,
+                        id: question.id,
+                        input: Input::Question {
+                            title: question.title,
+                            question: question.question,
+                            context: question.context,
+                        },
+                        gold,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// A question without answer in a task where each has one.
+    fn check_answerable(
+        &self,
+        place: &Place,
+        id: &str,
+        gold: Option<&Gold>,
+    ) -> Result<(), TaskError> {
+        match gold {
+            Some(Gold::Answers(answers)) if answers.is_empty() && !self.spec.unanswerable => {
+                Err(TaskError::Example {
+                    place: place.clone(),
+                    what: format!(
+                        "question {id:?} has no answer, but in {} each has one; use squad2, or say that questions may have none",
+                        self.spec.name
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The example of a row; `None` if it is one to leave out.
+    fn of_row(
+        &self,
+        row: &Row,
+        found: &Found,
+        number: u64,
+        place: Place,
+    ) -> Result<Option<Example>, TaskError> {
+        let wrong = |what: String| TaskError::Example {
+            place: place.clone(),
+            what,
+        };
+        let cell = |at: &ColumnPlace, what: &str| match row.cell(at) {
+            Some(Value::Null) | None => Err(wrong(match at {
+                ColumnPlace::At(i) => format!("no column {} ({what}); the line has fewer", i + 1),
+                ColumnPlace::Key(name) => format!("no {name:?} ({what})"),
+            })),
+            Some(value) => Ok(value),
+        };
+        let string = |at: &ColumnPlace, what: &str| match cell(at, what)? {
+            Value::String(text) => Ok(text),
+            value @ (Value::Number(_) | Value::Bool(_)) => Ok(value.to_string()),
+            _ => Err(wrong(format!("the {what} is not a string"))),
+        };
+        let id = match &found.id {
+            Some(at) => string(at, "id")?,
+            None => number.to_string(),
+        };
+        let joined = || -> Result<String, TaskError> {
+            let parts = found.text.iter().map(|at| string(at, "text"));
+            Ok(parts.collect::<Result<Vec<_>, _>>()?.join(" "))
+        };
+        let second = || {
+            found
+                .second
+                .as_ref()
+                .map(|at| string(at, "second text"))
+                .transpose()
+        };
+        let input = match self.spec.kind {
+            TaskKind::Tagging => {
+                let at = &found.text[0];
+                match cell(at, "words")? {
+                    Value::Array(_) => Input::Words(
+                        strings(cell(at, "words")?)
+                            .ok_or_else(|| wrong("the words are not a list of strings".into()))?,
+                    ),
+                    Value::String(text) => {
+                        Input::Words(text.split_whitespace().map(String::from).collect())
+                    }
+                    _ => return Err(wrong("the words are not a list of strings".into())),
+                }
+            }
+            TaskKind::QuestionAnswering => Input::Question {
+                title: "".into(),
+                question: second()?.unwrap_or_default(),
+                context: joined()?.into(),
+            },
+            TaskKind::MultipleChoice => {
+                let mut choices = Vec::new();
+                for at in &found.choices {
+                    match cell(at, "choice")? {
+                        list @ Value::Array(_) => {
+                            choices.extend(strings(list).ok_or_else(|| {
+                                wrong("the choices are not a list of strings".into())
+                            })?)
+                        }
+                        _ => choices.push(string(at, "choice")?),
+                    }
+                }
+                if choices.len() < 2 {
+                    return Err(wrong(format!(
+                        "{} choices; expected two or more",
+                        choices.len()
+                    )));
+                }
+                let first = joined()?;
+                Input::Choices { first, choices }
+            }
+            _ => Input::Text {
+                first: joined()?,
+                second: second()?,
+            },
+        };
+        let gold = if found.label.is_empty() {
+            None
+        } else {
+            match self.gold(row, found, &input, &place)? {
+                Label::Gold(gold) => Some(gold),
+                Label::Unlabelled if self.options.labels == LabelColumn::Optional => None,
+                Label::Unlabelled => {
+                    return Err(wrong("the label is empty".into()));
+                }
+                Label::LeaveOut => return Ok(None),
+            }
+        };
+        self.check_answerable(&place, &id, gold.as_ref())?;
+        Ok(Some(Example {
+            place,
+            id,
+            input,
+            gold,
+        }))
+    }
+
+    fn gold(
+        &self,
+        row: &Row,
+        found: &Found,
+        input: &Input,
+        place: &Place,
+    ) -> Result<Label, TaskError> {
+        let wrong = |what: String| TaskError::Example {
+            place: place.clone(),
+            what,
+        };
+        let value = match row.cell(&found.label[0]) {
+            Some(Value::Null) => return Ok(Label::Unlabelled),
+            Some(value) => value,
+            None => {
+                return Err(match &found.label[0] {
+                    ColumnPlace::At(i) => {
+                        wrong(format!("no column {} (label); the line has fewer", i + 1))
+                    }
+                    ColumnPlace::Key(name) => wrong(format!("no {name:?} (label)")),
+                });
+            }
+        };
+        let scalar = |value: &Value| match value {
+            Value::String(text) => Some(text.trim().to_owned()),
+            Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+            _ => None,
+        };
+        let not_one = || wrong("the label is a list or an object; expected one label".into());
+        Ok(Label::Gold(match self.spec.kind {
+            TaskKind::Classification => {
+                let label = scalar(&value).ok_or_else(not_one)?;
+                if label.is_empty() {
+                    return Ok(Label::Unlabelled);
+                }
+                if self.spec.skip_malformed && label == "-" {
+                    return Ok(Label::LeaveOut);
+                }
+                let Some(known) = &self.spec.labels else {
+                    return Ok(Label::Gold(Gold::Class(label)));
+                };
+                if known.contains(&label) {
+                    return Ok(Label::Gold(Gold::Class(label)));
+                }
+                // Other copies of these data sets have the labels' numbers, and −1 for none.
+                match label.parse::<i64>() {
+                    Ok(-1) => return Ok(Label::Unlabelled),
+                    Ok(n) if n >= 0 && (n as usize) < known.len() => {
+                        Gold::Class(known[n as usize].clone())
+                    }
+                    _ => Gold::Class(label),
+                }
+            }
+            TaskKind::Regression => {
+                let text = scalar(&value).ok_or_else(not_one)?;
+                if text.is_empty() {
+                    return Ok(Label::Unlabelled);
+                }
+                match text.parse::<f64>() {
+                    Ok(number) if number.is_finite() => Gold::Value(number),
+                    _ => return Err(wrong(format!("the label {text:?} is not a number"))),
+                }
+            }
+            TaskKind::MultiLabel if found.label.len() > 1 => {
+                let mut labels = Vec::new();
+                for (at, name) in found.label.iter().zip(&found.label_names) {
+                    let cell = row.cell(at).and_then(|v| scalar(&v)).unwrap_or_default();
+                    match cell.to_lowercase().as_str() {
+                        "1" | "1.0" | "true" | "yes" => labels.push(name.clone()),
+                        "0" | "0.0" | "false" | "no" => {}
+                        other => {
+                            return Err(wrong(format!(
+                                "column {name:?} holds {other:?}; expected 0 or 1"
+                            )));
+                        }
+                    }
+                }
+                Gold::Labels(labels)
+            }
+            TaskKind::MultiLabel => match value {
+                Value::Array(_) => Gold::Labels(
+                    strings(value).ok_or_else(|| wrong("the labels are not strings".into()))?,
+                ),
+                value => Gold::Labels(
+                    scalar(&value)
+                        .ok_or_else(not_one)?
+                        .split(self.spec.label_separator)
+                        .map(str::trim)
+                        .filter(|label| !label.is_empty())
+                        .map(String::from)
+                        .collect(),
+                ),
+            },
+            TaskKind::Tagging => {
+                let tags = match &value {
+                    Value::Array(_) => strings(value),
+                    Value::String(text) => {
+                        Some(text.split_whitespace().map(String::from).collect())
+                    }
+                    _ => None,
+                };
+                let tags = tags.ok_or_else(|| wrong("the tags are not a list".into()))?;
+                let words = match input {
+                    Input::Words(words) => words.len(),
+                    _ => 0,
+                };
+                if tags.len() != words {
+                    return Err(wrong(format!("{words} words but {} tags", tags.len())));
+                }
+                Gold::Tags(tags)
+            }
+            TaskKind::QuestionAnswering => Gold::Answers(
+                answers(&value).ok_or_else(|| {
+                    wrong(
+                        "the answers are neither {\"text\": [...], \"answer_start\": [...]} nor a list of objects with these"
+                            .into(),
+                    )
+                })?,
+            ),
+            TaskKind::MultipleChoice => {
+                let Input::Choices { choices, .. } = input else {
+                    return Ok(Label::Unlabelled);
+                };
+                let label = scalar(&value).ok_or_else(not_one)?;
+                if label.is_empty() || label == "-1" {
+                    return Ok(Label::Unlabelled);
+                }
+                let letter = |c: u8| usize::from(c.to_ascii_uppercase().wrapping_sub(b'A'));
+                let number = match label.parse::<usize>() {
+                    Ok(number) => Some(number),
+                    Err(_) => choices.iter().position(|c| *c == label).or_else(|| {
+                        (label.len() == 1 && label.as_bytes()[0].is_ascii_alphabetic())
+                            .then(|| letter(label.as_bytes()[0]))
+                    }),
+                };
+                match number {
+                    Some(number) if number < choices.len() => Gold::Choice(number),
+                    _ => {
+                        return Err(wrong(format!(
+                            "the label {label:?} is none of the {} choices; expected a number from 0, a letter from A, or the text of one",
+                            choices.len()
+                        )));
+                    }
+                }
+            }
+        }))
+    }
+}
+
+/// What a label's cell says.
+enum Label {
+    Gold(Gold),
+    Unlabelled,
+    LeaveOut,
+}
+
+impl Iterator for Examples {
+    type Item = Result<Example, TaskError>;
+
+    /// The next example. After an error there is none.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.next_example();
+        self.done = !matches!(next, Ok(Some(_)));
+        next.transpose()
+    }
+}
+
+/// A list of strings or numbers as strings.
+fn strings(value: Value) -> Option<Vec<String>> {
+    let Value::Array(list) = value else {
+        return None;
+    };
+    list.into_iter()
+        .map(|item| match item {
+            Value::String(text) => Some(text),
+            item @ Value::Number(_) => Some(item.to_string()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Answers in either of the shapes that tables have them in.
+fn answers(value: &Value) -> Option<Vec<Answer>> {
+    match value {
+        Value::Object(object) => {
+            let texts = object.get("text")?.as_array()?;
+            let starts = object.get("answer_start").and_then(Value::as_array);
+            texts
+                .iter()
+                .enumerate()
+                .map(|(i, text)| {
+                    Some(Answer {
+                        text: text.as_str()?.to_owned(),
+                        start: starts.and_then(|s| s.get(i)).and_then(Value::as_i64),
+                    })
+                })
+                .collect()
+        }
+        Value::Array(list) => list
+            .iter()
+            .map(|item| {
+                Some(Answer {
+                    text: item.get("text")?.as_str()?.to_owned(),
+                    start: item.get("answer_start").and_then(Value::as_i64),
+                })
+            })
+            .collect(),
+        _ => None,
+    }
+}

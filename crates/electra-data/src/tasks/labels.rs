@@ -1,0 +1,195 @@
+//! The labels of a task.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::error::shown;
+use super::tagging::{Scheme, in_scheme};
+use super::{Example, Gold, TaskError, TaskKind, TaskSpec};
+
+/// The labels of a task, each with its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelSet {
+    names: Vec<String>,
+    ids: HashMap<String, u32>,
+    scheme: Scheme,
+}
+
+impl LabelSet {
+    /// Given labels, such as a trained model's `id2label`; the place of each is its number.
+    ///
+    /// # Errors
+    /// A label twice.
+    pub fn new(names: Vec<String>) -> Result<Self, TaskError> {
+        let mut ids = HashMap::with_capacity(names.len());
+        for (id, name) in (0u32..).zip(&names) {
+            if let Some(first) = ids.insert(name.clone(), id) {
+                return Err(TaskError::Options(format!(
+                    "label {name:?} stands twice, as numbers {first} and {id}"
+                )));
+            }
+        }
+        let scheme = Scheme::of_labels(&names);
+        Ok(LabelSet { names, ids, scheme })
+    }
+
+    /// The labels of a task: those it is known to have, else those found in its training data,
+    /// numbers in their order, others alphabetically, whatever the order of the file. Tags are
+    /// written in `scheme`. Regression and multiple choice have none.
+    ///
+    /// # Errors
+    /// No example; fewer than two labels, but for multi-label tasks; a label that the task is
+    /// known not to have; an example without labels.
+    pub fn of_training(
+        spec: &TaskSpec,
+        examples: &[Example],
+        scheme: Scheme,
+    ) -> Result<Self, TaskError> {
+        let Some(first) = examples.first() else {
+            return Err(TaskError::Options(format!(
+                "task {}: no training example",
+                spec.name
+            )));
+        };
+        let mut found = BTreeSet::new();
+        for example in examples {
+            labels_of(example, scheme, |label| {
+                if !found.contains(label) {
+                    found.insert(label.to_owned());
+                }
+            })?;
+        }
+        let counts = matches!(
+            spec.kind,
+            TaskKind::Classification | TaskKind::Tagging | TaskKind::MultiLabel
+        );
+        if !counts {
+            return Self::new(Vec::new());
+        }
+        let path = first.place.path.to_path_buf();
+        match (found.len(), spec.kind) {
+            (0, _) => {
+                return Err(TaskError::Options(format!(
+                    "{}: no example has a label",
+                    path.display()
+                )));
+            }
+            (1, TaskKind::Classification | TaskKind::Tagging) => {
+                return Err(TaskError::OneLabel {
+                    path,
+                    label: found.into_iter().next().unwrap_or_default(),
+                });
+            }
+            _ => {}
+        }
+        if let Some(known) = &spec.labels {
+            let set = Self::new(known.clone())?;
+            set.check(examples)?;
+            return Ok(set);
+        }
+        let mut names: Vec<String> = found.into_iter().collect();
+        let number = |name: &String| name.parse::<f64>().ok().filter(|x| x.is_finite());
+        if names.iter().all(|name| number(name).is_some()) {
+            names.sort_by(|a, b| {
+                number(a)
+                    .partial_cmp(&number(b))
+                    .unwrap_or(std::cmp::Ordering::Equal)
+            });
+        }
+        let mut set = Self::new(names)?;
+        set.scheme = scheme;
+        Ok(set)
+    }
+
+    /// Checks that the labels of other examples are all known.
+    ///
+    /// # Errors
+    /// The first one that is not, with its place.
+    pub fn check(&self, examples: &[Example]) -> Result<(), TaskError> {
+        self.find_unknown(examples, |example, label, known| TaskError::UnknownLabel {
+            place: example.place.clone(),
+            label,
+            known,
+        })
+    }
+
+    /// Checks that every label of the development data was trained.
+    ///
+    /// # Errors
+    /// The first that was not, with its place.
+    pub fn check_development(&self, examples: &[Example]) -> Result<(), TaskError> {
+        self.find_unknown(examples, |example, label, known| {
+            TaskError::LabelNotTrained {
+                place: example.place.clone(),
+                label,
+                known,
+            }
+        })
+    }
+
+    fn find_unknown(
+        &self,
+        examples: &[Example],
+        error: impl Fn(&Example, String, String) -> TaskError,
+    ) -> Result<(), TaskError> {
+        for example in examples {
+            let mut unknown = None;
+            if example.gold.is_some() {
+                labels_of(example, self.scheme, |label| {
+                    if unknown.is_none() && self.id(label).is_none() {
+                        unknown = Some(label.to_owned());
+                    }
+                })?;
+            }
+            if let Some(label) = unknown {
+                return Err(error(example, label, shown(&self.names)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The labels by number.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The number of a label.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.ids.get(name).copied()
+    }
+
+    /// How the tags among them are written.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+}
+
+/// Calls `each` with every label of an example.
+fn labels_of(
+    example: &Example,
+    scheme: Scheme,
+    mut each: impl FnMut(&str),
+) -> Result<(), TaskError> {
+    match &example.gold {
+        None => {
+            return Err(TaskError::Example {
+                place: example.place.clone(),
+                what: "no label".into(),
+            });
+        }
+        Some(Gold::Class(label)) => each(label),
+        Some(Gold::Labels(labels)) => labels.iter().for_each(|label| each(label)),
+        Some(Gold::Tags(tags)) => in_scheme(tags, scheme).0.iter().for_each(|tag| each(tag)),
+        Some(Gold::Value(_) | Gold::Answers(_) | Gold::Choice(_)) => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,538 @@
+//! Questions: windows over a text, and answers out of it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::classification::{Scores, collect};
+use super::featurizer::{FeatureCounts, Featurizer, wrong_gold};
+use super::spec::Metric;
+use super::{Answer, Example, Features, Gold, Input, Sequence, Target, TaskError, TaskSpec};
+use crate::metrics::answers::{
+    AnswerScore, Judged, best_threshold, cmrc, mean, squad, squad2, with_threshold,
+};
+use crate::tokenizer::TokenSpan;
+
+/// What part of a text a window shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Window {
+    /// First token of the text, and one past the last.
+    tokens: (usize, usize),
+    /// The tokens of the text, within `tokens`, that have the most context in this window; an
+    /// answer may begin there only. It is one run.
+    own: (usize, usize),
+}
+
+/// A question and its text as the network sees them, and what leads from its outputs back to the
+/// text.
+#[derive(Clone, Debug)]
+pub struct Windows {
+    features: Vec<Features>,
+    windows: Vec<Window>,
+    /// Where the text begins in each sequence.
+    begin: usize,
+    /// Characters of each token of the text.
+    spans: Vec<(usize, usize)>,
+    context: Arc<str>,
+}
+
+/// How answers are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AnswerOptions {
+    /// Answers kept, and starts and ends looked at in each window.
+    pub n_best: usize,
+    /// Tokens of the longest answer.
+    pub max_answer_length: usize,
+    /// Whether a question may have no answer.
+    pub null: bool,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        AnswerOptions {
+            n_best: 20,
+            max_answer_length: 30,
+            null: false,
+        }
+    }
+}
+
+/// A possible answer, as a head gives it: two places in the sequence of a window, and a score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Number of the window.
+    pub window: usize,
+    /// Its first token, in the window's sequence.
+    pub start: usize,
+    /// Its last token.
+    pub end: usize,
+    /// The larger the better.
+    pub score: f64,
+}
+
+/// How sure a head is that there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NullScore {
+    /// Nothing is said of it.
+    None,
+    /// On the scale of the candidates' scores; what counts is the difference from the best of
+    /// them. Hugging Face's head.
+    Same(f64),
+    /// On a scale of its own. The reference's joint head: the logit that there is no answer, the
+    /// least over the windows.
+    Own(f64),
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScoredAnswer {
+    /// The characters of the text, as they stand there; empty for "no answer".
+    pub answer: String,
+    /// Its probability among the answers kept.
+    pub score: f64,
+    /// First character in the text.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
+}
+
+/// The answers to a question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answers {
+    /// The best first, none of them empty, none twice; empty if the text has no token.
+    pub best: Vec<ScoredAnswer>,
+    /// How sure the network is that there is none; 0 where it does not say.
+    pub null: f64,
+    /// Probability of "no answer" among the answers kept; 0 where it is not on their scale.
+    pub null_probability: f64,
+}
+
+impl Answers {
+    /// The best answer, or "" if `null` is above the threshold or there is no candidate.
+    pub fn text(&self, threshold: f64) -> &str {
+        match self.best.first() {
+            Some(best) if self.null <= threshold => &best.answer,
+            _ => "",
+        }
+    }
+
+    /// The best answer whatever speaks for none.
+    pub fn best_text(&self) -> &str {
+        self.text(f64::INFINITY)
+    }
+}
+
+/// Where an answer stands in its text: characters from, to; and whether that is elsewhere than it
+/// was said. The occurrence nearest to the stated place is taken, the first where none was stated.
+fn find(context: &str, answer: &Answer) -> Option<((usize, usize), bool)> {
+    if answer.text.is_empty() {
+        return None;
+    }
+    let length = answer.text.chars().count();
+    let stated = answer.start.and_then(|s| usize::try_from(s).ok());
+    if let Some(start) = stated
+        && let Some((at, _)) = context.char_indices().nth(start)
+        && context[at..].starts_with(&answer.text)
+    {
+        return Some(((start, start + length), false));
+    }
+    let mut best: Option<usize> = None;
+    let (mut byte, mut character) = (0, 0);
+    // Occurrences may overlap, so the search goes on one character after each.
+    while let Some(found) = context[byte..].find(&answer.text) {
+        character += context[byte..byte + found].chars().count();
+        byte += found;
+        let better = match (stated, best) {
+            (Some(stated), Some(best)) => character.abs_diff(stated) < best.abs_diff(stated),
+            (None, Some(_)) => false,
+            (_, None) => true,
+        };
+        if better {
+            best = Some(character);
+        }
+        byte += context[byte..].chars().next().map_or(1, char::len_utf8);
+        character += 1;
+    }
+    best.map(|start| ((start, start + length), true))
+}
+
+/// First token and number of tokens of each window: `room` tokens, `stride` on from the one
+/// before.
+fn cut(tokens: usize, room: usize, stride: usize) -> Vec<(usize, usize)> {
+    let mut windows = Vec::new();
+    let mut start = 0;
+    loop {
+        let end = (start + room).min(tokens);
+        windows.push((start, end));
+        if end == tokens {
+            return windows;
+        }
+        start += room.min(stride);
+    }
+}
+
+/// The tokens for which each window is the one with the most context: the smaller of the numbers
+/// of tokens before and after, a longer window being better by a hundredth a token, the first of
+/// equals.
+fn owners(windows: &[(usize, usize)], tokens: usize) -> Vec<(usize, usize)> {
+    let mut own: Vec<Option<(usize, usize)>> = vec![None; windows.len()];
+    let mut first = 0;
+    for token in 0..tokens {
+        while windows[first].1 <= token {
+            first += 1;
+        }
+        let mut best = (first, f64::NEG_INFINITY);
+        for (i, &(from, to)) in windows.iter().enumerate().skip(first) {
+            if from > token {
+                break;
+            }
+            if to <= token {
+                continue;
+            }
+            let score = (token - from).min(to - 1 - token) as f64 + 0.01 * (to - from) as f64;
+            if score > best.1 {
+                best = (i, score);
+            }
+        }
+        let range = own[best.0].get_or_insert((token, token));
+        range.1 = token + 1;
+    }
+    own.into_iter()
+        .zip(windows)
+        .map(|(own, window)| own.unwrap_or((window.0, window.0)))
+        .collect()
+}
+
+impl Windows {
+    /// The windows of a question. In training, one whose answer cannot be found in the text has
+    /// none; it is counted. Every window of a question with an answer that does not hold it whole
+    /// has the target `Span(None)`, and so have all windows of one without answer.
+    ///
+    /// # Errors
+    /// An example of another kind.
+    pub fn new(
+        featurizer: &Featurizer,
+        number: usize,
+        example: &Example,
+        counts: &mut FeatureCounts,
+    ) -> Result<Self, TaskError> {
+        let Input::Question {
+            question, context, ..
+        } = &example.input
+        else {
+            return Err(wrong_gold(example));
+        };
+        let options = &featurizer.options;
+        let special = featurizer.tokenizer.special();
+        let mut query = featurizer.encode(question.trim_start())?;
+        if query.len() > options.max_query_length {
+            counts.truncated += 1;
+            query.truncate(options.max_query_length);
+        }
+        let tokens: Vec<TokenSpan> = featurizer.tokenizer.encode_with_offsets(context)?;
+        let answer = match &example.gold {
+            None => None,
+            Some(Gold::Answers(answers)) => Some(locate(context, answers, &tokens, counts)),
+            Some(_) => return Err(wrong_gold(example)),
+        };
+        let mut windows = Windows {
+            features: Vec::new(),
+            windows: Vec::new(),
+            begin: query.len() + 2,
+            spans: tokens.iter().map(|t| (t.start, t.end)).collect(),
+            context: context.clone(),
+        };
+        // An answer that is nowhere teaches nothing; a development question is still answered.
+        let lost = matches!(answer, Some(Located::Lost));
+        if lost && options.training {
+            return Ok(windows);
+        }
+        let room = options.max_seq_length - query.len() - 3;
+        let ranges = cut(tokens.len(), room, options.doc_stride);
+        counts.windowed += u64::from(ranges.len() > 1);
+        for (&(from, to), own) in ranges.iter().zip(owners(&ranges, tokens.len())) {
+            let mut sequence = Sequence::default();
+            sequence.token_ids.push(special.cls);
+            sequence.token_ids.extend_from_slice(&query);
+            sequence.token_ids.push(special.sep);
+            sequence.type_ids = vec![0; sequence.token_ids.len()];
+            sequence
+                .token_ids
+                .extend(tokens[from..to].iter().map(|t| t.id));
+            sequence.token_ids.push(special.sep);
+            sequence.type_ids.resize(sequence.token_ids.len(), 1);
+            let place = |token: usize| (windows.begin + token - from) as u32;
+            let target = match answer {
+                None | Some(Located::Lost) => None,
+                Some(Located::At(first, last)) if from <= first && last < to => {
+                    Some(Target::Span(Some((place(first), place(last)))))
+                }
+                Some(_) => Some(Target::Span(None)),
+            };
+            windows.features.push(Features {
+                example: number,
+                sequences: vec![sequence],
+                words: Vec::new(),
+                context: place(from)..place(to),
+                target,
+            });
+            windows.windows.push(Window {
+                tokens: (from, to),
+                own,
+            });
+        }
+        Ok(windows)
+    }
+
+    /// What the network sees: one sequence a window.
+    pub fn features(&self) -> &[Features] {
+        &self.features
+    }
+
+    /// The same, owned.
+    pub fn into_features(self) -> Vec<Features> {
+        self.features
+    }
+
+    /// Candidates from a head that scores starts and ends apart, and the score of "no answer",
+    /// that of `[CLS]` in the window where it is least. `logits[window] = (start, end)`, each
+    /// `[tokens]`.
+    ///
+    /// # Panics
+    /// If there are not as many logits as tokens.
+    pub fn candidates(
+        &self,
+        logits: &[(&[f32], &[f32])],
+        options: &AnswerOptions,
+    ) -> (Vec<Candidate>, NullScore) {
+        assert_eq!(logits.len(), self.windows.len(), "logits a window");
+        let mut candidates = Vec::new();
+        let mut null = f64::INFINITY;
+        for (number, (features, (start, end))) in self.features.iter().zip(logits).enumerate() {
+            let tokens = features.sequences[0].token_ids.len();
+            assert!(
+                start.len() == tokens && end.len() == tokens,
+                "{tokens} logits"
+            );
+            null = null.min(f64::from(start[0]) + f64::from(end[0]));
+            let context = features.context.start as usize..features.context.end as usize;
+            let ends = best_places(end, context.clone(), options.n_best);
+            for first in best_places(start, context, options.n_best) {
+                for &last in &ends {
+                    if last >= first && last - first < options.max_answer_length {
+                        candidates.push(Candidate {
+                            window: number,
+                            start: first,
+                            end: last,
+                            score: f64::from(start[first]) + f64::from(end[last]),
+                        });
+                    }
+                }
+            }
+        }
+        let null = if options.null {
+            NullScore::Same(null)
+        } else {
+            NullScore::None
+        };
+        (candidates, null)
+    }
+
+    /// The answers among any head's candidates. Those that begin where another window has more
+    /// context, lie outside the text, end before they begin or are too long are left out.
+    pub fn answers(
+        &self,
+        candidates: &[Candidate],
+        null: NullScore,
+        options: &AnswerOptions,
+    ) -> Answers {
+        let mut valid: Vec<(&Candidate, usize, usize)> = candidates
+            .iter()
+            .filter_map(|c| {
+                let window = self.windows.get(c.window)?;
+                let first = (c.start.checked_sub(self.begin)?) + window.tokens.0;
+                let last = (c.end.checked_sub(self.begin)?) + window.tokens.0;
+                let fits = first >= window.own.0
+                    && first < window.own.1
+                    && last >= first
+                    && last < window.tokens.1
+                    && last - first < options.max_answer_length
+                    && !c.score.is_nan();
+                fits.then_some((c, first, last))
+            })
+            .collect();
+        valid.sort_by(|a, b| {
+            b.0.score
+                .total_cmp(&a.0.score)
+                .then(a.1.cmp(&b.1))
+                .then(a.2.cmp(&b.2))
+        });
+        let mut best: Vec<ScoredAnswer> = Vec::new();
+        for (candidate, first, last) in valid {
+            if best.len() == options.n_best {
+                break;
+            }
+            let (start, end) = (self.spans[first].0, self.spans[last].1);
+            let answer: String = self
+                .context
+                .chars()
+                .skip(start)
+                .take(end.saturating_sub(start))
+                .collect();
+            if !answer.is_empty() && best.iter().all(|b| b.answer != answer) {
+                best.push(ScoredAnswer {
+                    answer,
+                    score: candidate.score,
+                    start,
+                    end,
+                });
+            }
+        }
+        let top = best.first().map(|b| b.score);
+        let (null, mut logit) = match (null, top) {
+            (NullScore::None, _) => (0.0, None),
+            (NullScore::Own(null), _) => (null, None),
+            (NullScore::Same(null), Some(top)) => (null - top, Some(null)),
+            (NullScore::Same(null), None) => (f64::INFINITY, Some(null)),
+        };
+        let most = top
+            .into_iter()
+            .chain(logit)
+            .fold(f64::NEG_INFINITY, f64::max);
+        let mut sum = 0.0;
+        for score in best.iter_mut().map(|b| &mut b.score).chain(logit.as_mut()) {
+            *score = (*score - most).exp();
+            sum += *score;
+        }
+        best.iter_mut().for_each(|b| b.score /= sum);
+        Answers {
+            best,
+            null,
+            null_probability: logit.map_or(0.0, |x| x / sum),
+        }
+    }
+}
+
+/// The places of the `n` greatest values in a range, greatest first, the earlier of equals.
+fn best_places(values: &[f32], range: std::ops::Range<usize>, n: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = range.filter(|&i| !values[i].is_nan()).collect();
+    places.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+    places.truncate(n);
+    places
+}
+
+/// Where a question's answer stands among the tokens.
+#[derive(Clone, Copy)]
+enum Located {
+    /// First and last token.
+    At(usize, usize),
+    /// There is no answer.
+    None,
+    /// There is one, and it is not in the text.
+    Lost,
+}
+
+/// The first of the given answers that is in the text.
+fn locate(
+    context: &str,
+    answers: &[Answer],
+    tokens: &[TokenSpan],
+    counts: &mut FeatureCounts,
+) -> Located {
+    if answers.is_empty() {
+        return Located::None;
+    }
+    for answer in answers {
+        let Some(((from, to), moved)) = find(context, answer) else {
+            continue;
+        };
+        let first = tokens.iter().position(|t| t.end > from);
+        let last = tokens.iter().rposition(|t| t.start < to);
+        if let (Some(first), Some(last)) = (first, last)
+            && first <= last
+        {
+            counts.answers_moved += u64::from(moved);
+            return Located::At(first, last);
+        }
+    }
+    counts.answers_not_found += 1;
+    Located::Lost
+}
+
+/// Scores of answers. With thresholds, scores are those at the fixed one; `best_…` those at the
+/// best.
+#[derive(Clone, Debug, Default)]
+pub struct AnswerScores {
+    judged: Vec<Judged>,
+    chinese: bool,
+    null: bool,
+}
+
+impl AnswerScores {
+    /// For a task: by SQuAD 1.1's script, 2.0's where questions may have no answer, CMRC's for
+    /// Chinese.
+    pub fn new(spec: &TaskSpec) -> Self {
+        AnswerScores {
+            judged: Vec::new(),
+            chinese: spec.chinese_answers,
+            null: spec.unanswerable,
+        }
+    }
+
+    /// Counts a question with its given answers; returns the score of the best answer, whatever
+    /// speaks for none.
+    pub fn add(&mut self, gold: &[Answer], answers: &Answers) -> AnswerScore {
+        let texts: Vec<&str> = gold.iter().map(|a| a.text.as_str()).collect();
+        let text = answers.best_text();
+        let score = match (self.chinese, self.null) {
+            (true, _) if texts.is_empty() => squad2(&texts, text),
+            (true, _) => cmrc(&texts, text),
+            (false, true) => squad2(&texts, text),
+            (false, false) => squad(&texts, text),
+        };
+        self.judged.push(Judged {
+            score,
+            answerable: !texts.is_empty(),
+            answered: !text.is_empty(),
+            null: answers.null,
+        });
+        score
+    }
+
+    /// The threshold for "no answer" with the best F1; 0 where every question has an answer.
+    pub fn best_threshold(&self) -> f64 {
+        if self.null {
+            best_threshold(&self.judged, |s| s.f1).threshold
+        } else {
+            0.0
+        }
+    }
+
+    /// The asked-for metrics, those without `best_` at `threshold`.
+    ///
+    /// # Errors
+    /// A metric that answers do not have.
+    pub fn scores(&self, metrics: &[Metric], threshold: f64) -> Result<Scores, TaskError> {
+        let threshold = if self.null { threshold } else { f64::INFINITY };
+        let fixed = mean(&with_threshold(&self.judged, threshold));
+        let best = |of: fn(&AnswerScore) -> f64| {
+            if self.null {
+                best_threshold(&self.judged, of).score
+            } else {
+                of(&fixed)
+            }
+        };
+        collect(metrics, |metric| {
+            Some(match metric {
+                Metric::ExactMatch => fixed.exact,
+                Metric::F1 => fixed.f1,
+                Metric::BestExactMatch => best(|s| s.exact),
+                Metric::BestF1 => best(|s| s.f1),
+                _ => return None,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! Rows of `.tsv`, `.csv`, `.jsonl` and `.parquet`, and lines, one at a time, with their places.
+
+use std::fs::File;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parquet::file::reader::SerializedFileReader;
+use parquet::record::Field;
+use parquet::record::reader::RowIter;
+use serde_json::{Map, Number, Value};
+
+use crate::read::bytes::{self, Opened};
+use crate::read::identity::Halt;
+use crate::read::inputs::compression_of;
+use crate::read::jsonl::RECORD_LIMIT;
+use crate::read::table::RecordLimit;
+use crate::read::{Format, Input, ReadError, ReadOptions};
+
+/// One row.
+pub(super) struct Row {
+    /// Line on which it begins, or number of the row in Parquet, from 1.
+    pub(super) line: u64,
+    pub(super) cells: Cells,
+}
+
+/// What a row holds.
+#[derive(Debug)]
+pub(super) enum Cells {
+    /// By place, as in a table of text.
+    Places(Vec<String>),
+    /// By name, as in JSON and Parquet.
+    Names(Map<String, Value>),
+}
+
+/// Opens a file's text, decompressed and without byte order mark.
+pub(super) fn open_text(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
+    Ok(open(path, Format::Text)?.bytes.into_stream())
+}
+
+fn open(path: &Path, format: Format) -> Result<Opened, ReadError> {
+    let input = if path == Path::new("-") {
+        Input::Stdin
+    } else {
+        Input::File(path.to_owned())
+    };
+    let options = ReadOptions {
+        format: Some(format),
+        ..ReadOptions::default()
+    };
+    bytes::open(&input, &options, &Halt::default())
+}
+
+/// The last extension of a file's name in lower case, compression taken off.
+pub(super) fn extension(path: &Path) -> String {
+    let name = compression_of(path).1;
+    let extension = name.extension().and_then(|e| e.to_str());
+    extension.unwrap_or_default().to_ascii_lowercase()
+}
+
+/// Lines of text, ended by `\n`, `\r\n` or `\r` in any mixture.
+pub(super) struct Lines {
+    path: PathBuf,
+    input: Box<dyn BufRead + Send>,
+    line: u64,
+    bytes: Vec<u8>,
+    lossy: bool,
+    /// Lines with invalid UTF-8 that were read nevertheless.
+    pub(super) invalid: u64,
+}
+
+impl Lines {
+    pub(super) fn new(path: &Path, input: Box<dyn BufRead + Send>, lossy: bool) -> Self {
+        Lines {
+            path: path.into(),
+            input,
+            line: 0,
+            bytes: Vec::new(),
+            lossy,
+            invalid: 0,
+        }
+    }
+
+    /// The next line and its number; `None` at the end.
+    pub(super) fn next_line(&mut self) -> Result<Option<(u64, String)>, ReadError> {
+        let io = |source| ReadError::Io {
+            path: self.path.clone(),
+            source,
+        };
+        self.bytes.clear();
+        let mut any = false;
+        loop {
+            let buffer = self.input.fill_buf().map_err(io)?;
+            if buffer.is_empty() {
+                break;
+            }
+            any = true;
+            match memchr::memchr2(b'\n', b'\r', buffer) {
+                None => {
+                    let n = buffer.len();
+                    self.bytes.extend_from_slice(buffer);
+                    self.input.consume(n);
+                    if self.bytes.len() as u64 > RECORD_LIMIT {
+                        return Err(ReadError::Record {
+                            path: self.path.clone(),
+                            place: format!("line {}", self.line + 1),
+                            what: "longer than 256 MiB".into(),
+                        });
+                    }
+                }
+                Some(at) => {
+                    self.bytes.extend_from_slice(&buffer[..at]);
+                    let carriage_return = buffer[at] == b'\r';
+                    self.input.consume(at + 1);
+                    if carriage_return && self.input.fill_buf().map_err(io)?.first() == Some(&b'\n')
+                    {
+                        self.input.consume(1);
+                    }
+                    break;
+                }
+            }
+        }
+        if !any {
+            return Ok(None);
+        }
+        self.line += 1;
+        let bytes = std::mem::take(&mut self.bytes);
+        let (text, invalid) = text(&self.path, "line", self.line, bytes, self.lossy)?;
+        self.invalid += u64::from(invalid);
+        Ok(Some((self.line, text)))
+    }
+}
+
+/// Bytes to text; whether something in them was not UTF-8.
+fn text(
+    path: &Path,
+    unit: &str,
+    line: u64,
+    bytes: Vec<u8>,
+    lossy: bool,
+) -> Result<(String, bool), ReadError> {
+    let wrong = |what: String| ReadError::Record {
+        path: path.into(),
+        place: format!("{unit} {line}"),
+        what,
+    };
+    if let Some(at) = memchr::memchr(0, &bytes) {
+        return Err(wrong(format!(
+            "NUL byte at byte {at} of the {unit}: binary, not text; remove it"
+        )));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok((text, false)),
+        Err(e) if lossy => Ok((String::from_utf8_lossy(e.as_bytes()).into_owned(), true)),
+        Err(e) => Err(wrong(format!(
+            "invalid UTF-8 at byte {} of the {unit}; convert the file, or give --lossy, which puts U+FFFD in its place",
+            e.utf8_error().valid_up_to()
+        ))),
+    }
+}
+
+enum Source {
+    Tsv(Lines),
+    Csv {
+        reader: Box<csv::Reader<RecordLimit>>,
+        record: csv::ByteRecord,
+        /// Bytes read since the last record.
+        used: Arc<AtomicU64>,
+    },
+    Jsonl(Lines),
+    Parquet(Box<RowIter<'static>>, u64),
+}
+
+/// Rows of a file.
+pub(super) struct Rows {
+    path: PathBuf,
+    source: Source,
+    lossy: bool,
+    invalid: u64,
+    ahead: Option<Row>,
+}
+
+impl Rows {
+    pub(super) const KNOWN: &str = ".tsv .csv .jsonl .parquet, each also .gz or .zst";
+
+    /// `format` where the name is not to decide; a `.txt` is read as TSV.
+    pub(super) fn open(
+        path: &Path,
+        format: Option<Format>,
+        lossy: bool,
+    ) -> Result<Self, ReadError> {
+        let format = match format {
+            Some(format) => format,
+            None => match extension(path).as_str() {
+                "tsv" | "txt" => Format::Tsv,
+                "csv" => Format::Csv,
+                "jsonl" | "ndjson" => Format::Jsonl,
+                "parquet" => Format::Parquet,
+                _ if path == Path::new("-") => Format::Tsv,
+                _ => {
+                    return Err(ReadError::Record {
+                        path: path.into(),
+                        place: "name".into(),
+                        what: format!("unknown kind of table; known: {}", Self::KNOWN),
+                    });
+                }
+            },
+        };
+        let source = match format {
+            Format::Text | Format::Tsv => Source::Tsv(Lines::new(path, open_text(path)?, lossy)),
+            Format::Jsonl => Source::Jsonl(Lines::new(path, open_text(path)?, lossy)),
+            Format::Csv => {
+                let used = Arc::new(AtomicU64::new(0));
+                let reader = csv::ReaderBuilder::new()
+                    .has_headers(false)
+                    .flexible(true)
+                    .from_reader(RecordLimit {
+                        inner: open_text(path)?,
+                        used: used.clone(),
+                    });
+                Source::Csv {
+                    reader: Box::new(reader),
+                    record: csv::ByteRecord::new(),
+                    used,
+                }
+            }
+            Format::Parquet => {
+                let wrong = |e: parquet::errors::ParquetError| ReadError::Record {
+                    path: path.into(),
+                    place: "footer".into(),
+                    what: format!("not a Parquet file: {e}"),
+                };
+                let bytes::Bytes::File(file) = open(path, Format::Parquet)?.bytes else {
+                    return Err(ReadError::UnknownFormat { path: path.into() });
+                };
+                let file: SerializedFileReader<File> =
+                    SerializedFileReader::new(file).map_err(wrong)?;
+                Source::Parquet(Box::new(RowIter::from_file_into(Box::new(file))), 0)
+            }
+        };
+        Ok(Rows {
+            path: path.into(),
+            source,
+            lossy,
+            invalid: 0,
+            ahead: None,
+        })
+    }
+
+    /// The next row without taking it.
+    pub(super) fn peek(&mut self) -> Result<Option<&Row>, ReadError> {
+        if self.ahead.is_none() {
+            self.ahead = self.next_row()?;
+        }
+        Ok(self.ahead.as_ref())
+    }
+
+    /// Rows with invalid UTF-8 that were read nevertheless.
+    pub(super) fn invalid(&self) -> u64 {
+        match &self.source {
+            Source::Tsv(lines) | Source::Jsonl(lines) => lines.invalid,
+            _ => self.invalid,
+        }
+    }
+
+    /// The next row, empty lines left out; `None` at the end.
+    pub(super) fn next_row(&mut self) -> Result<Option<Row>, ReadError> {
+        if let Some(row) = self.ahead.take() {
+            return Ok(Some(row));
+        }
+        let wrong = |place: String, what: String| ReadError::Record {
+            path: self.path.clone(),
+            place,
+            what,
+        };
+        match &mut self.source {
+            Source::Tsv(lines) => {
+                while let Some((line, text)) = lines.next_line()? {
+                    if !text.is_empty() {
+                        let cells = Cells::Places(text.split('\t').map(String::from).collect());
+                        return Ok(Some(Row { line, cells }));
+                    }
+                }
+                Ok(None)
+            }
+            Source::Csv {
+                reader,
+                record,
+                used,
+            } => {
+                used.store(0, Relaxed);
+                let more = reader.read_byte_record(record).map_err(|e| {
+                    let line = e.position().map_or(0, |p| p.line());
+                    wrong(format!("line {line}"), e.to_string())
+                })?;
+                if !more {
+                    return Ok(None);
+                }
+                let line = record.position().map_or(0, |p| p.line());
+                let mut cells = Vec::with_capacity(record.len());
+                for cell in record.iter() {
+                    let (cell, invalid) =
+                        text(&self.path, "line", line, cell.to_vec(), self.lossy)?;
+                    self.invalid += u64::from(invalid);
+                    cells.push(cell);
+                }
+                let cells = Cells::Places(cells);
+                Ok(Some(Row { line, cells }))
+            }
+            Source::Jsonl(lines) => {
+                while let Some((line, text)) = lines.next_line()? {
+                    if text.trim().is_empty() {
+                        continue;
+                    }
+                    let object = serde_json::from_str(&text).map_err(|e| {
+                        wrong(format!("line {line}"), format!("not a JSON object: {e}"))
+                    })?;
+                    let cells = Cells::Names(object);
+                    return Ok(Some(Row { line, cells }));
+                }
+                Ok(None)
+            }
+            Source::Parquet(rows, number) => {
+                let Some(row) = rows.next() else {
+                    return Ok(None);
+                };
+                *number += 1;
+                let row = row.map_err(|e| wrong(format!("row {number}"), e.to_string()))?;
+                let mut object = Map::new();
+                for (name, field) in row.into_columns() {
+                    object.insert(name, value(field));
+                }
+                let cells = Cells::Names(object);
+                Ok(Some(Row {
+                    line: *number,
+                    cells,
+                }))
+            }
+        }
+    }
+}
+
+/// A field of Parquet as the JSON that would hold it. Bytes are taken for text.
+fn value(field: Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(b) => Value::Bool(b),
+        Field::Byte(n) => n.into(),
+        Field::Short(n) => n.into(),
+        Field::Int(n) => n.into(),
+        Field::Long(n) => n.into(),
+        Field::UByte(n) => n.into(),
+        Field::UShort(n) => n.into(),
+        Field::UInt(n) => n.into(),
+        Field::ULong(n) => n.into(),
+        Field::Float16(x) => Number::from_f64(x.to_f64()).map_or(Value::Null, Value::Number),
+        Field::Float(x) => Number::from_f64(f64::from(x)).map_or(Value::Null, Value::Number),
+        Field::Double(x) => Number::from_f64(x).map_or(Value::Null, Value::Number),
+        Field::Str(text) => Value::String(text),
+        Field::Bytes(bytes) => Value::String(String::from_utf8_lossy(bytes.data()).into_owned()),
+        Field::ListInternal(list) => {
+            Value::Array(list.elements().iter().cloned().map(value).collect())
+        }
+        Field::Group(row) => Value::Object(
+            row.into_columns()
+                .into_iter()
+                .map(|(name, field)| (name, value(field)))
+                .collect(),
+        ),
+        other => Value::String(other.to_string()),
+    }
+}

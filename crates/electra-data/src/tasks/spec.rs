@@ -1,0 +1,586 @@
+//! What a task is, by name or for one's own file.
+
+use serde::{Deserialize, Serialize};
+
+use super::columns::Form;
+use super::{Column, Columns, Header, TaskError, TaskKind};
+
+/// A score of predictions, as it is called in output. The larger the better, but for `mse`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of right predictions; of words in tagging.
+    Accuracy,
+    /// Precision: of the second class of two, of entities, or over all labels.
+    Precision,
+    /// Recall, as precision.
+    Recall,
+    /// F1 of the second class of two; of entities; of the words of answers.
+    F1,
+    /// F1 over the decisions on all classes.
+    F1Micro,
+    /// Mean of the classes' F1.
+    F1Macro,
+    /// Matthews correlation coefficient.
+    Mcc,
+    /// Pearson correlation.
+    Pearson,
+    /// Spearman rank correlation.
+    Spearman,
+    /// Mean squared error.
+    Mse,
+    /// Entity F1 where an entity must be written as the scheme has it (`seqeval`'s strict mode).
+    F1Strict,
+    /// Share of answers equal to a given one.
+    ExactMatch,
+    /// Exact match at the threshold for "no answer" that suits the data best.
+    BestExactMatch,
+    /// F1 at the threshold for "no answer" that suits the data best.
+    BestF1,
+}
+
+impl Metric {
+    /// All, in order.
+    pub const ALL: [Metric; 14] = [
+        Metric::Accuracy,
+        Metric::Precision,
+        Metric::Recall,
+        Metric::F1,
+        Metric::F1Micro,
+        Metric::F1Macro,
+        Metric::Mcc,
+        Metric::Pearson,
+        Metric::Spearman,
+        Metric::Mse,
+        Metric::F1Strict,
+        Metric::ExactMatch,
+        Metric::BestExactMatch,
+        Metric::BestF1,
+    ];
+
+    /// Its name in files and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Accuracy => "accuracy",
+            Metric::Precision => "precision",
+            Metric::Recall => "recall",
+            Metric::F1 => "f1",
+            Metric::F1Micro => "f1_micro",
+            Metric::F1Macro => "f1_macro",
+            Metric::Mcc => "mcc",
+            Metric::Pearson => "pearson",
+            Metric::Spearman => "spearman",
+            Metric::Mse => "mse",
+            Metric::F1Strict => "f1_strict",
+            Metric::ExactMatch => "exact_match",
+            Metric::BestExactMatch => "best_exact_match",
+            Metric::BestF1 => "best_f1",
+        }
+    }
+
+    /// The metric of a name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| m.name() == name)
+    }
+
+    /// Whether a larger value is better.
+    pub fn larger_is_better(self) -> bool {
+        self != Metric::Mse
+    }
+}
+
+/// How a task's files are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Layout {
+    /// Tables, in one of these forms.
+    Table(Vec<Form>),
+    /// Columns of words and tags; also tables of lists with these columns.
+    Conll {
+        word: usize,
+        /// From 1; `None` is the last.
+        tag: Option<usize>,
+        table: Columns,
+    },
+    /// SQuAD's JSON; also tables with these columns.
+    Squad { table: Columns },
+}
+
+/// What a task is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Its name.
+    pub name: String,
+    /// What is predicted.
+    pub kind: TaskKind,
+    /// Its labels, where they are known before any data is read.
+    pub labels: Option<Vec<String>>,
+    /// What is measured, in the order of output.
+    pub metrics: Vec<Metric>,
+    /// What the best model is chosen by.
+    pub best: Metric,
+    /// Tokens of a sequence.
+    pub max_seq_length: usize,
+    /// Epochs of fine-tuning.
+    pub epochs: u32,
+    /// Tokens from the start of one window of a question's text to the next.
+    pub doc_stride: usize,
+    /// Whether questions may have no answer.
+    pub unanswerable: bool,
+    /// Whether answers are compared by characters, as CMRC's script does, not by words.
+    pub chinese_answers: bool,
+    /// The range of a regression's values, for submissions.
+    pub range: Option<(i32, i32)>,
+    /// Whether the first row of a table names its columns.
+    pub header: Header,
+    /// What separates the labels of a multi-label cell.
+    pub label_separator: char,
+    /// Rows with a cell too few are counted, not refused; labels called `-` too.
+    pub(super) skip_malformed: bool,
+    pub(super) layout: Layout,
+}
+
+/// What is told of a task of one's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnTask {
+    /// What it is called.
+    pub name: String,
+    /// What is predicted.
+    pub kind: TaskKind,
+    /// Its columns; those left empty have defaults: `text`, `label`; for tagging `tokens`, `tags`
+    /// (in CoNLL files the first and the last column); for questions `context`, `question`,
+    /// `answers`, `id`; for choices `text`, `choices`, `label`.
+    pub columns: Columns,
+    /// Whether the first row names the columns.
+    pub header: Header,
+    /// What separates the labels of a multi-label cell.
+    pub label_separator: char,
+    /// Whether questions may have no answer.
+    pub unanswerable: bool,
+    /// Whether answers are compared by characters, as CMRC's script does.
+    pub chinese_answers: bool,
+}
+
+impl OwnTask {
+    /// With defaults.
+    pub fn new(name: impl Into<String>, kind: TaskKind) -> Self {
+        OwnTask {
+            name: name.into(),
+            kind,
+            columns: Columns::default(),
+            header: Header::Detect,
+            label_separator: ',',
+            unanswerable: false,
+            chinese_answers: false,
+        }
+    }
+}
+
+/// Names of the tasks known by name.
+pub(super) const NAMES: [&str; 19] = [
+    "cola",
+    "sst2",
+    "mrpc",
+    "stsb",
+    "qqp",
+    "mnli",
+    "qnli",
+    "rte",
+    "wnli",
+    "squad",
+    "squad2",
+    "conll2000",
+    "conll2003",
+    "wnut17",
+    "msra",
+    "chnsenticorp",
+    "cmrc2018",
+    "imdb",
+    "agnews",
+];
+
+/// A table with a header: text, second text (or ""), label, id (or "").
+fn headed(text: &str, second: &str, label: &str, id: &str) -> Form {
+    let some = |name: &str| (!name.is_empty()).then(|| Column::from(name));
+    Form {
+        columns: Columns {
+            text: vec![text.into()],
+            second: some(second),
+            choices: Vec::new(),
+            label: vec![label.into()],
+            id: some(id),
+        },
+        width: None,
+    }
+}
+
+/// A table of `width` columns without a header, by the numbers of its columns.
+fn bare(width: usize, text: &[usize], second: Option<usize>, label: usize) -> Form {
+    Form {
+        columns: Columns {
+            text: text.iter().map(|&n| Column::Number(n)).collect(),
+            second: second.map(Column::Number),
+            choices: Vec::new(),
+            label: vec![Column::Number(label)],
+            id: None,
+        },
+        width: Some(width),
+    }
+}
+
+fn question_columns() -> Columns {
+    Columns {
+        text: vec!["context".into()],
+        second: Some("question".into()),
+        choices: Vec::new(),
+        label: vec!["answers".into()],
+        id: Some("id".into()),
+    }
+}
+
+fn word_columns(tags: &str) -> Columns {
+    Columns {
+        text: vec!["tokens".into()],
+        label: vec![tags.into()],
+        id: Some("id".into()),
+        ..Columns::default()
+    }
+}
+
+impl TaskSpec {
+    /// Names of the tasks known by name.
+    pub fn names() -> &'static [&'static str] {
+        &NAMES
+    }
+
+    /// A task known by name.
+    ///
+    /// # Errors
+    /// An unknown name; the message has all that are known.
+    pub fn by_name(name: &str) -> Result<Self, TaskError> {
+        use Metric::{Accuracy, F1, Mcc, Pearson, Spearman};
+        let pair = |label: &str| headed("sentence1", "sentence2", label, "index");
+        let bits = || Some(vec!["0".to_owned(), "1".to_owned()]);
+        let list = |labels: &[&str]| Some(labels.iter().map(|l| (*l).to_owned()).collect());
+        let spec = |kind, forms, metrics| Self::base(name, kind, Layout::Table(forms), metrics);
+        let classes = |forms, metrics| spec(TaskKind::Classification, forms, metrics);
+        let questions = || {
+            let layout = Layout::Squad {
+                table: question_columns(),
+            };
+            let mut spec = Self::base(
+                name,
+                TaskKind::QuestionAnswering,
+                layout,
+                &[F1, Metric::ExactMatch],
+            );
+            spec.max_seq_length = 512;
+            spec.epochs = 2;
+            spec
+        };
+        let tags = |word, tag, column| {
+            let layout = Layout::Conll {
+                word,
+                tag,
+                table: word_columns(column),
+            };
+            Self::base(
+                name,
+                TaskKind::Tagging,
+                layout,
+                &[
+                    F1,
+                    Metric::Precision,
+                    Metric::Recall,
+                    Metric::F1Strict,
+                    Accuracy,
+                ],
+            )
+        };
+        Ok(match name {
+            "cola" => TaskSpec {
+                labels: bits(),
+                ..classes(
+                    vec![
+                        headed("sentence", "", "label", "index"),
+                        bare(4, &[4], None, 2),
+                    ],
+                    &[Mcc, Accuracy],
+                )
+            },
+            "sst2" => TaskSpec {
+                labels: bits(),
+                ..classes(
+                    vec![
+                        headed("sentence", "", "label", "index"),
+                        bare(2, &[1], None, 2),
+                    ],
+                    &[Accuracy],
+                )
+            },
+            "mrpc" => TaskSpec {
+                labels: bits(),
+                ..classes(
+                    vec![
+                        headed("#1 String", "#2 String", "Quality", "index"),
+                        pair("label"),
+                    ],
+                    &[Accuracy, F1],
+                )
+            },
+            "stsb" => TaskSpec {
+                range: Some((0, 5)),
+                epochs: 10,
+                ..spec(
+                    TaskKind::Regression,
+                    vec![pair("score"), pair("label")],
+                    &[Spearman, Pearson, Metric::Mse],
+                )
+            },
+            "qqp" => TaskSpec {
+                labels: bits(),
+                skip_malformed: true,
+                ..classes(
+                    vec![
+                        headed("question1", "question2", "is_duplicate", "id"),
+                        headed("question1", "question2", "label", "idx"),
+                    ],
+                    &[Accuracy, F1],
+                )
+            },
+            "mnli" => TaskSpec {
+                labels: list(&["entailment", "neutral", "contradiction"]),
+                skip_malformed: true,
+                ..classes(
+                    vec![
+                        pair("gold_label"),
+                        headed("premise", "hypothesis", "label", "idx"),
+                    ],
+                    &[Accuracy],
+                )
+            },
+            "qnli" => TaskSpec {
+                labels: list(&["entailment", "not_entailment"]),
+                ..classes(
+                    vec![headed("question", "sentence", "label", "index")],
+                    &[Accuracy],
+                )
+            },
+            "rte" => TaskSpec {
+                labels: list(&["entailment", "not_entailment"]),
+                epochs: 10,
+                ..classes(
+                    vec![pair("label"), headed("text", "hypothesis", "label", "")],
+                    &[Accuracy],
+                )
+            },
+            "wnli" => TaskSpec {
+                labels: bits(),
+                ..classes(vec![pair("label")], &[Accuracy])
+            },
+            "squad" => questions(),
+            "squad2" => TaskSpec {
+                unanswerable: true,
+                metrics: vec![
+                    F1,
+                    Metric::ExactMatch,
+                    Metric::BestF1,
+                    Metric::BestExactMatch,
+                ],
+                ..questions()
+            },
+            "cmrc2018" => TaskSpec {
+                chinese_answers: true,
+                ..questions()
+            },
+            "conll2000" => TaskSpec {
+                max_seq_length: 256,
+                ..tags(1, None, "chunk_tags")
+            },
+            "conll2003" => tags(1, None, "ner_tags"),
+            "wnut17" => tags(1, None, "ner_tags"),
+            "msra" => TaskSpec {
+                max_seq_length: 256,
+                ..tags(1, None, "ner_tags")
+            },
+            "chnsenticorp" => TaskSpec {
+                labels: bits(),
+                max_seq_length: 256,
+                ..classes(
+                    vec![
+                        headed("review", "", "label", ""),
+                        headed("text_a", "", "label", "qid"),
+                        headed("text", "", "label", ""),
+                    ],
+                    &[Accuracy, F1],
+                )
+            },
+            "imdb" => TaskSpec {
+                max_seq_length: 512,
+                ..classes(
+                    vec![
+                        headed("text", "", "label", ""),
+                        headed("review", "", "sentiment", ""),
+                    ],
+                    &[Accuracy],
+                )
+            },
+            "agnews" => classes(
+                vec![
+                    headed("text", "", "label", ""),
+                    bare(3, &[2, 3], None, 1),
+                    Form {
+                        columns: Columns {
+                            text: vec!["Title".into(), "Description".into()],
+                            label: vec!["Class Index".into()],
+                            ..Columns::default()
+                        },
+                        width: None,
+                    },
+                ],
+                &[Accuracy, Metric::F1Macro],
+            ),
+            _ => {
+                return Err(TaskError::UnknownTask {
+                    name: name.into(),
+                    known: NAMES.join(" "),
+                });
+            }
+        })
+    }
+
+    /// A task of one's own.
+    ///
+    /// # Errors
+    /// Columns that do not fit the kind.
+    pub fn own(task: OwnTask) -> Result<Self, TaskError> {
+        let OwnTask {
+            name,
+            kind,
+            mut columns,
+            header,
+            label_separator,
+            unanswerable,
+            chinese_answers,
+        } = task;
+        let refuse = |what: &str| Err(TaskError::Options(format!("task {name}: {what}")));
+        if columns.label.len() > 1 && kind != TaskKind::MultiLabel {
+            return refuse("several label columns are for multi-label tasks");
+        }
+        if !columns.choices.is_empty() && kind != TaskKind::MultipleChoice {
+            return refuse("columns for choices are for multiple choice");
+        }
+        if columns.second.is_some() && matches!(kind, TaskKind::Tagging | TaskKind::MultipleChoice)
+        {
+            return refuse("a second text is for classification, regression and questions");
+        }
+        let given = columns.clone();
+        let or = |list: &mut Vec<Column>, name: &str| {
+            if list.is_empty() {
+                list.push(name.into());
+            }
+        };
+        let layout = match kind {
+            TaskKind::Tagging => {
+                let number = |list: &[Column]| match list {
+                    [] => Ok(None),
+                    [Column::Number(n)] => Ok(Some(*n)),
+                    _ => Err(()),
+                };
+                or(&mut columns.text, "tokens");
+                or(&mut columns.label, "tags");
+                // Names are for tables; a CoNLL file has none.
+                Layout::Conll {
+                    word: number(&given.text).ok().flatten().unwrap_or(1),
+                    tag: number(&given.label).ok().flatten(),
+                    table: columns,
+                }
+            }
+            TaskKind::QuestionAnswering => {
+                let default = question_columns();
+                or(&mut columns.text, "context");
+                or(&mut columns.label, "answers");
+                Layout::Squad {
+                    table: Columns {
+                        second: columns.second.or(default.second),
+                        id: columns.id.or(default.id),
+                        ..columns
+                    },
+                }
+            }
+            TaskKind::MultipleChoice => {
+                or(&mut columns.text, "text");
+                or(&mut columns.choices, "choices");
+                or(&mut columns.label, "label");
+                Layout::Table(vec![Form {
+                    columns,
+                    width: None,
+                }])
+            }
+            _ => {
+                or(&mut columns.text, "text");
+                or(&mut columns.label, "label");
+                Layout::Table(vec![Form {
+                    columns,
+                    width: None,
+                }])
+            }
+        };
+        let metrics: &[Metric] = match kind {
+            TaskKind::Classification => &[
+                Metric::Accuracy,
+                Metric::F1Macro,
+                Metric::F1Micro,
+                Metric::Mcc,
+            ],
+            TaskKind::MultiLabel => &[Metric::F1Micro, Metric::F1Macro, Metric::Accuracy],
+            TaskKind::Regression => &[Metric::Spearman, Metric::Pearson, Metric::Mse],
+            TaskKind::Tagging => &[
+                Metric::F1,
+                Metric::Precision,
+                Metric::Recall,
+                Metric::F1Strict,
+                Metric::Accuracy,
+            ],
+            TaskKind::QuestionAnswering if unanswerable => &[
+                Metric::F1,
+                Metric::ExactMatch,
+                Metric::BestF1,
+                Metric::BestExactMatch,
+            ],
+            TaskKind::QuestionAnswering => &[Metric::F1, Metric::ExactMatch],
+            TaskKind::MultipleChoice => &[Metric::Accuracy],
+        };
+        let mut spec = Self::base(&name, kind, layout, metrics);
+        spec.header = header;
+        spec.label_separator = label_separator;
+        spec.unanswerable = unanswerable;
+        spec.chinese_answers = chinese_answers;
+        if kind == TaskKind::QuestionAnswering {
+            spec.max_seq_length = 512;
+            spec.epochs = 2;
+        }
+        Ok(spec)
+    }
+
+    /// The reference's defaults: 128 tokens, 3 epochs, windows 128 tokens apart.
+    fn base(name: &str, kind: TaskKind, layout: Layout, metrics: &[Metric]) -> Self {
+        TaskSpec {
+            name: name.into(),
+            kind,
+            labels: None,
+            metrics: metrics.to_vec(),
+            best: metrics[0],
+            max_seq_length: 128,
+            epochs: 3,
+            doc_stride: 128,
+            unanswerable: false,
+            chinese_answers: false,
+            range: None,
+            header: Header::Detect,
+            label_separator: ',',
+            skip_malformed: false,
+            layout,
+        }
+    }
+}

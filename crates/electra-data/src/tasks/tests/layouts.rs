@@ -1,0 +1,409 @@
+//! The layouts of GLUE's files and of one's own, and the files of predictions.
+
+use super::support::{file, read, tokenizer};
+use crate::tasks::submission::{Submission, file_name};
+use crate::tasks::tagging::Scheme;
+use crate::tasks::*;
+
+/// Text, second text and label of each example, joined by `|`; `-` for none.
+fn summary(spec: &TaskSpec, name: &str, content: &str) -> Vec<String> {
+    let (_dir, path) = file(name, content);
+    let options = OpenOptions {
+        labels: LabelColumn::Optional,
+        ..OpenOptions::default()
+    };
+    Examples::open(spec, &path, options)
+        .unwrap()
+        .map(|example| {
+            let example = example.unwrap();
+            let Input::Text { first, second } = &example.input else {
+                panic!("no text");
+            };
+            let gold = match &example.gold {
+                None => "-".into(),
+                Some(Gold::Class(label)) => label.clone(),
+                Some(Gold::Value(value)) => value.to_string(),
+                Some(Gold::Labels(labels)) => labels.join("+"),
+                Some(other) => panic!("{other:?}"),
+            };
+            let second = second.as_deref().unwrap_or("-");
+            format!("{}|{first}|{second}|{gold}", example.id)
+        })
+        .collect()
+}
+
+#[test]
+fn glue_files_are_read_with_and_without_labels() {
+    for (task, content, expected) in [
+        ("cola", "gj04\t1\t\tA b.\n", "0|A b.|-|1"),
+        ("cola", "index\tsentence\n7\tA b.\n", "7|A b.|-|-"),
+        ("sst2", "sentence\tlabel\na b\t0\n", "0|a b|-|0"),
+        ("sst2", "index\tsentence\n3\ta b\n", "3|a b|-|-"),
+        ("sst2", "a b\t0\n", "0|a b|-|0"),
+        (
+            "mrpc",
+            "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t8\t9\ta \"b\tc\n",
+            "0|a \"b|c|1",
+        ),
+        (
+            "mrpc",
+            "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n4\t8\t9\ta\tc\n",
+            "4|a|c|-",
+        ),
+        (
+            "stsb",
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n0\tg\tf\ty\t1\ts\ts\ta\tb\t3.25\n",
+            "0|a|b|3.25",
+        ),
+        (
+            "stsb",
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\n5\tg\tf\ty\t1\ts\ts\ta\tb\n",
+            "5|a|b|-",
+        ),
+        (
+            "qqp",
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\ta\tb\t0\n",
+            "1|a|b|0",
+        ),
+        ("qqp", "id\tquestion1\tquestion2\n9\ta\tb\n", "9|a|b|-"),
+        (
+            "mnli",
+            "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label\n0\t1\t2\tg\tp\tp\tp\tp\ta\tb\tneutral\tneutral\n",
+            "0|a|b|neutral",
+        ),
+        (
+            "mnli",
+            "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse\tsentence1\tsentence2\n6\t1\t2\tg\tp\tp\tp\tp\ta\tb\n",
+            "6|a|b|-",
+        ),
+        (
+            "qnli",
+            "index\tquestion\tsentence\tlabel\n0\ta\tb\tnot_entailment\n",
+            "0|a|b|not_entailment",
+        ),
+        (
+            "rte",
+            "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n",
+            "0|a|b|entailment",
+        ),
+        (
+            "rte",
+            "label\ttext\thypothesis\nentailment\ta\tb\n",
+            "0|a|b|entailment",
+        ),
+        (
+            "wnli",
+            "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n",
+            "0|a|b|1",
+        ),
+        ("wnli", "index\tsentence1\tsentence2\n2\ta\tb\n", "2|a|b|-"),
+    ] {
+        let found = summary(&TaskSpec::by_name(task).unwrap(), "a.tsv", content);
+        assert_eq!(found, [expected], "{task}");
+    }
+    // A test file is not taken for training data without a header.
+    let sst2 = TaskSpec::by_name("sst2").unwrap();
+    let m = read(&sst2, "a.tsv", "index\tsentence\n3\ta b\n")
+        .unwrap_err()
+        .to_string();
+    assert!(m.contains("no column \"label\""), "{m}");
+    let mnli = TaskSpec::by_name("mnli").unwrap();
+    let content = r#"{"premise": "a", "hypothesis": "b", "label": 2, "idx": 5}
+{"premise": "a", "hypothesis": "b", "label": -1, "idx": 6}"#;
+    assert_eq!(
+        summary(&mnli, "a.jsonl", content),
+        ["5|a|b|contradiction", "6|a|b|-"]
+    );
+}
+
+#[test]
+fn other_known_tasks_are_read_in_their_usual_forms() {
+    for (task, name, content, expected) in [
+        (
+            "chnsenticorp",
+            "a.csv",
+            "label,review\n1,\"好,\"\"很\"\"好\"\n",
+            "0|好,\"很\"好|-|1",
+        ),
+        (
+            "chnsenticorp",
+            "a.tsv",
+            "label\ttext_a\n0\t不好\n",
+            "0|不好|-|0",
+        ),
+        (
+            "imdb",
+            "a.csv",
+            "review,sentiment\ngood,positive\n",
+            "0|good|-|positive",
+        ),
+        (
+            "imdb",
+            "a.jsonl",
+            "{\"text\": \"good\", \"label\": 1}\n",
+            "0|good|-|1",
+        ),
+        (
+            "agnews",
+            "a.csv",
+            "\"3\",\"Title\",\"Text, here\"\n",
+            "0|Title Text, here|-|3",
+        ),
+        (
+            "agnews",
+            "a.csv",
+            "Class Index,Title,Description\n3,Title,Text\n",
+            "0|Title Text|-|3",
+        ),
+    ] {
+        let found = summary(&TaskSpec::by_name(task).unwrap(), name, content);
+        assert_eq!(found, [expected], "{task}");
+    }
+    for task in TaskSpec::names() {
+        let spec = TaskSpec::by_name(task).unwrap();
+        assert_eq!(spec.name, *task);
+        assert!(spec.metrics.contains(&spec.best));
+        let again: TaskSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+        assert_eq!(again, spec);
+    }
+}
+
+fn own(kind: TaskKind, columns: Columns, header: Header) -> TaskSpec {
+    TaskSpec::own(OwnTask {
+        columns,
+        header,
+        ..OwnTask::new("mine", kind)
+    })
+    .unwrap()
+}
+
+fn columns(text: &str, second: &str, label: &str) -> Columns {
+    Columns {
+        text: vec![text.parse().unwrap()],
+        second: (!second.is_empty()).then(|| second.parse().unwrap()),
+        label: vec![label.parse().unwrap()],
+        ..Columns::default()
+    }
+}
+
+#[test]
+fn columns_are_found_by_name_or_number_with_or_without_header() {
+    use TaskKind::Classification;
+    let named = own(Classification, columns("b", "a", "c"), Header::Detect);
+    assert_eq!(summary(&named, "a.csv", "c,a,b\n1,x,y\n"), ["0|y|x|1"]);
+    let numbered = own(Classification, columns("2", "", "1"), Header::Detect);
+    assert_eq!(summary(&numbered, "a.csv", "1,x\n2,y\n").len(), 2);
+    assert_eq!(summary(&numbered, "a.csv", "Label,x\n2,y\n"), ["0|y|-|2"]);
+    let absent = own(Classification, columns("2", "", "1"), Header::Absent);
+    assert_eq!(summary(&absent, "a.csv", "label,x\n2,y\n").len(), 2);
+    let present = own(Classification, columns("2", "", "1"), Header::Present);
+    assert_eq!(summary(&present, "a.csv", "1,x\n2,y\n"), ["0|y|-|2"]);
+    // A column may be called by a number.
+    let (_dir, path) = file("a.tsv", "x\t1\n");
+    let named = own(Classification, columns("text", "", "label"), Header::Absent);
+    assert!(Examples::open(&named, &path, OpenOptions::default()).is_err());
+}
+
+#[test]
+fn multi_label_cells_lists_and_columns_are_read() {
+    use TaskKind::MultiLabel;
+    let one = own(MultiLabel, columns("text", "", "labels"), Header::Detect);
+    assert_eq!(
+        summary(&one, "a.tsv", "text\tlabels\nx\tb, a\ny\t\n"),
+        ["0|x|-|b+a", "1|y|-|"]
+    );
+    assert_eq!(
+        summary(&one, "a.jsonl", r#"{"text": "x", "labels": ["b", "a"]}"#),
+        ["0|x|-|b+a"]
+    );
+    let mut several = columns("text", "", "a");
+    several.label.push("b".into());
+    let several = own(MultiLabel, several, Header::Detect);
+    let content = "text,a,b\nx,1,0\ny,1,1\n";
+    assert_eq!(
+        summary(&several, "a.csv", content),
+        ["0|x|-|a", "1|y|-|a+b"]
+    );
+    let examples = read(&several, "a.csv", content).unwrap();
+    let labels = LabelSet::of_training(&several, &examples, Scheme::Bio).unwrap();
+    let f = Featurizer::new(
+        several.kind,
+        tokenizer(),
+        labels,
+        FeatureOptions::of(&several),
+    );
+    let features = f
+        .unwrap()
+        .features(0, &examples[0], &mut FeatureCounts::default());
+    assert_eq!(
+        features.unwrap()[0].target,
+        Some(Target::Labels(vec![true, false]))
+    );
+    let m = read(&several, "a.csv", "text,a,b\nx,1,maybe\n")
+        .unwrap_err()
+        .to_string();
+    assert!(m.contains("line 2") && m.contains("\"maybe\""), "{m}");
+}
+
+#[test]
+fn choices_are_columns_or_lists_and_their_number_a_number_a_letter_or_a_text() {
+    let list = own(TaskKind::MultipleChoice, Columns::default(), Header::Detect);
+    let rows = r#"{"text": "the boat", "choices": ["in", "on", "the"], "label": 2}
+{"text": "the boat", "choices": ["in", "on"], "label": "B"}
+{"text": "the boat", "choices": ["in", "on"], "label": "in"}"#;
+    let examples = read(&list, "a.jsonl", rows).unwrap();
+    let gold: Vec<_> = examples.iter().map(|e| e.gold.clone().unwrap()).collect();
+    assert_eq!(gold, [Gold::Choice(2), Gold::Choice(1), Gold::Choice(0)]);
+    let labels = LabelSet::of_training(&list, &examples, Scheme::Bio).unwrap();
+    let f = Featurizer::new(list.kind, tokenizer(), labels, FeatureOptions::of(&list)).unwrap();
+    let features = f
+        .features(0, &examples[0], &mut FeatureCounts::default())
+        .unwrap();
+    assert_eq!((features.len(), features[0].sequences.len()), (1, 3));
+    assert_eq!(features[0].sequences[1].type_ids, [0, 0, 0, 0, 1, 1]);
+    assert_eq!(features[0].target, Some(Target::Class(2)));
+    let columns = Columns {
+        text: vec!["q".into()],
+        choices: vec!["a".into(), "b".into()],
+        label: vec!["l".into()],
+        ..Columns::default()
+    };
+    let each = own(TaskKind::MultipleChoice, columns, Header::Detect);
+    assert_eq!(read(&each, "a.csv", "q,a,b,l\nx,y,z,1\n").unwrap().len(), 1);
+    for (row, what) in [
+        ("x,y,z,2", "none of the 2 choices"),
+        ("x,y,z,", "label is empty"),
+    ] {
+        let m = read(&each, "a.csv", format!("q,a,b,l\n{row}\n"))
+            .unwrap_err()
+            .to_string();
+        assert!(m.contains("line 2") && m.contains(what), "{m}");
+    }
+}
+
+#[test]
+fn kinds_refuse_columns_that_are_not_theirs() {
+    let refused = |kind, columns| {
+        TaskSpec::own(OwnTask {
+            columns,
+            ..OwnTask::new("mine", kind)
+        })
+        .unwrap_err()
+        .to_string()
+    };
+    let mut several = columns("text", "", "a");
+    several.label.push("b".into());
+    assert!(refused(TaskKind::Classification, several).contains("multi-label"));
+    assert!(refused(TaskKind::Tagging, columns("a", "b", "c")).contains("second text"));
+}
+
+#[test]
+fn compressed_files_and_tables_of_lists_are_read() {
+    let spec = TaskSpec::by_name("sst2").unwrap();
+    let gz = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        std::io::Write::write_all(&mut encoder, b"a b\t0\n").unwrap();
+        encoder.finish().unwrap()
+    };
+    assert_eq!(read(&spec, "a.tsv.gz", gz).unwrap().len(), 1);
+    let zst = zstd::stream::encode_all(&b"a b\t0\n"[..], 0).unwrap();
+    assert_eq!(read(&spec, "a.tsv.zst", zst).unwrap().len(), 1);
+    let tags = TaskSpec::by_name("wnut17").unwrap();
+    let row = r#"{"id": "7", "tokens": ["the", "boat"], "ner_tags": ["O", "B-x"]}"#;
+    let examples = read(&tags, "a.jsonl", row).unwrap();
+    assert_eq!(examples[0].id, "7");
+    assert_eq!(
+        examples[0].gold,
+        Some(Gold::Tags(vec!["O".into(), "B-x".into()]))
+    );
+    let squad = TaskSpec::by_name("squad").unwrap();
+    let row = r#"{"id": "q", "context": "the boat", "question": "who", "answers": {"text": ["boat"], "answer_start": [4]}}"#;
+    let answer = Answer {
+        text: "boat".into(),
+        start: Some(4),
+    };
+    assert_eq!(
+        read(&squad, "a.jsonl", row).unwrap()[0].gold,
+        Some(Gold::Answers(vec![answer]))
+    );
+}
+
+#[test]
+fn predictions_are_written_as_glue_wants_them() {
+    let spec = TaskSpec::by_name("stsb").unwrap();
+    let mut out = Submission::new(&spec, Vec::new()).unwrap();
+    for value in [1.23456, 7.0, -1.0] {
+        out.value("3", value).unwrap();
+    }
+    out.label("4", "entailment").unwrap();
+    let text = String::from_utf8(out.finish().unwrap()).unwrap();
+    assert_eq!(
+        text,
+        "index\tprediction\n3\t1.235\n3\t5.000\n3\t0.000\n4\tentailment\n"
+    );
+    let name = |task, file: &str| file_name(task, std::path::Path::new(file));
+    assert_eq!(name("mnli", "MNLI/test_matched.tsv"), Some("MNLI-m.tsv"));
+    assert_eq!(
+        name("mnli", "MNLI/test_mismatched.tsv"),
+        Some("MNLI-mm.tsv")
+    );
+    assert_eq!(name("squad", "x.json"), None);
+}
+
+#[test]
+fn parquet_is_read_by_column_with_lists_and_nulls() {
+    use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use ::parquet::file::writer::SerializedFileWriter;
+    use ::parquet::schema::parser::parse_message_type;
+    let schema = "message m { optional binary sentence (UTF8); required int64 label; optional group tags (LIST) { repeated group list { optional binary element (UTF8); } } }";
+    let mut out = Vec::new();
+    let schema = parse_message_type(schema).unwrap().into();
+    let mut writer = SerializedFileWriter::new(&mut out, schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let strings = |list: &[&str]| -> Vec<ByteArray> { list.iter().map(|s| (*s).into()).collect() };
+    let mut column = group.next_column().unwrap().unwrap();
+    let texts = strings(&["good film", "bad"]);
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(&texts, Some(&[1, 1, 0]), None)
+        .unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column
+        .typed::<Int64Type>()
+        .write_batch(&[1, 0, 1], None, None)
+        .unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let tags = strings(&["O", "B-x", "O"]);
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(&tags, Some(&[3, 3, 3, 0]), Some(&[0, 1, 0, 0]))
+        .unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let (_dir, path) = file("a.parquet", &out);
+    let spec = TaskSpec::by_name("sst2").unwrap();
+    let rows: Vec<_> = Examples::open(&spec, &path, OpenOptions::default())
+        .unwrap()
+        .collect();
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(first.text(), "good film");
+    assert_eq!(first.gold, Some(Gold::Class("1".into())));
+    let m = rows[2].as_ref().unwrap_err().to_string();
+    assert!(
+        m.contains("a.parquet, row 3") && m.contains("sentence"),
+        "{m}"
+    );
+    let tagging = own(
+        TaskKind::Tagging,
+        columns("sentence", "", "tags"),
+        Header::Detect,
+    );
+    let rows: Vec<_> = Examples::open(&tagging, &path, OpenOptions::default())
+        .unwrap()
+        .collect();
+    let gold = rows[0].as_ref().unwrap().gold.clone();
+    assert_eq!(gold, Some(Gold::Tags(vec!["O".into(), "B-x".into()])));
+}

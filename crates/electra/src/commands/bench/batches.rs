@@ -1,0 +1,86 @@
+//! What a measured batch looks like: a preset, a number of sequences, and their lengths.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// Most sequences of a batch.
+const MAX_BATCH: usize = 1 << 20;
+
+/// The shape of a batch.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BatchArgs {
+    /// Sizes: tiny, small, base or large
+    #[arg(long, default_value = "small")]
+    pub preset: String,
+    /// Sequences of a batch [default: 32, in training 16]
+    #[arg(long, value_name = "B")]
+    pub batch: Option<NonZeroUsize>,
+    /// Tokens of a sequence, special ones included
+    #[arg(long, value_name = "L", default_value = "128")]
+    pub seq: NonZeroUsize,
+    /// A file with the length of one sequence a line, instead of --seq: ragged batches in its order
+    #[arg(long, value_name = "FILE")]
+    pub lengths: Option<PathBuf>,
+}
+
+impl BatchArgs {
+    /// The lengths of all sequences: `batch` times `--seq`, or those of the file.
+    ///
+    /// # Errors
+    /// Too many sequences; a file that cannot be read or is empty; a length that is not in
+    /// `allowed`.
+    pub fn lengths(&self, batch: usize, allowed: RangeInclusive<usize>) -> Result<Vec<usize>> {
+        if batch > MAX_BATCH {
+            bail!("--batch {batch}: at most {MAX_BATCH}");
+        }
+        if let Some(path) = &self.lengths {
+            return read_lengths(path, allowed);
+        }
+        let (seq, most) = (self.seq.get(), *allowed.end());
+        if !allowed.contains(&seq) {
+            let least = *allowed.start();
+            bail!("--seq {seq}: a sequence has from {least} to {most} tokens here");
+        }
+        Ok(vec![seq; batch])
+    }
+
+    /// Adds the shape to `fields`, and returns it for people.
+    pub fn describe(&self, batch: usize, fields: &mut Map<String, Value>) -> String {
+        fields.insert("batch".into(), batch.into());
+        match &self.lengths {
+            Some(path) => {
+                fields.insert("lengths".into(), path.display().to_string().into());
+                format!("{batch} ragged")
+            }
+            None => {
+                fields.insert("seq".into(), self.seq.get().into());
+                format!("{batch}×{}", self.seq)
+            }
+        }
+    }
+}
+
+fn read_lengths(path: &Path, allowed: RangeInclusive<usize>) -> Result<Vec<usize>> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let mut lengths = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        match line.trim().parse() {
+            Ok(length) if allowed.contains(&length) => lengths.push(length),
+            _ => bail!(
+                "{shown}, line {}: expected the length of one sequence, a whole number from {} to \
+                 {}, found {line:?}",
+                i + 1,
+                allowed.start(),
+                allowed.end()
+            ),
+        }
+    }
+    if lengths.is_empty() {
+        bail!("{shown} is empty; expected the length of one sequence a line");
+    }
+    Ok(lengths)
+}
