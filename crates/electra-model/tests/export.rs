@@ -74,7 +74,7 @@ fn int8_weights_are_within_half_a_step_and_come_back_as_the_very_same_bytes() {
         assert_eq!(model.kind(), from.kind());
         assert_eq!(
             model.quantization().unwrap().modules_to_not_convert,
-            [kept.clone()]
+            std::slice::from_ref(&kept)
         );
         let before = everything(&from);
         let after = everything(&model);

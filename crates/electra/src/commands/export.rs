@@ -131,7 +131,10 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     let effects = probe.effects(&mut backend);
     let largest = effects.iter().map(|e| e.deviation).fold(0.0, f64::max);
     let mut kept = Vec::new();
-    for effect in effects.iter().filter(|e| !(e.deviation <= THRESHOLD)) {
+    for effect in effects
+        .iter()
+        .filter(|e| e.deviation.is_nan() || e.deviation > THRESHOLD)
+    {
         eprintln!(
             "stays in bf16: {} (alone in int8, the last hidden states deviate by {:.3} of their \
              size; the limit is {THRESHOLD})",
