@@ -357,6 +357,20 @@ pub trait Backend {
 
     /// Takes parameters to the device and packs those that are multiplied with.
     fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> Self::Params;
+    /// [`params`](Backend::params) of the values that `fill` writes over zeros, in the layout's
+    /// order; where it can, straight to where they stay.
+    ///
+    /// # Errors
+    /// `fill`'s.
+    fn params_from<E>(
+        &mut self,
+        layout: &ParamLayout,
+        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<Self::Params, E> {
+        let mut values = vec![0.0; layout.len()];
+        fill(&mut values)?;
+        Ok(self.params(layout, &values))
+    }
     /// Copies the parameters to `out`, of the layout's length.
     fn read_params(&mut self, params: &Self::Params, out: &mut [f32]);
     /// A new flat array of `len` zeros.

@@ -7,6 +7,7 @@ pub mod cpu;
 #[cfg(any(test, feature = "cuda", feature = "cuda-emulator"))]
 pub mod cuda;
 pub mod params;
+pub mod quantize;
 pub mod reference;
 pub mod rng;
 pub mod selftest;

@@ -66,6 +66,7 @@ pub struct ParamLayout {
     params: Vec<Param>,
     by_name: HashMap<String, usize>,
     linears: Vec<ParamView>,
+    exact: Vec<ParamView>,
     len: usize,
 }
 
@@ -152,6 +153,26 @@ impl ParamLayout {
         &self.linears
     }
 
+    /// Says that the weights multiplied with that overlap `part` lose too much in bytes: where a
+    /// backend computes products in bytes, these stay in its next better form.
+    pub fn keep_exact(&mut self, part: ParamView) {
+        let (a, exact) = (part.range(), &mut self.exact);
+        let overlaps = |view: &&ParamView| {
+            let b = view.range();
+            a.start < b.end && b.start < a.end
+        };
+        for &view in self.linears.iter().filter(overlaps) {
+            if !exact.contains(&view) {
+                exact.push(view);
+            }
+        }
+    }
+
+    /// The weights multiplied with that [`keep_exact`](ParamLayout::keep_exact) named.
+    pub fn exact(&self) -> &[ParamView] {
+        &self.exact
+    }
+
     /// Every tensor, in the order of their places.
     pub fn params(&self) -> &[Param] {
         &self.params
@@ -195,6 +216,12 @@ mod tests {
         assert_eq!(layout.get("shared"), layout.get("k"));
         assert_eq!(layout.count(), 5 + 45);
         assert_eq!(layout.len(), 16 + 45);
+        layout.register_linear(qkv);
+        layout.keep_exact(bias);
+        assert_eq!(layout.exact(), []);
+        layout.keep_exact(layout.get("k").expect("pushed").view);
+        layout.keep_exact(layout.get("v").expect("pushed").view);
+        assert_eq!(layout.exact(), [qkv]);
         assert!(
             layout.get("q").expect("pushed").decay && !layout.get("bias").expect("pushed").decay
         );

@@ -60,7 +60,7 @@ pub enum BatchError {
 }
 
 /// Refuses what would read beyond a table.
-fn check(config: &ElectraConfig, batch: &PackedBatch) -> Result<(), BatchError> {
+pub(crate) fn check(config: &ElectraConfig, batch: &PackedBatch) -> Result<(), BatchError> {
     let beyond = |ids: &[u32], rows: usize| ids.iter().copied().find(|&id| id as usize >= rows);
     if let Some(id) = beyond(&batch.token_ids, config.vocab_size) {
         let rows = config.vocab_size;
@@ -85,32 +85,37 @@ fn longest(batch: &PackedBatch) -> usize {
     lengths.max().unwrap_or(0)
 }
 
-/// Reads the values of `layout` from a folder that holds a model of `kind`.
-fn load_values(
+/// Takes the parameters of `layout`, whose names are those of a state dict, from a folder to the
+/// backend. Layers that an int8 model keeps out of bytes are kept exact.
+///
+/// # Errors
+/// Tensors that are missing, of another shape or not finite.
+pub fn load_params<B: Backend>(
+    backend: &mut B,
     dir: &ModelDir,
-    kind: ModelKind,
-    layout: &ParamLayout,
-) -> Result<Vec<f32>, FileError> {
-    let wanted: Vec<Wanted> = layout
+    layout: &mut ParamLayout,
+) -> Result<B::Params, FileError> {
+    if let Some(quantization) = dir.quantization() {
+        quantization.mark(layout);
+    }
+    let wanted: Vec<_> = layout
         .params()
         .iter()
-        .map(|param| Wanted {
-            name: &param.names[0],
-            shape: &param.shape,
-            optional: false,
+        .map(|param| {
+            let want = Wanted {
+                name: &param.names[0],
+                shape: &param.shape,
+                optional: false,
+            };
+            (want, param.view.range())
         })
         .collect();
-    dir.require(kind)?;
-    let mut values = vec![0.0; layout.len()];
-    dir.load(&wanted, |i, read| {
-        values[layout.params()[i].view.range()].copy_from_slice(read);
-    })?;
-    Ok(values)
+    backend.params_from(layout, |values| dir.load_into(&wanted, values).map(drop))
 }
 
 /// Where a batch lies on the device.
 #[derive(Clone, Copy, Debug)]
-struct InputArrays {
+pub(crate) struct InputArrays {
     tokens: usize,
     sequences: usize,
     token_ids: Ints,
@@ -122,7 +127,7 @@ struct InputArrays {
 }
 
 impl InputArrays {
-    fn new<B: Backend>(backend: &mut B, [tokens, sequences]: [usize; 2]) -> Self {
+    pub(crate) fn new<B: Backend>(backend: &mut B, [tokens, sequences]: [usize; 2]) -> Self {
         InputArrays {
             tokens,
             sequences,
@@ -141,7 +146,7 @@ impl InputArrays {
         (want != have).then_some(want)
     }
 
-    fn upload<B: Backend>(&self, backend: &mut B, batch: &PackedBatch) -> EncoderInput {
+    pub(crate) fn upload<B: Backend>(&self, backend: &mut B, batch: &PackedBatch) -> EncoderInput {
         let upload = |backend: &mut B, to: Ints, values: &[u32]| {
             let to = to.first(values.len());
             backend.write_ints(to, values);
@@ -232,11 +237,11 @@ impl<B: Backend> Detector<B> {
         let config = dir.config().clone();
         let mut layout = ParamLayout::new();
         let network = Discriminator::declare(&mut layout, &config);
-        let values = load_values(dir, ModelKind::Discriminator, &layout)?;
+        dir.require(ModelKind::Discriminator)?;
         Ok(Detector {
             config,
             network,
-            params: backend.params(&layout, &values),
+            params: load_params(backend, dir, &mut layout)?,
         })
     }
 
@@ -339,11 +344,10 @@ impl<B: Backend> Filler<B> {
         }
         let mut layout = ParamLayout::new();
         let network = Generator::declare(&mut layout, &config);
-        let values = load_values(dir, ModelKind::Generator, &layout)?;
         Ok(Filler {
             config,
             network,
-            params: backend.params(&layout, &values),
+            params: load_params(backend, dir, &mut layout)?,
         })
     }
 

@@ -10,3 +10,4 @@ pub mod heads;
 pub mod inference;
 pub mod init;
 pub mod pretraining;
+pub mod sensitivity;

@@ -93,17 +93,18 @@ pub fn read_network(
 ) -> Result<(), FileError> {
     dir.require(network.kind())?;
     let tensors: Vec<Tensor> = tensors(layout, network).collect();
-    let wanted: Vec<Wanted> = tensors
+    let wanted: Vec<_> = tensors
         .iter()
-        .map(|t| Wanted {
-            name: t.name,
-            shape: t.shape,
-            optional: false,
+        .map(|t| {
+            let want = Wanted {
+                name: t.name,
+                shape: t.shape,
+                optional: false,
+            };
+            (want, t.range.clone())
         })
         .collect();
-    dir.load(&wanted, |i, read| {
-        values[tensors[i].range.clone()].copy_from_slice(read);
-    })?;
+    dir.load_into(&wanted, values)?;
     Ok(())
 }
 

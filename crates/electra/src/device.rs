@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use electra_engine::backend::Backend;
 use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision as CpuPrecision};
 use electra_engine::selftest::Products;
+use electra_model::files::ModelDir;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
@@ -130,6 +131,20 @@ impl DeviceArgs {
         self.threads
             .or_else(|| std::thread::available_parallelism().ok())
             .map_or(1, NonZeroUsize::get)
+    }
+
+    /// These options for a model: one that is stored in bytes is computed in bytes where nothing
+    /// else is asked for, and that is said.
+    pub fn for_model(&self, dir: &ModelDir) -> Self {
+        let mut these = self.clone();
+        if dir.quantization().is_some() && these.precision.is_none() {
+            these.precision = Some(Precision::Int8);
+            eprintln!(
+                "{} is an int8 model: computing in int8; --precision says otherwise",
+                dir.path().display()
+            );
+        }
+        these
     }
 
     /// Opens the backend and does `work` on it.

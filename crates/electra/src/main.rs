@@ -28,6 +28,7 @@ enum Command {
     Finetune(commands::finetune::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
+    Export(commands::export::Args),
     Info(commands::info::Args),
     Bench(commands::bench::Args),
 }
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Finetune(args) => commands::finetune::run(args),
         Command::Evaluate(args) => commands::evaluate::run(args),
         Command::Predict(args) => commands::predict::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Bench(args) => commands::bench::run(args),
     };

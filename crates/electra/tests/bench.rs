@@ -65,7 +65,12 @@ fn infer_prints_speed_rate_share_and_memory() {
         assert_contract(&line);
         assert_phases(
             &line,
-            &["query, key, value", "attention", "embed", "outside operators"],
+            &[
+                "query, key, value",
+                "attention",
+                "embed",
+                "outside operators",
+            ],
         );
         // One repetition: a batch of 32 tokens in so many milliseconds.
         let tokens = number(&line, "tokens_per_s") * number(&line, "ms") / 1e3;

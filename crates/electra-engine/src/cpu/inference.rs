@@ -28,9 +28,9 @@ const GROUP_TOKENS: usize = 128;
 struct Run<'a> {
     isa: Isa,
     spec: &'a LayerSpec,
-    /// Of the products of layers.
+    /// Of the products of layers, but for those of weights that are kept exact.
     form: Form,
-    /// Of attention.
+    /// Of attention, and of weights that are kept exact.
     attention: Form,
     /// `[T, H]` what a layer reads and replaces.
     x: View,
@@ -55,17 +55,17 @@ impl Run<'_> {
     /// Words that [`project`](Run::project) and [`finish`](Run::finish) need for a block.
     fn room(&self) -> [usize; 5] {
         let (rows, spec) = (self.block, self.spec);
-        let middle = match self.form {
-            Form::Int8 => Form::F32,
-            form => form,
+        let left = |depth| {
+            let words = |form| left_words(form, rows, depth);
+            words(self.form).max(words(self.attention))
         };
         [
-            left_words(self.form, rows, spec.hidden),
+            left(spec.hidden),
             rows * PANEL,
             rows * spec.hidden,
-            rows * middle.units(spec.intermediate),
+            rows * middle_form(self.form).units(spec.intermediate),
             match self.form {
-                Form::Int8 => left_words(self.form, rows, spec.intermediate),
+                Form::Int8 => left(spec.intermediate),
                 _ => 0,
             },
         ]
@@ -92,7 +92,7 @@ impl Run<'_> {
         let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
-            let left = left_side(self.isa, self.form, self.input(&rows), packed);
+            let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
             by_panels(self.isa, left, &layer.qkv, tile, |first, tile| {
                 let at = (rows.start - to.first) * stride + self.attention.units(first);
                 let store = StoreTile {
@@ -121,10 +121,7 @@ impl Run<'_> {
     ) {
         let (isa, spec, count) = (self.isa, self.spec, rows.len());
         let [packed, tile, branch, middle, bytes] = room;
-        let middle_form = match self.form {
-            Form::Int8 => Form::F32,
-            form => form,
-        };
+        let middle_form = middle_form(layer.output.form);
         let units = middle_form.units(spec.intermediate);
         let branch = &mut branch[..count * spec.hidden];
         let mut lap = self.clock.start();
@@ -138,7 +135,7 @@ impl Run<'_> {
                 cols: spec.hidden,
                 stride: spec.hidden,
             };
-            let left = left_side(isa, self.form, context, packed);
+            let left = left_side(isa, layer.attention_output.form, context, packed);
             let to = branch.as_mut_ptr();
             multiply_rows(isa, left, &layer.attention_output, to, spec.hidden);
             lap.done(Part::AttentionOutput);
@@ -148,11 +145,12 @@ impl Run<'_> {
                 norm: layer.attention_norm,
             });
             lap.done(Part::Norm);
-            let left = left_side(isa, self.form, self.input(&rows), packed);
+            let form = layer.intermediate.form;
+            let left = left_side(isa, form, self.input(&rows), packed);
             by_panels(isa, left, &layer.intermediate, tile, |first, tile| {
                 let store = StoreTile {
                     tile,
-                    activation: Some((spec.activation, Accuracy::of(self.form))),
+                    activation: Some((spec.activation, Accuracy::of(form))),
                     form: middle_form,
                     to: middle.as_mut_ptr().wrapping_add(middle_form.units(first)),
                     stride: units,
@@ -167,7 +165,7 @@ impl Run<'_> {
                 cols: spec.intermediate,
                 stride: units,
             };
-            let left = left_side(isa, self.form, activated, bytes);
+            let left = left_side(isa, layer.output.form, activated, bytes);
             multiply_rows(isa, left, &layer.output, to, spec.hidden);
             lap.done(Part::Output);
             let branch = std::slice::from_raw_parts_mut(to, count * spec.hidden);
@@ -185,6 +183,14 @@ impl Run<'_> {
         let hidden = self.spec.hidden;
         let all = View::of(self.attention, between.qkv.0, rows, 3 * hidden);
         [0, 1, 2].map(|i| all.columns(i * hidden, hidden))
+    }
+}
+
+/// What activations are kept in for a product in a form: bytes are made of f32.
+fn middle_form(product: Form) -> Form {
+    match product {
+        Form::Int8 => Form::F32,
+        form => form,
     }
 }
 

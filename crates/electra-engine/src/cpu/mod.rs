@@ -242,7 +242,20 @@ impl Backend for Cpu {
     }
 
     fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> CpuParams {
-        self.new_params(layout, values)
+        assert_eq!(values.len(), layout.len());
+        let mut master = Buffer::zeroed(values.len());
+        master.as_mut_slice().copy_from_slice(values);
+        CpuParams::new(layout, master)
+    }
+
+    fn params_from<E>(
+        &mut self,
+        layout: &ParamLayout,
+        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<CpuParams, E> {
+        let mut master = Buffer::zeroed(layout.len());
+        fill(master.as_mut_slice())?;
+        Ok(CpuParams::new(layout, master))
     }
 
     fn read_params(&mut self, params: &CpuParams, out: &mut [f32]) {

@@ -3,6 +3,10 @@
 use super::gemm::{Form, PANEL, Panels, STRIP};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
+use crate::quantize::{quantize, row_step};
+
+/// Weights of a row that are made bytes at once.
+const QUANTIZED: usize = 256;
 
 /// A matrix to pack, of f32 or of pairs of bf16: row `r` starts at word `r · stride`.
 #[derive(Clone, Copy, Debug)]
@@ -423,19 +427,19 @@ pub(crate) unsafe fn pack_panel_int8(
         unsafe {
             let from = source.data.add((first + j) * source.stride);
             let row = std::slice::from_raw_parts(from, source.cols);
-            let greatest = row.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-            let step = greatest / 127.0;
-            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+            let step = row_step(row);
             let mut sum = 0;
-            for (unit, four) in row.chunks(4).enumerate() {
-                let mut bytes = [0u8; 4];
-                for (byte, x) in bytes.iter_mut().zip(four) {
-                    let value = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
-                    sum += i32::from(value);
-                    *byte = value as u8;
+            let mut bytes = [0; QUANTIZED];
+            for (chunk, row) in row.chunks(QUANTIZED).enumerate() {
+                bytes[row.len()..].fill(0);
+                sum += quantize(row, step, &mut bytes[..row.len()]);
+                let fours = bytes.chunks_exact(4).take(row.len().div_ceil(4));
+                for (unit, four) in fours.enumerate() {
+                    let word =
+                        u32::from_le_bytes([four[0], four[1], four[2], four[3]].map(|b| b as u8));
+                    let unit = chunk * (QUANTIZED / 4) + unit;
+                    panel.add(unit * width + j).write(f32::from_bits(word));
                 }
-                let word = f32::from_bits(u32::from_le_bytes(bytes));
-                panel.add(unit * width + j).write(word);
             }
             steps.add(first + j).write(step);
             sums.add(first + j).write(step * sum as f32);

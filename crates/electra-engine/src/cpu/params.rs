@@ -100,6 +100,8 @@ struct PackedLinear {
     backward: OnceLock<Packed>,
     /// For `x Wᵀ` in bytes.
     quantized: OnceLock<Packed>,
+    /// Whether it is never multiplied in bytes.
+    exact: bool,
 }
 
 impl PackedLinear {
@@ -126,6 +128,34 @@ pub struct CpuParams {
 }
 
 impl CpuParams {
+    /// Parameters whose values are `master`; nothing is packed yet.
+    pub(super) fn new(layout: &ParamLayout, master: Buffer) -> Self {
+        let linears = layout.linears().iter().map(|&view| PackedLinear {
+            view,
+            forward: OnceLock::new(),
+            backward: OnceLock::new(),
+            quantized: OnceLock::new(),
+            exact: layout.exact().contains(&view),
+        });
+        let index = layout.linears().iter().enumerate().map(|(i, &v)| (v, i));
+        CpuParams {
+            master,
+            linears: linears.collect(),
+            index: index.collect(),
+            jobs: Vec::new(),
+        }
+    }
+
+    /// Says whether the products of the linear layer with this weight stay in bf16 or f32 where the
+    /// other layers' are computed in bytes. [`ParamLayout::keep_exact`] says so from the start.
+    ///
+    /// # Panics
+    /// A weight that the layout does not register as linear.
+    pub fn keep_exact(&mut self, weight: ParamView, exact: bool) {
+        let index = self.index[&weight];
+        self.linears[index].exact = exact;
+    }
+
     pub(super) fn slice(&self, view: ParamView) -> &[f32] {
         &self.master.as_slice()[view.range()]
     }
@@ -174,25 +204,6 @@ impl CpuParams {
 }
 
 impl Cpu {
-    pub(super) fn new_params(&mut self, layout: &ParamLayout, values: &[f32]) -> CpuParams {
-        assert_eq!(values.len(), layout.len());
-        let mut master = Buffer::zeroed(values.len());
-        master.as_mut_slice().copy_from_slice(values);
-        let linears = layout.linears().iter().map(|&view| PackedLinear {
-            view,
-            forward: OnceLock::new(),
-            backward: OnceLock::new(),
-            quantized: OnceLock::new(),
-        });
-        let index = layout.linears().iter().enumerate().map(|(i, &v)| (v, i));
-        CpuParams {
-            master,
-            linears: linears.collect(),
-            index: index.collect(),
-            jobs: Vec::new(),
-        }
-    }
-
     /// The weight as right side of `x Wᵀ`.
     pub(super) fn forward_panels(&mut self, params: &CpuParams, weight: ParamView) -> Panels {
         let packed = &params.linear(weight).forward;
@@ -207,9 +218,14 @@ impl Cpu {
             .panels()
     }
 
-    /// A weight and its bias in a form.
+    /// A weight and its bias in a form, or where that is bytes and it is kept exact, in the form of
+    /// all other products.
     pub(super) fn weight(&mut self, params: &CpuParams, linear: &Linear, form: Form) -> Weight {
         let packed = params.linear(linear.weight);
+        let form = match form {
+            Form::Int8 if packed.exact => self.form,
+            form => form,
+        };
         let packed = match form {
             Form::Int8 => &packed.quantized,
             _ => &packed.forward,

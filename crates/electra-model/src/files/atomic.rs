@@ -90,6 +90,32 @@ pub fn replace_file(
     })
 }
 
+/// Makes the directory at `path` with what `fill` writes into the path it is given: aside, renamed
+/// when whole, the directory above synced. `fill` syncs its files itself.
+///
+/// # Errors
+/// `fill`'s, or what `failed` makes of the system's; then nothing is left of it. A `path` that is
+/// there already and is no empty directory is the system's error.
+pub fn make_directory<E>(
+    path: &Path,
+    failed: impl Fn(io::Error) -> E,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let aside = path_aside(path);
+    if aside.exists() {
+        fs::remove_dir_all(&aside).map_err(&failed)?;
+    }
+    fs::create_dir_all(&aside).map_err(&failed)?;
+    let made = fill(&aside).and_then(|()| {
+        let in_place = sync_directory(&aside).and_then(|()| put_in_place(&aside, path));
+        in_place.map_err(failed)
+    });
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&aside);
+    }
+    made
+}
+
 /// Renames a synced file to `path`, in the same directory, and syncs the directory.
 ///
 /// # Errors

@@ -40,7 +40,7 @@ impl Dtype {
             Self::F64 => f64::from_le_bytes(first(bytes)) as f32,
             Self::F32 => f32::from_le_bytes(first(bytes)),
             Self::F16 => f16_to_f32(u16::from_le_bytes(first(bytes))),
-            Self::Bf16 => f32::from_bits(u32::from(u16::from_le_bytes(first(bytes))) << 16),
+            Self::Bf16 => bf16_to_f32(first(bytes)),
             Self::I64 => i64::from_le_bytes(first(bytes)) as f32,
             Self::I32 => i32::from_le_bytes(first(bytes)) as f32,
             Self::I16 => f32::from(i16::from_le_bytes(first(bytes))),
@@ -54,19 +54,42 @@ impl Dtype {
     pub(crate) fn decode_run(self, bytes: &[u8], out: &mut [f32]) {
         // The type is matched once outside the loop so that each loop is a plain conversion.
         macro_rules! run {
-            ($dtype:expr, $size:expr) => {
-                for (x, b) in out.iter_mut().zip(bytes.chunks_exact($size)) {
-                    *x = $dtype.decode(b);
+            ($size:expr, $value:expr) => {
+                for (x, b) in out.iter_mut().zip(bytes.as_chunks::<$size>().0) {
+                    *x = $value(*b);
                 }
             };
         }
         match self {
-            Self::F32 => run!(Self::F32, 4),
-            Self::F16 => run!(Self::F16, 2),
-            Self::Bf16 => run!(Self::Bf16, 2),
-            other => run!(other, other.size()),
+            Self::F32 => run!(4, f32::from_le_bytes),
+            Self::Bf16 => run!(2, bf16_to_f32),
+            Self::F16 => run!(2, |b| f16_to_f32(u16::from_le_bytes(b))),
+            Self::I8 => run!(1, |b| f32::from(i8::from_le_bytes(b))),
+            other => {
+                for (x, b) in out.iter_mut().zip(bytes.chunks_exact(other.size())) {
+                    *x = other.decode(b);
+                }
+            }
         }
     }
+}
+
+/// The place of the first value that is NaN or infinite.
+pub(crate) fn first_not_finite(values: &[f32]) -> Option<usize> {
+    // Exponents of all ones; without branches it vectorises.
+    const EXPONENT: u32 = 0x7f80_0000;
+    let bad = |x: &f32| u32::from(x.to_bits() & EXPONENT == EXPONENT);
+    if values.iter().fold(0, |any, x| any | bad(x)) == 0 {
+        return None;
+    }
+    values.iter().position(|x| !x.is_finite())
+}
+
+/// The nearest bf16, the even one of two as near; what is too large becomes infinite.
+pub(crate) fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let odd = bits >> 16 & 1;
+    (bits.wrapping_add(0x7fff + odd) >> 16) as u16
 }
 
 impl fmt::Display for Dtype {
@@ -92,6 +115,10 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
         *o = *b;
     }
     out
+}
+
+fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 /// IEEE 754 half to single precision, exact.
@@ -135,6 +162,34 @@ mod tests {
             );
         }
         assert!(f16_to_f32(0x7e00).is_nan());
+    }
+
+    #[test]
+    fn bf16_is_the_nearest_and_even_between_two() {
+        for (value, bits) in [
+            (1.0, 0x3f80u16),
+            (-1.0, 0xbf80),
+            // Halfway between 0x3f80 and 0x3f81, and between 0x3f81 and 0x3f82.
+            (1.0 + 1.0 / 256.0, 0x3f80),
+            (1.0 + 3.0 / 256.0, 0x3f82),
+            (1.0 + 1.1 / 256.0, 0x3f81),
+            (f32::MAX, 0x7f80),
+            (-0.0, 0x8000),
+        ] {
+            assert_eq!(f32_to_bf16(value), bits, "{value}");
+        }
+        for bits in (0..=u16::MAX).filter(|bits| bits & 0x7f80 != 0x7f80) {
+            assert_eq!(f32_to_bf16(bf16_to_f32(bits.to_le_bytes())), bits);
+        }
+    }
+
+    #[test]
+    fn the_first_that_is_not_finite_is_found() {
+        let mut values = vec![f32::MAX; 100];
+        assert_eq!(first_not_finite(&values), None);
+        values[77] = f32::NAN;
+        values[55] = f32::NEG_INFINITY;
+        assert_eq!(first_not_finite(&values), Some(55));
     }
 
     #[test]

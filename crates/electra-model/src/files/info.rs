@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::atomic::readable_bytes;
 use super::error::FileError;
 use super::kind::ModelKind;
 use super::model_dir::ModelDir;
@@ -31,6 +32,12 @@ pub struct ModelInfo {
     pub weights: String,
     /// The types of the stored weights, such as `f32`.
     pub dtype: String,
+    /// In what they are stored: `int8`, or what `dtype` says.
+    pub precision: String,
+    /// Of an int8 model, layers whose weights are not in bytes.
+    pub kept_exact: Vec<String>,
+    /// The length of the weights' files.
+    pub bytes: u64,
     /// Layers.
     pub layers: usize,
     /// Width of the encoder.
@@ -108,6 +115,14 @@ pub fn describe(dir: impl AsRef<Path>) -> Result<ModelInfo, FileError> {
             .to_string_lossy()
             .into(),
         dtype: model.dtypes().join(", "),
+        precision: match model.quantization() {
+            Some(_) => "int8".into(),
+            None => model.dtypes().join(", "),
+        },
+        kept_exact: model
+            .quantization()
+            .map_or(Vec::new(), |q| q.modules_to_not_convert.clone()),
+        bytes: model.file_bytes(),
         layers: net.layers,
         hidden: net.hidden,
         heads: net.heads,
@@ -226,11 +241,15 @@ impl fmt::Display for ModelInfo {
         )?;
         writeln!(
             f,
-            "  parameters  {:.2} M in {} ({})",
+            "  parameters  {:.2} M in {} ({}, {})",
             self.parameters as f64 / 1e6,
             self.weights,
-            self.dtype
+            self.precision,
+            readable_bytes(self.bytes)
         )?;
+        if !self.kept_exact.is_empty() {
+            writeln!(f, "  not in int8 {}", self.kept_exact.join(", "))?;
+        }
         writeln!(
             f,
             "  cost        {:.1} MFLOP a token forward, in texts of {}",

@@ -1,12 +1,15 @@
 //! A model directory: `config.json` and weights, as Hugging Face's tools have them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::dtype::Dtype;
 use super::error::FileError;
 use super::kind::ModelKind;
+use super::quantization::{Quantization, steps_of};
 use super::safetensors_file::{NamedTensor, write_safetensors};
-use super::tensors::TensorFile;
+use super::tensors::{Read, TensorFile};
 use crate::config::ElectraConfig;
 
 /// The names of weights, in the order in which they are looked for.
@@ -55,6 +58,9 @@ pub struct ModelDir {
     file: TensorFile,
     /// Present name to the name in the file.
     names: BTreeMap<String, String>,
+    quantization: Option<Quantization>,
+    /// Of weights in bytes, the name in the file to the steps of its rows.
+    steps: BTreeMap<String, Vec<f32>>,
 }
 
 impl ModelDir {
@@ -62,9 +68,13 @@ impl ModelDir {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
         let path = path.as_ref();
         let config = read_config(path)?;
+        let quantization = Quantization::of(&config, path)?;
         let file = TensorFile::open(weights_in(path)?)?;
+        let steps = read_steps(&file, quantization.is_some())?;
+        let steps_names: HashSet<String> = steps.keys().map(|weight| steps_of(weight)).collect();
+        let is_weight = |name: &&str| !is_stray(name) && !steps_names.contains(*name);
         let mut names = BTreeMap::new();
-        for stored in file.names().filter(|name| !is_stray(name)) {
+        for stored in file.names().filter(is_weight) {
             let present = present_name(stored);
             if let Some(other) = names.insert(present.clone(), stored.to_string()) {
                 let problem = format!("tensors {other} and {stored} are both {present}");
@@ -81,6 +91,8 @@ impl ModelDir {
             kind,
             file,
             names,
+            quantization,
+            steps,
         })
     }
 
@@ -112,6 +124,16 @@ impl ModelDir {
     /// A tensor's shape.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.file.shape(self.names.get(name)?)
+    }
+
+    /// How its weights are stored in bytes, where they are.
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref()
+    }
+
+    /// The length of its weights' files, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.file_bytes()
     }
 
     /// The element types of its tensors, each once.
@@ -153,7 +175,7 @@ impl ModelDir {
     }
 
     /// Read the wanted tensors, in their order: `out` is called with each one's number and its
-    /// values, row-major, all finite.
+    /// values, row-major, all finite. It holds one tensor at a time.
     ///
     /// Everything is checked before anything is read. Errors: a tensor missing that is not
     /// optional; another shape; NaN or infinity, named with its place.
@@ -162,6 +184,64 @@ impl ModelDir {
         wanted: &[Wanted],
         mut out: impl FnMut(usize, &[f32]),
     ) -> Result<LoadReport, FileError> {
+        let report = self.check(wanted)?;
+        let mut values = Vec::new();
+        for (i, want) in wanted.iter().enumerate() {
+            if let Some(stored) = self.names.get(want.name) {
+                self.read(stored, &mut values)?;
+                out(i, &values);
+            }
+        }
+        Ok(report)
+    }
+
+    /// Read the wanted tensors at once, each into its range of `values`, by as many threads as
+    /// pay. Ranges do not overlap and are as long as their tensors; of tensors that are missing
+    /// they keep what was there.
+    ///
+    /// Errors: those of [`ModelDir::load`].
+    ///
+    /// # Panics
+    /// Ranges that overlap or lie outside.
+    pub fn load_into(
+        &self,
+        wanted: &[(Wanted, Range<usize>)],
+        values: &mut [f32],
+    ) -> Result<LoadReport, FileError> {
+        let tensors: Vec<Wanted> = wanted.iter().map(|(want, _)| *want).collect();
+        let report = self.check(&tensors)?;
+        let mut order: Vec<&(Wanted, Range<usize>)> = wanted.iter().collect();
+        order.sort_by_key(|(_, range)| range.start);
+        let (mut reads, mut rest, mut end) = (Vec::new(), values, 0);
+        for (want, range) in order {
+            let tail = std::mem::take(&mut rest).split_at_mut(range.start - end).1;
+            let (out, tail) = tail.split_at_mut(range.len());
+            (rest, end) = (tail, range.end);
+            if let Some(stored) = self.names.get(want.name) {
+                let steps = self.steps.get(stored).map(Vec::as_slice);
+                reads.push(Read {
+                    name: stored,
+                    steps,
+                    out,
+                });
+            }
+        }
+        self.file.read_all(reads)?;
+        Ok(report)
+    }
+
+    /// Read one stored tensor, all finite.
+    fn read(&self, stored: &str, values: &mut Vec<f32>) -> Result<(), FileError> {
+        values.resize(self.file.elements(stored).unwrap_or(0), 0.0);
+        self.file.read_all(vec![Read {
+            name: stored,
+            steps: self.steps.get(stored).map(Vec::as_slice),
+            out: values,
+        }])
+    }
+
+    /// Compare what is wanted with what is there.
+    fn check(&self, wanted: &[Wanted]) -> Result<LoadReport, FileError> {
         let mut report = LoadReport::default();
         let mut needed = Vec::new();
         for want in wanted {
@@ -185,19 +265,9 @@ impl ModelDir {
                 names: needed,
             });
         }
-        let asked: std::collections::HashSet<&str> = wanted.iter().map(|w| w.name).collect();
+        let asked: HashSet<&str> = wanted.iter().map(|w| w.name).collect();
         let unexpected = self.names().filter(|name| !asked.contains(name));
         report.unexpected = unexpected.map(String::from).collect();
-
-        let mut values = Vec::new();
-        for (i, want) in wanted.iter().enumerate() {
-            let Some(stored) = self.names.get(want.name) else {
-                continue;
-            };
-            values.resize(self.file.elements(stored).unwrap_or(0), 0.0);
-            self.file.read_finite(stored, &mut values)?;
-            out(i, &values);
-        }
         Ok(report)
     }
 
@@ -206,11 +276,55 @@ impl ModelDir {
         let mut values = Vec::new();
         let mut found = Vec::new();
         for stored in self.names.values() {
-            values.resize(self.file.elements(stored).unwrap_or(0), 0.0);
-            found.extend(self.file.read_finite(stored, &mut values).err());
+            found.extend(self.read(stored, &mut values).err());
         }
         found
     }
+}
+
+/// The steps of every weight in bytes.
+fn read_steps(file: &TensorFile, quantized: bool) -> Result<BTreeMap<String, Vec<f32>>, FileError> {
+    let mut steps = BTreeMap::new();
+    let of_bytes = |name: &&str| file.dtype(name) == Some(Dtype::I8);
+    for weight in file.names().filter(of_bytes) {
+        let wrong = |problem: String| {
+            let problem = format!("tensor {weight} holds bytes, {problem}");
+            FileError::unsupported(file.path(), problem)
+        };
+        if !quantized {
+            let problem = "but the config.json beside it has no \"quantization_config\" of an int8 \
+                           model written by electra: it is another model's, or of a kind that is not \
+                           read";
+            return Err(wrong(problem.into()));
+        }
+        let name = steps_of(weight);
+        let rows = match file.shape(weight) {
+            Some([rows, _]) => *rows,
+            other => {
+                return Err(wrong(format!(
+                    "which only a matrix may; its shape is {other:?}"
+                )));
+            }
+        };
+        match (file.shape(&name), file.dtype(&name)) {
+            (Some([found]), Some(Dtype::F32)) if *found == rows => {}
+            (Some(found), Some(dtype)) => {
+                return Err(wrong(format!(
+                    "and its steps {name} have shape {found:?} in {dtype} instead of [{rows}] in \
+                     f32; export the model again"
+                )));
+            }
+            _ => {
+                return Err(wrong(format!(
+                    "and its steps {name} are missing; export the model again"
+                )));
+            }
+        }
+        let mut values = vec![0.0; rows];
+        file.read_finite(&name, &mut values)?;
+        steps.insert(weight.to_owned(), values);
+    }
+    Ok(steps)
 }
 
 /// Read a folder's `config.json`; where there is none, say what the folder is instead.

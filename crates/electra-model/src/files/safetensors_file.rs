@@ -87,6 +87,53 @@ pub fn write_safetensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = NamedTensor<'a>>,
 ) -> Result<(), FileError> {
+    let tensors: Vec<NamedTensor> = tensors.into_iter().collect();
+    let mut about = Vec::with_capacity(tensors.len());
+    for t in &tensors {
+        let elements = t.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if elements != Some(t.values.len()) {
+            return Err(FileError::BufferSize {
+                path: path.into(),
+                tensor: t.name.into(),
+                found: elements.unwrap_or(usize::MAX),
+                wanted: t.values.len(),
+            });
+        }
+        about.push(TensorHeader {
+            name: t.name.into(),
+            dtype: Dtype::F32,
+            shape: t.shape.into(),
+        });
+    }
+    let mut bytes = Vec::with_capacity(1 << 16);
+    write_tensors(path, &about, |i, out| {
+        for values in tensors[i].values.chunks(1 << 14) {
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+            out.write_all(&bytes).map_err(FileError::write(path))?;
+        }
+        Ok(())
+    })
+}
+
+/// What the header of a file says of a tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct TensorHeader {
+    pub name: String,
+    /// f32, bf16 or i8.
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+/// Writes a `.safetensors` of any types; `fill` writes the bytes of the tensor of a number, as many
+/// as its header says, and is asked for them in order.
+///
+/// Errors: a name twice; `fill`'s; the disk.
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: &[TensorHeader],
+    mut fill: impl FnMut(usize, &mut dyn Write) -> Result<(), FileError>,
+) -> Result<(), FileError> {
     #[derive(Serialize)]
     #[serde(untagged)]
     enum Entry<'a> {
@@ -99,28 +146,22 @@ pub fn write_safetensors<'a>(
             data_offsets: [usize; 2],
         },
     }
-    let tensors: Vec<NamedTensor> = tensors.into_iter().collect();
     let mut header = BTreeMap::new();
     header.insert("__metadata__", Entry::About { format: "pt" });
     let mut end = 0usize;
-    for t in &tensors {
-        let elements = t.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        if elements != Some(t.values.len()) {
-            return Err(FileError::BufferSize {
-                path: path.into(),
-                tensor: t.name.into(),
-                found: elements.unwrap_or(usize::MAX),
-                wanted: t.values.len(),
-            });
-        }
+    for t in tensors {
         let start = end;
-        end += 4 * t.values.len();
+        end += t.dtype.size() * t.shape.iter().product::<usize>();
         let entry = Entry::Tensor {
-            dtype: "F32",
-            shape: t.shape,
+            dtype: match t.dtype {
+                Dtype::Bf16 => "BF16",
+                Dtype::I8 => "I8",
+                _ => "F32",
+            },
+            shape: &t.shape,
             data_offsets: [start, end],
         };
-        if header.insert(t.name, entry).is_some() {
+        if header.insert(&t.name, entry).is_some() {
             let problem = format!("it would hold tensor {} twice", t.name);
             return Err(FileError::unsupported(path, problem));
         }
@@ -128,18 +169,20 @@ pub fn write_safetensors<'a>(
     let mut text = serde_json::to_vec(&header).map_err(|e| FileError::write(path)(e.into()))?;
     // The format asks for data aligned to eight bytes; spaces are part of the JSON.
     text.resize(text.len().next_multiple_of(8), b' ');
-    replace_file(path, |out| {
+    // Writing stops with an error of the system's kind; ours is kept beside it.
+    let mut failed = None;
+    let written = replace_file(path, |out| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
-        let mut chunk = Vec::with_capacity(1 << 16);
-        for t in &tensors {
-            for values in t.values.chunks(1 << 14) {
-                chunk.clear();
-                chunk.extend(values.iter().flat_map(|x| x.to_le_bytes()));
-                out.write_all(&chunk)?;
-            }
-        }
-        Ok(())
-    })
-    .map_err(|error| FileError::write(path)(error.source))
+        (0..tensors.len())
+            .try_for_each(|i| fill(i, out))
+            .map_err(|error| {
+                failed = Some(error);
+                std::io::ErrorKind::Other.into()
+            })
+    });
+    match (failed, written) {
+        (Some(error), _) => Err(error),
+        (None, written) => written.map_err(|error| FileError::write(path)(error.source)),
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use super::dtype::Dtype;
+use super::dtype::{Dtype, first_not_finite};
 use super::error::FileError;
 use super::mapped::MappedFile;
 use super::{pytorch, safetensors_file, sharded};
@@ -195,45 +196,216 @@ impl TensorFile {
         self.tensors.get(name).map(|t| t.elements)
     }
 
+    /// The length of all its files, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.files
+            .iter()
+            .map(|file| file.bytes().len() as u64)
+            .sum()
+    }
+
+    /// The tensor and its bytes from its first element on.
+    fn find(&self, name: &str) -> Result<(&Stored, &[u8]), FileError> {
+        let found = self
+            .tensors
+            .get(name)
+            .and_then(|t| Some((t, self.files.get(t.file)?.bytes().get(t.start..)?)));
+        found.ok_or_else(|| FileError::MissingTensors {
+            path: self.path.clone(),
+            names: vec![name.into()],
+        })
+    }
+
     /// Read a tensor into `out` (row-major, as long as the tensor), converted to f32.
     ///
     /// Errors: no such tensor; `out` of another length. NaN is not an error here, see
     /// [`TensorFile::read_finite`].
     pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), FileError> {
-        let (tensor, file) = self
-            .tensors
-            .get(name)
-            .and_then(|t| Some((t, self.files.get(t.file)?)))
-            .ok_or_else(|| FileError::MissingTensors {
-                path: self.path.clone(),
-                names: vec![name.into()],
-            })?;
-        if out.len() != tensor.elements {
-            return Err(FileError::BufferSize {
-                path: self.path.clone(),
-                tensor: name.into(),
-                found: tensor.elements,
-                wanted: out.len(),
-            });
-        }
-        let bytes = file.bytes().get(tensor.start..).unwrap_or_default();
+        let (tensor, bytes) = self.find(name)?;
+        self.check_len(name, tensor, out.len())?;
         gather(tensor.dtype, &tensor.shape, &tensor.strides, bytes, out);
         Ok(())
     }
 
+    fn check_len(&self, name: &str, tensor: &Stored, wanted: usize) -> Result<(), FileError> {
+        if wanted == tensor.elements {
+            return Ok(());
+        }
+        Err(FileError::BufferSize {
+            path: self.path.clone(),
+            tensor: name.into(),
+            found: tensor.elements,
+            wanted,
+        })
+    }
+
     /// [`TensorFile::read_f32`], and an error that names the first NaN or infinity.
     pub fn read_finite(&self, name: &str, out: &mut [f32]) -> Result<(), FileError> {
-        self.read_f32(name, out)?;
-        match out.iter().enumerate().find(|(_, x)| !x.is_finite()) {
+        self.read_all(vec![Read {
+            name,
+            steps: None,
+            out,
+        }])
+    }
+
+    /// Reads several tensors, large ones by several threads.
+    ///
+    /// Errors: those of [`TensorFile::read_finite`], of the first tensor that has one.
+    pub(crate) fn read_all(&self, reads: Vec<Read>) -> Result<(), FileError> {
+        let names: Vec<&str> = reads.iter().map(|read| read.name).collect();
+        let mut pieces = Vec::new();
+        for (number, read) in reads.into_iter().enumerate() {
+            let (tensor, bytes) = self.find(read.name)?;
+            self.check_len(read.name, tensor, read.out.len())?;
+            pieces.extend(Piece::of(number, tensor, bytes, read.steps, read.out));
+        }
+        match read_pieces(pieces) {
             None => Ok(()),
-            Some((index, &value)) => Err(FileError::NotFinite {
+            Some(bad) => Err(FileError::NotFinite {
                 path: self.path.clone(),
-                tensor: name.into(),
-                index,
-                value,
+                tensor: names[bad.number].into(),
+                index: bad.index,
+                value: bad.value,
             }),
         }
     }
+}
+
+/// A tensor to be read.
+pub(crate) struct Read<'a> {
+    /// Its name in the file.
+    pub name: &'a str,
+    /// Of a matrix in bytes, what each row is multiplied with.
+    pub steps: Option<&'a [f32]>,
+    /// As long as the tensor.
+    pub out: &'a mut [f32],
+}
+
+/// Elements that a thread converts at once.
+const PIECE: usize = 1 << 18;
+/// Elements that are converted and looked at while they are in the L1 cache.
+const BLOCK: usize = 1 << 12;
+/// Threads beyond which memory is no faster.
+const MOST_THREADS: usize = 8;
+
+/// Adjacent elements of a tensor.
+struct Piece<'a> {
+    /// Number of the tensor.
+    number: usize,
+    /// Number of the first element.
+    first: usize,
+    tensor: &'a Stored,
+    /// From the first element on.
+    bytes: &'a [u8],
+    /// Of whole rows in bytes.
+    steps: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+/// An element that is no number.
+struct Bad {
+    number: usize,
+    index: usize,
+    value: f32,
+}
+
+impl<'a> Piece<'a> {
+    fn of(
+        number: usize,
+        tensor: &'a Stored,
+        bytes: &'a [u8],
+        steps: Option<&'a [f32]>,
+        out: &'a mut [f32],
+    ) -> Vec<Self> {
+        let row = steps
+            .map_or(1, |steps| out.len() / steps.len().max(1))
+            .max(1);
+        let size = if contiguous(&tensor.shape).as_ref() == Some(&tensor.strides) {
+            PIECE.next_multiple_of(row)
+        } else {
+            out.len().max(1)
+        };
+        let cut = |(i, out): (usize, &'a mut [f32])| Piece {
+            number,
+            first: i * size,
+            tensor,
+            bytes: bytes
+                .get(i * size * tensor.dtype.size()..)
+                .unwrap_or_default(),
+            steps: steps.and_then(|steps| steps.get(i * size / row..(i * size + out.len()) / row)),
+            out,
+        };
+        out.chunks_mut(size).enumerate().map(cut).collect()
+    }
+
+    /// Reads the piece; gives the first element that is no number.
+    fn read(self) -> Option<Bad> {
+        let Stored {
+            dtype,
+            shape,
+            strides,
+            ..
+        } = self.tensor;
+        let strided = contiguous(shape).as_ref() != Some(strides);
+        if strided {
+            gather(*dtype, shape, strides, self.bytes, self.out);
+        }
+        let row = self
+            .steps
+            .map_or(BLOCK, |steps| self.out.len() / steps.len().max(1));
+        let row = row.max(1);
+        for (i, out) in self.out.chunks_mut(row).enumerate() {
+            if !strided {
+                let bytes = self.bytes.get(i * row * dtype.size()..).unwrap_or_default();
+                dtype.decode_run(bytes, out);
+            }
+            if let Some(step) = self.steps.and_then(|steps| steps.get(i)) {
+                out.iter_mut().for_each(|x| *x *= step);
+            }
+            if let Some(at) = first_not_finite(out) {
+                return Some(Bad {
+                    number: self.number,
+                    index: self.first + i * row + at,
+                    value: out[at],
+                });
+            }
+        }
+        None
+    }
+}
+
+/// Reads pieces; gives the first element that is no number.
+fn read_pieces(pieces: Vec<Piece>) -> Option<Bad> {
+    let elements: usize = pieces.iter().map(|piece| piece.out.len()).sum();
+    let threads = match elements / PIECE {
+        0 => 1,
+        worth => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(worth)
+            .min(MOST_THREADS),
+    };
+    let queue = Mutex::new(pieces.into_iter());
+    let first: Mutex<Option<Bad>> = Mutex::new(None);
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(piece) = next else { break };
+            if let Some(bad) = piece.read() {
+                let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+                let at = |bad: &Bad| (bad.number, bad.index);
+                if first.as_ref().is_none_or(|old| at(&bad) < at(old)) {
+                    *first = Some(bad);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    first.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Copy a strided tensor row-major; as deep as it has dimensions, which [`Stored::checked`] bounds.

@@ -1,9 +1,9 @@
 //! A loaded encoder without a head.
 
-use super::{BatchError, Workspace, check, load_values};
+use super::{BatchError, Workspace, check, load_params};
 use crate::config::ElectraConfig;
 use crate::encoder::{Encoder, EncoderArrays};
-use crate::files::{FileError, ModelDir, ModelKind};
+use crate::files::{FileError, ModelDir};
 use crate::init::initial_values;
 use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
@@ -29,11 +29,10 @@ impl<B: Backend> EncoderModel<B> {
         let config = dir.config().clone();
         let mut layout = ParamLayout::new();
         let network = Encoder::declare(&mut layout, &config);
-        let values = load_values(dir, ModelKind::Encoder, &layout)?;
         Ok(EncoderModel {
             config,
             network,
-            params: backend.params(&layout, &values),
+            params: load_params(backend, dir, &mut layout)?,
         })
     }
 

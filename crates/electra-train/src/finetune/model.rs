@@ -8,9 +8,11 @@ use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
 use electra_model::config::ElectraConfig;
 use electra_model::files::{FileError, ModelDir};
-use electra_model::heads::files::{TaskEntry, read_tasks, read_values};
+use electra_model::heads::HeadSpec;
+use electra_model::heads::files::{TaskEntry, read_tasks};
 use electra_model::heads::network::TaskNetwork;
 use electra_model::heads::step::TaskStep;
+use electra_model::inference::load_params;
 
 /// Why a model cannot do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -122,11 +124,14 @@ impl<B: Backend> TaskModel<B> {
     /// A model that was not fine-tuned; tensors that are missing, of another shape or not finite.
     pub fn load(backend: &mut B, dir: &ModelDir) -> Result<Self, FileError> {
         let specs: Vec<_> = read_tasks(dir)?.into_iter().map(|e| e.head).collect();
-        let network = TaskNetwork::new(dir.config(), &specs);
-        let values = read_values(dir, &network)?;
+        Self::with_heads(backend, dir, &specs)
+    }
+
+    fn with_heads(backend: &mut B, dir: &ModelDir, specs: &[HeadSpec]) -> Result<Self, FileError> {
+        let mut network = TaskNetwork::new(dir.config(), specs);
         Ok(TaskModel {
             config: dir.config().clone(),
-            params: backend.params(&network.layout, &values),
+            params: load_params(backend, dir, &mut network.layout)?,
             network,
             step: TaskStep::for_inference(),
         })
@@ -137,14 +142,7 @@ impl<B: Backend> TaskModel<B> {
     /// # Errors
     /// Tensors that are missing, of another shape or not finite.
     pub fn load_encoder(backend: &mut B, dir: &ModelDir) -> Result<Self, FileError> {
-        let network = TaskNetwork::new(dir.config(), &[]);
-        let values = read_values(dir, &network)?;
-        Ok(TaskModel {
-            config: dir.config().clone(),
-            params: backend.params(&network.layout, &values),
-            network,
-            step: TaskStep::for_inference(),
-        })
+        Self::with_heads(backend, dir, &[])
     }
 
     /// Sizes of the network.

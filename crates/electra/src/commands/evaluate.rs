@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         eprintln!("{} rows were left out as incomplete", reader.skipped());
     }
     labels.check(&examples)?;
-    let evaluation = args.device.run(Evaluate {
+    let evaluation = args.device.for_model(&dir).run(Evaluate {
         args: &args,
         dir: &dir,
         task: &task,

@@ -3,6 +3,7 @@
 pub mod bench;
 mod corpus;
 pub mod evaluate;
+pub mod export;
 pub mod finetune;
 pub mod info;
 mod models;

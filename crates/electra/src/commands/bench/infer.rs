@@ -60,7 +60,11 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         .batch
         .lengths(batch, 1..=config.max_position_embeddings)?;
     check_memory(&config, &lengths, batch)?;
-    args.device.run(Infer {
+    let device = match &dir {
+        Some(dir) => args.device.for_model(dir),
+        None => args.device.clone(),
+    };
+    device.run(Infer {
         batches: made_up::batches(&lengths, batch, config.vocab_size),
         args: &args,
         dir,

@@ -43,7 +43,7 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
             made_up::model(&scratch, &preset.networks(made_up::VOCABULARY)?.1)?
         }
     };
-    args.device.run(Load {
+    args.device.for_model(&ModelDir::open(&dir)?).run(Load {
         args: &args,
         dir: &dir,
         stop,

@@ -211,9 +211,10 @@ const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(32).expect("above 0");
 const TOKENS_A_TEXT: usize = 128;
 
 /// Runs the subcommand.
-pub fn run(args: Args) -> Result<ExitCode> {
+pub fn run(mut args: Args) -> Result<ExitCode> {
     let folder = models::folder(&args.model)?;
     let dir = ModelDir::open(&folder)?;
+    args.device = args.device.for_model(&dir);
     let kind = match args.task {
         Task::Detect => Some(ModelKind::Discriminator),
         Task::Fill => Some(ModelKind::Generator),
@@ -260,7 +261,7 @@ fn input_of(args: &Args) -> Result<(String, Box<dyn Read>)> {
 }
 
 /// The tokenizer beside a model, checked against its word table.
-fn tokenizer_of(dir: &ModelDir) -> Result<Tokenizer> {
+pub(super) fn tokenizer_of(dir: &ModelDir) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::load(dir.path(), None)?;
     let (tokens, rows) = (tokenizer.vocab_size(), dir.config().vocab_size);
     let path = dir.path().display();
