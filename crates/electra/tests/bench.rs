@@ -143,7 +143,7 @@ fn finetune_times_the_whole_step_on_ragged_batches() {
     let shape = ["finetune", "--preset", "tiny", "--batch", "2"];
     let line = bench_one(&[&shape[..], &["--lengths", &lengths, "--profile"]].concat());
     assert_contract(&line);
-    let parts = ["dropout", "attention_backward", "squared_norms", "adamw"];
+    let parts = ["dropout", "attention backward", "squared_norms", "adamw"];
     assert_phases(&line, &parts);
     // 17 tokens in two batches.
     let tokens = number(&line, "tokens_per_s") * number(&line, "ms") / 1e3;
