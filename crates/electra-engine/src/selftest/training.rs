@@ -101,7 +101,7 @@ fn initial(network: &Network) -> Vec<f32> {
     values
 }
 
-/// What [`STEPS`] steps of training put out on `backend`: losses and gradient norms by step, and
+/// What five steps of training put out on `backend`: losses and gradient norms by step, and
 /// the parameters at the end.
 pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
     let network = declare();

@@ -2,7 +2,7 @@
 //! model's.
 //!
 //! What a step computes is a function of the settings, the data, the trial's seed and the step's
-//! number. A checkpoint holds parameters, moments and [`State`]; what happens at the end of a trial
+//! number. A checkpoint holds parameters, moments and `State`; what happens at the end of a trial
 //! follows from the state, so that a run that is killed anywhere goes on as if it had not been.
 
 use super::job::{FinetuneJob, FinetuneJobError, Task};
