@@ -142,7 +142,7 @@ impl Default for TaskArgs {
 /// Which states make the vector of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Pooling {
-    /// That of [CLS]
+    /// That of the first token
     Cls,
     /// The mean of all
     Mean,
