@@ -3,6 +3,8 @@
 //! Each element of the result is summed over the depth in order, by itself, whatever stands
 //! around it; so neither the number of rows nor the split into tasks changes a bit.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::Tiles;
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 use std::marker::PhantomData;
@@ -120,6 +122,10 @@ impl Product {
     pub(crate) unsafe fn run(self, isa: Isa, form: Form) {
         assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
         assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() && form != Form::F32 {
+            return isa.run_bf16(Tiles(self, form));
+        }
         match form {
             Form::F32 => isa.run(Blocked::<F32>(self, PhantomData)),
             Form::Bf16 => isa.run_bf16(Blocked::<Bf16>(self, PhantomData)),

@@ -8,6 +8,8 @@ use super::simd::{Portable, Simd};
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 with BF16 and VNNI, and the matrix unit AMX for products of bf16 and of bytes.
+    Amx,
     /// AVX-512 (F, BW, DQ, VL) with its dot products of bf16 and of bytes (BF16, VNNI).
     Avx512Bf16,
     /// AVX-512 with its dot products of bytes alone.
@@ -22,7 +24,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set that there is, the best first.
-    const ALL: [Isa; 5] = [
+    const ALL: [Isa; 6] = [
+        Isa::Amx,
         Isa::Avx512Bf16,
         Isa::Avx512Vnni,
         Isa::Avx512,
@@ -39,6 +42,7 @@ impl Isa {
     fn is_here(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
         match self {
+            Isa::Amx => Isa::Avx512Bf16.is_here() && super::amx::is_here(),
             Isa::Avx512Bf16 => Isa::Avx512Vnni.is_here() && has!("avx512bf16"),
             Isa::Avx512Vnni => Isa::Avx512.is_here() && has!("avx512vnni"),
             Isa::Avx512 => {
@@ -58,6 +62,7 @@ impl Isa {
     /// The name that settings and reports use.
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Amx => "amx",
             Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Avx512Vnni => "avx512-vnni",
             Isa::Avx512 => "avx512",
@@ -73,7 +78,12 @@ impl Isa {
 
     /// Whether there are products of bf16.
     pub fn has_bf16(self) -> bool {
-        self == Isa::Avx512Bf16
+        matches!(self, Isa::Amx | Isa::Avx512Bf16)
+    }
+
+    /// Whether products of bf16 and of bytes are the matrix unit's.
+    pub(crate) fn has_tiles(self) -> bool {
+        self == Isa::Amx
     }
 
     /// Runs a kernel. Every `Isa` in a [`Cpu`](super::Cpu) is one of [`available`](Isa::available).
@@ -81,7 +91,7 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { avx512(kernel) },
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx2 => unsafe { avx2(kernel) },
@@ -106,7 +116,7 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe { avx512_vnni(kernel) },
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe { avx512_vnni(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx512 | Isa::Avx2 => unsafe { avx2(kernel) },

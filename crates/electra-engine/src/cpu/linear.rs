@@ -4,9 +4,7 @@ use super::buffer::Scratch;
 use super::clock::Part;
 use super::gemm::{Form, PANEL, Panels, Product, STRIP, Start};
 use super::isa::Isa;
-use super::pack::{
-    Columns, Source, pack_panel, pack_rows_bf16, pack_strip, quantize_rows, strip_words,
-};
+use super::pack::{Columns, Source, Strips, pack_panel, pack_rows_bf16, pack_strip, quantize_rows};
 use super::params::CpuParams;
 use super::view::{Shared, View, part};
 use super::{Cpu, Flat};
@@ -20,8 +18,8 @@ const MIN_TASKS: usize = 8;
 const SMALL: usize = 1 << 17;
 /// Tokens whose rows are packed together for a weight's gradient.
 const TOKEN_CHUNK: usize = 512;
-/// Strips of rows a task of a weight's gradient takes.
-const STRIPS: usize = 16;
+/// Rows that a task of a weight's gradient takes, about.
+const GRADIENT_ROWS: usize = 96;
 
 /// Rows of an activation as left side of a product.
 #[derive(Clone, Copy)]
@@ -195,7 +193,9 @@ impl Cpu {
     fn accumulate_outer(&mut self, dy: Source, x: Source, weight: Shared, bias: Shared) {
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let units = form.units(x.rows);
-        self.left.reserve(strip_words(dy.cols, units));
+        let layout = Strips::new(isa, form, units);
+        let count = dy.cols.div_ceil(layout.rows);
+        self.left.reserve(count * layout.words());
         self.right.reserve(Panels::words(units, x.cols));
         let left = Shared(self.left.as_ptr());
         let panels = Panels {
@@ -203,8 +203,9 @@ impl Cpu {
             depth: units,
             cols: x.cols,
         };
-        let groups = dy.cols.div_ceil(STRIPS * STRIP);
-        let strips = move |group: usize| part(dy.cols.div_ceil(STRIP), STRIPS, group);
+        let group = GRADIENT_ROWS.div_ceil(layout.rows);
+        let groups = count.div_ceil(group);
+        let strips = move |index: usize| part(count, group, index);
         self.pool.run(groups + panels.count(), |task, _| {
             let mut lap = clock.start();
             if task >= groups {
@@ -214,13 +215,13 @@ impl Cpu {
                 return;
             }
             for strip in strips(task) {
-                let columns = part(dy.cols, STRIP, strip);
-                let words = STRIP * units;
+                let columns = part(dy.cols, layout.rows, strip);
+                let words = layout.words();
                 // SAFETY: nobody writes to dy; the strip and its bias are this task's.
                 unsafe {
                     let to = left.slice_mut(strip * words, words);
                     let sums = bias.slice_mut(columns.start, columns.len());
-                    pack_strip(isa, form, dy, strip, to, Some(sums));
+                    pack_strip(isa, form, dy, layout, strip, to, sums);
                 }
             }
             lap.done(Part::Weights);
@@ -229,13 +230,13 @@ impl Cpu {
             let mut lap = clock.start();
             let panel = task / groups;
             for strip in strips(task % groups) {
-                let rows = part(dy.cols, STRIP, strip);
+                let rows = part(dy.cols, layout.rows, strip);
                 let product = Product {
                     rows: rows.len(),
                     depth: units,
-                    a: left.add(strip * STRIP * units),
-                    row_step: 1,
-                    unit_step: STRIP,
+                    a: left.add(strip * layout.words()),
+                    row_step: layout.row_step,
+                    unit_step: layout.unit_step,
                     b: panels,
                     first_unit: 0,
                     panels: panel..panel + 1,

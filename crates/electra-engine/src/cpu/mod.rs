@@ -3,6 +3,8 @@
 //! Each operator gives the same bits for any number of threads, and a row or sequence the same
 //! bits whatever else is in the batch: work is split by shape alone, and every sum has one order.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod attention_backward;
 mod buffer;

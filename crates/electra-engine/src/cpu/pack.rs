@@ -263,14 +263,47 @@ impl Kernel for PackRows<'_> {
     }
 }
 
-/// Words of the strips of `rows` rows and `units` units.
-pub(crate) fn strip_words(rows: usize, units: usize) -> usize {
-    rows.div_ceil(STRIP) * STRIP * units
+/// How the left side of a product lies whose depth runs over the rows of a source: strips of some
+/// of its columns, row `i` and unit `k` of each at `i · row_step + k · unit_step`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strips {
+    /// Columns of the source, which are rows of the left side.
+    pub(crate) rows: usize,
+    pub(crate) row_step: usize,
+    pub(crate) unit_step: usize,
+    units: usize,
 }
 
-/// Packs column `strip · 6` and the following of the source as six rows of a left side whose
-/// depth runs over the source's rows: row `i`, unit `k` at `k · 6 + i`. Adds the sums of the
-/// columns to `sums`, if given, of up to six elements.
+impl Strips {
+    /// Strips of a depth of `units`.
+    pub(crate) fn new(isa: Isa, form: Form, units: usize) -> Self {
+        if isa.has_tiles() && form == Form::Bf16 {
+            // The matrix unit reads rows; their distance is no power of two, so that they spread
+            // over the cache.
+            Strips {
+                rows: 2 * LANES,
+                row_step: units.next_multiple_of(LANES) + LANES,
+                unit_step: 1,
+                units,
+            }
+        } else {
+            Strips {
+                rows: STRIP,
+                row_step: 1,
+                unit_step: STRIP,
+                units,
+            }
+        }
+    }
+
+    /// Words of a strip.
+    pub(crate) fn words(&self) -> usize {
+        self.rows * self.row_step.max(self.units)
+    }
+}
+
+/// Packs strip `index` of the source. Adds the sums of its columns to `sums`, of as many elements as
+/// the strip has columns.
 ///
 /// # Safety
 /// The source can be read.
@@ -278,15 +311,20 @@ pub(crate) unsafe fn pack_strip(
     isa: Isa,
     form: Form,
     source: Source,
-    strip: usize,
+    strips: Strips,
+    index: usize,
     to: &mut [f32],
-    sums: Option<&mut [f32]>,
+    sums: &mut [f32],
 ) {
-    assert_eq!(to.len(), STRIP * form.units(source.rows));
+    let first = index * strips.rows;
+    let cols = source.cols.min(first + strips.rows);
+    assert!(strips.units == form.units(source.rows) && to.len() == strips.words());
+    assert!(first + sums.len() == cols);
     let kernel = PackStrip {
         form,
-        source,
-        first: strip * STRIP,
+        source: Source { cols, ..source },
+        first,
+        strips,
         to,
         sums,
     };
@@ -295,47 +333,103 @@ pub(crate) unsafe fn pack_strip(
 
 struct PackStrip<'a> {
     form: Form,
+    /// Its columns end where the strip does.
     source: Source,
     first: usize,
+    strips: Strips,
     to: &'a mut [f32],
-    sums: Option<&'a mut [f32]>,
+    sums: &'a mut [f32],
 }
 
 impl Kernel for PackStrip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) {
-        let source = Source {
-            cols: self.source.cols.min(self.first + STRIP),
-            ..self.source
-        };
-        let mut sums = S::splat(0.0);
-        for (unit, words) in self.to.chunks_exact_mut(STRIP).enumerate() {
-            // SAFETY: the caller of `pack_strip` says that the source can be read.
-            unsafe {
-                match self.form {
-                    Form::F32 => {
-                        let values = source.read::<S>(unit, self.first);
-                        sums = S::add(sums, values);
+    fn run<S: Simd>(mut self) {
+        let mut sums = [S::splat(0.0); 2];
+        let columns = self.columns();
+        // SAFETY: the caller of `pack_strip` says that the source can be read.
+        unsafe {
+            match (self.form, self.strips.unit_step) {
+                (Form::F32, _) => {
+                    for (unit, words) in self.to.chunks_exact_mut(STRIP).enumerate() {
+                        let values = self.source.read::<S>(unit, self.first);
+                        sums[0] = S::add(sums[0], values);
                         S::write(words, values);
                     }
-                    Form::Bf16 => {
-                        let (pairs, _) = source.zipped::<S>(2 * unit, self.first);
-                        S::write(words, pairs);
-                        if self.sums.is_some() {
-                            for row in [2 * unit, 2 * unit + 1] {
-                                sums = S::add(sums, source.values::<S>(row, self.first));
-                            }
-                        }
-                    }
-                    Form::Int8 => unreachable!("gradients have no bytes"),
                 }
+                (Form::Bf16, 1) => {
+                    for unit in (0..self.strips.units).step_by(LANES) {
+                        self.rows::<S>(unit, &mut sums);
+                    }
+                }
+                (Form::Bf16, _) => {
+                    for (unit, words) in self.to.chunks_exact_mut(STRIP).enumerate() {
+                        S::write(words, columns.unit::<S>(unit, &mut sums[..1]).0);
+                    }
+                }
+                (Form::Int8, _) => unreachable!("gradients have no bytes"),
             }
         }
-        if let Some(to) = self.sums {
+        for (to, sums) in self.sums.chunks_mut(LANES).zip(sums) {
             let before = S::read(to);
             S::write(to, S::add(before, sums));
+        }
+    }
+}
+
+/// The columns of a strip.
+#[derive(Clone, Copy)]
+struct StripColumns {
+    source: Source,
+    first: usize,
+}
+
+impl StripColumns {
+    /// Unit `unit` of up to thirty-two columns; adds their values to `sums`.
+    ///
+    /// # Safety
+    /// The source can be read.
+    #[inline(always)]
+    unsafe fn unit<S: Simd>(&self, unit: usize, sums: &mut [S::V]) -> (S::V, S::V) {
+        // SAFETY: as the caller says.
+        unsafe {
+            for row in [2 * unit, 2 * unit + 1] {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let values = self.source.values::<S>(row, self.first + i * LANES);
+                    *sum = S::add(*sum, values);
+                }
+            }
+            self.source.zipped::<S>(2 * unit, self.first)
+        }
+    }
+}
+
+impl PackStrip<'_> {
+    fn columns(&self) -> StripColumns {
+        StripColumns {
+            source: self.source,
+            first: self.first,
+        }
+    }
+
+    /// Sixteen units from `unit` on, to rows.
+    ///
+    /// # Safety
+    /// The source can be read.
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(&mut self, unit: usize, sums: &mut [S::V; 2]) {
+        let (columns, mut halves) = (self.columns(), [[S::splat(0.0); LANES]; 2]);
+        for i in 0..LANES.min(self.strips.units - unit) {
+            // SAFETY: as the caller says.
+            (halves[0][i], halves[1][i]) = unsafe { columns.unit::<S>(unit + i, sums) };
+        }
+        for (half, block) in halves.iter_mut().enumerate() {
+            S::transpose(block);
+            for (i, words) in block.iter().enumerate() {
+                let to = (half * LANES + i) * self.strips.row_step + unit;
+                S::write(&mut self.to[to..to + LANES], *words);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The multiply-add rate of one core, measured in registers: what products are compared with.
 
 use super::Precision;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::gemm::Form;
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
@@ -10,6 +12,9 @@ use std::time::Instant;
 /// Independent sums: enough to hide the latency of a multiply-add.
 const SUMS: usize = 12;
 const ROUNDS: usize = 2_000_000;
+/// Rounds of the matrix unit: as long.
+#[cfg(target_arch = "x86_64")]
+const TILE_ROUNDS: usize = 100_000;
 
 struct MultiplyAdd(Form);
 
@@ -52,11 +57,21 @@ impl Isa {
             Precision::F32 | Precision::Bf16 => Form::F32,
         };
         let mut best = f64::INFINITY;
-        for _ in 0..3 {
-            let start = Instant::now();
-            black_box(self.run_in(form, MultiplyAdd(form)));
-            best = best.min(start.elapsed().as_secs_f64());
+        let mut time = |work: &dyn Fn()| {
+            for _ in 0..3 {
+                let start = Instant::now();
+                work();
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+        };
+        #[cfg(target_arch = "x86_64")]
+        if self.has_tiles() && form != Form::F32 {
+            time(&|| amx::rounds(form, TILE_ROUNDS));
+            return (amx::round_operations(form) * TILE_ROUNDS) as f64 / best / 1e9;
         }
+        time(&|| {
+            black_box(self.run_in(form, MultiplyAdd(form)));
+        });
         let values = match form {
             Form::F32 => LANES,
             Form::Bf16 => 2 * LANES,

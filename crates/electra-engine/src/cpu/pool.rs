@@ -183,6 +183,7 @@ impl Pool {
             for index in 0..count {
                 task(index, &mut self.scratch);
             }
+            leave_caller();
             return;
         }
         let shared = &*self.shared;
@@ -207,6 +208,7 @@ impl Pool {
             }
         }
         shared.work(task, count, &mut self.scratch);
+        leave_caller();
         shared.door.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while shared.door.load(Ordering::Acquire) & INSIDE != 0 {
@@ -236,6 +238,12 @@ impl Pool {
             task(part(rows, size, index), scratch);
         });
     }
+}
+
+/// The caller's thread is not ours: others may set the matrix unit differently before the next run.
+fn leave_caller() {
+    #[cfg(target_arch = "x86_64")]
+    super::amx::release();
 }
 
 impl Drop for Pool {
