@@ -485,15 +485,12 @@ impl Kernel for Quantize<'_> {
             let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
             range.copy_from_slice(&[step, least]);
             let (scale, shift) = (S::splat(inverse), S::splat(least));
-            let byte = |x: &[f32], i: usize| {
-                let x = S::read(&x[x.len().min(i * LANES)..]);
-                S::round(S::mul(S::sub(x, shift), scale))
-            };
             for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
-                let all = [byte(x, 0), byte(x, 1), byte(x, 2), byte(x, 3)];
-                let zero = S::splat(0.0);
-                let cut = |v| S::min(S::max(v, zero), S::splat(255.0));
-                S::write(to, S::bytes(all.map(cut)));
+                let steps = |i: usize| {
+                    let x = S::read(&x[x.len().min(i * LANES)..]);
+                    S::mul(S::sub(x, shift), scale)
+                };
+                S::write(to, S::bytes([steps(0), steps(1), steps(2), steps(3)]));
             }
         }
     }

@@ -171,6 +171,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn bytes(values: [Self::V; 4]) -> Self::V {
+        // Both steps saturate; each works on halves of registers.
+        let pack = |[a, b]: [Self::V; 2]| {
+            op!({
+                let [a, b, c, d] = [a[0], a[1], b[0], b[1]].map(|v| _mm256_cvtps_epi32(v));
+                let (ab, cd) = (_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                let bytes = _mm256_packus_epi16(ab, cd);
+                _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(bytes, order))
+            })
+        };
+        let [a, b, c, d] = values;
+        [pack([a, b]), pack([c, d])]
+    }
+    #[inline(always)]
     fn dot_int8(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // Even and odd bytes apart, as i16: no sum of theirs overflows.
         let [acc, a, b] = [acc, a, b].map(|v| halves!(_mm256_castps_si256(v)));

@@ -242,11 +242,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn bytes(values: [__m512; 4]) -> __m512 {
         op!({
-            let [a, b, c, d] = values.map(|v| _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v)));
-            let words = _mm512_castsi128_si512(a);
-            let words = _mm512_inserti32x4::<1>(words, b);
-            let words = _mm512_inserti32x4::<2>(words, c);
-            _mm512_castsi512_ps(_mm512_inserti32x4::<3>(words, d))
+            let [a, b, c, d] = values.map(|v| _mm512_cvtps_epi32(v));
+            // Both steps saturate; each works on quarters of registers.
+            let halves = [_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)];
+            let bytes = _mm512_packus_epi16(halves[0], halves[1]);
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_castsi512_ps(_mm512_permutexvar_epi32(order, bytes))
         })
     }
     #[inline(always)]

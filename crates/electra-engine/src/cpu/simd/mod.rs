@@ -156,12 +156,12 @@ pub(crate) trait Simd: Copy + 'static {
     fn from_int(v: Self::V) -> Self::V {
         Self::read(&Self::lanes(v).map(|x| x.to_bits() as i32 as f32))
     }
-    /// The bytes of sixty-four whole numbers from 0 to 255.
+    /// The whole numbers nearest to sixty-four values, cut at 0 and 255, as bytes in a row.
     #[inline(always)]
     fn bytes(values: [Self::V; 4]) -> Self::V {
         let mut words = [0.0; LANES];
         for (values, words) in values.into_iter().zip(words.chunks_exact_mut(4)) {
-            for (four, word) in Self::lanes(values).chunks_exact(4).zip(words) {
+            for (four, word) in Self::lanes(Self::round(values)).chunks_exact(4).zip(words) {
                 let bytes = [four[0], four[1], four[2], four[3]].map(|x| x as u8);
                 *word = f32::from_bits(u32::from_le_bytes(bytes));
             }
