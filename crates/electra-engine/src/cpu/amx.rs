@@ -10,10 +10,11 @@
 //! by the same instructions wherever in a register it stands.
 
 use super::gemm::{Form, PANEL, Product, Start};
-use super::isa::Kernel;
+use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 use std::arch::asm;
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 /// Rows, and words of a row, of a register.
@@ -215,7 +216,7 @@ fn parts<S: Simd, U: Dot>(product: &Product) {
                 part.panels::<S, U>(0, whole, a, product.row_step);
             }
             for row in (whole..product.rows).step_by(BLOCK) {
-                part.packed::<S, U>(row);
+                Isa::Amx.run_bf16(Packed(&part, row, PhantomData::<U>));
             }
         }
         done += depth;
@@ -246,12 +247,25 @@ impl<const WORDS: usize> Room<WORDS> {
 /// cache.
 const PACKED_STEP: usize = DEPTH + SIDE;
 
+/// [`Part::packed`] as a kernel of its own: most products need no such memory.
+struct Packed<'a, U>(&'a Part<'a>, usize, PhantomData<U>);
+
+impl<U: Dot> Kernel for Packed<'_, U> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        // SAFETY: whoever makes the kernel vouches for the product's memory.
+        unsafe { self.0.packed::<S, U>(self.1) };
+    }
+}
+
 impl Part<'_> {
     /// Up to `BLOCK` rows from `row` on, through memory that is filled up with zeros.
     ///
     /// # Safety
     /// As for [`Product::run`].
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn packed<S: Simd, U: Dot>(&self, row: usize) {
         let mut room = MaybeUninit::<Room<{ BLOCK * PACKED_STEP }>>::uninit();
         let to = room.as_mut_ptr().cast::<f32>();
@@ -441,8 +455,9 @@ impl Part<'_> {
             let column = block.column + first;
             // SAFETY: as the caller says.
             unsafe {
-                let read = |from: *const f32| S::load_first(from.add(column), count);
-                let (steps, sums, bias) = (read(steps), read(sums), read(bias));
+                let steps = S::load_first(steps.add(column), count);
+                let sums = S::load_first(sums.add(column), count);
+                let bias = S::load_first(bias.add(column), count);
                 for row in block.row..block.row + block.rows {
                     let to = p.c.add(row * p.c_stride + column);
                     let least = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);

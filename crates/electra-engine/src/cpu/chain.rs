@@ -3,7 +3,7 @@
 //! residual sums with their norm, activations.
 
 use super::elementwise::activate;
-use super::gemm::{Form, PANEL, Product, STRIP};
+use super::gemm::{Form, PANEL, Product};
 use super::isa::{Isa, Kernel};
 use super::linear::Left;
 use super::norm;
@@ -13,10 +13,15 @@ use crate::backend::{Activation, LayerParams, LayerSpec, Norm};
 
 /// Words of a block's widest intermediate values: with a panel of weights they stay in the L2 cache.
 const BLOCK_WORDS: usize = 96 << 10;
+/// Rows of a block, at least and at most.
+const MIN_ROWS: usize = 24;
+const MAX_ROWS: usize = 96;
 
 /// Rows that are taken through a chain at once.
-pub(super) fn block_rows(spec: &LayerSpec) -> usize {
-    (BLOCK_WORDS / spec.intermediate.max(1) / STRIP * STRIP).clamp(4 * STRIP, 16 * STRIP)
+pub(super) fn block_rows(isa: Isa, form: Form, spec: &LayerSpec) -> usize {
+    let multiple = isa.row_multiple(form);
+    let rows = (BLOCK_WORDS / spec.intermediate.max(1)).clamp(MIN_ROWS, MAX_ROWS);
+    (rows / multiple).max(1) * multiple
 }
 
 /// A norm's parameters where kernels read them.

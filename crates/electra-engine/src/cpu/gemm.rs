@@ -334,8 +334,9 @@ impl Tile {
             {
                 for j in 0..VECTORS {
                     let at = first + j * LANES;
-                    let read = |from: *const f32| S::load_first(from.add(at), lanes(j));
-                    let (steps, sums, bias) = (read(steps), read(sums), read(bias));
+                    let steps = S::load_first(steps.add(at), lanes(j));
+                    let sums = S::load_first(sums.add(at), lanes(j));
+                    let bias = S::load_first(bias.add(at), lanes(j));
                     for i in 0..ROWS {
                         let least = S::fma(S::splat(*rows.add(2 * i + 1)), sums, bias);
                         let step = S::mul(S::splat(*rows.add(2 * i)), steps);

@@ -252,7 +252,7 @@ impl Cpu {
             form,
             attention: self.form,
             x: view,
-            block: block_rows(spec),
+            block: block_rows(self.isa, form, spec),
             clock: &self.clock,
         };
         let threads = self.pool.threads();

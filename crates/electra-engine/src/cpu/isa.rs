@@ -1,9 +1,9 @@
 //! Instruction sets: what the CPU has, and kernels compiled once for each.
 
-use super::gemm::Form;
+use super::gemm::{Form, STRIP};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
-use super::simd::{Portable, Simd};
+use super::simd::{LANES, Portable, Simd};
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,15 @@ impl Isa {
     /// Whether products of bf16 and of bytes are the matrix unit's.
     pub(crate) fn has_tiles(self) -> bool {
         self == Isa::Amx
+    }
+
+    /// Rows of a left side that tasks should take a multiple of.
+    pub(crate) fn row_multiple(self, form: Form) -> usize {
+        if self.has_tiles() && form != Form::F32 {
+            2 * LANES
+        } else {
+            STRIP
+        }
     }
 
     /// Runs a kernel. Every `Isa` in a [`Cpu`](super::Cpu) is one of [`available`](Isa::available).

@@ -85,7 +85,7 @@ impl Cpu {
             return;
         }
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
-        let block = block_rows(spec);
+        let block = block_rows(isa, form, spec);
         let blocks = tokens.div_ceil(block);
         self.pool.run(blocks, |task, scratch| {
             let rows = part(tokens, block, task);
@@ -290,7 +290,7 @@ impl Cpu {
             return;
         }
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
-        let block = block_rows(spec);
+        let block = block_rows(isa, form, spec);
         let blocks = tokens.div_ceil(block);
         self.left.reserve(blocks * 4 * hidden);
         let partial = Shared(self.left.as_ptr());
@@ -765,7 +765,8 @@ impl Kernel for ActivationGradient<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let (cols, form) = (self.tile.cols, self.z.form);
-        let slope = |z: S::V| activate::<S>(self.activation, self.accuracy, z);
+        // No closure here: one that is not inlined would lack the instruction set.
+        let (activation, accuracy) = (self.activation, self.accuracy);
         let lines = self.tile.values.chunks_exact(self.tile.stride);
         for (tile, row) in lines.zip(self.rows.clone()) {
             let tile = &tile[..cols];
@@ -778,8 +779,8 @@ impl Kernel for ActivationGradient<'_> {
                 let places = z.chunks_mut(LANES).zip(d.chunks_mut(LANES));
                 for (dy, (z, d)) in tile.chunks(2 * LANES).zip(places) {
                     let (first, second) = S::values_bf16(S::read(z));
-                    let (first, first_slope) = slope(first);
-                    let (second, second_slope) = slope(second);
+                    let (first, first_slope) = activate::<S>(activation, accuracy, first);
+                    let (second, second_slope) = activate::<S>(activation, accuracy, second);
                     S::write(z, S::row_bf16(first, second));
                     let high = S::read(&dy[dy.len().min(LANES)..]);
                     let low = S::mul(first_slope, S::read(dy));
@@ -788,7 +789,7 @@ impl Kernel for ActivationGradient<'_> {
             } else {
                 let places = z.chunks_mut(LANES).zip(d.chunks_mut(LANES));
                 for (dy, (z, d)) in tile.chunks(LANES).zip(places) {
-                    let (value, slope) = slope(S::read(z));
+                    let (value, slope) = activate::<S>(activation, accuracy, S::read(z));
                     S::write(z, value);
                     S::write(d, S::mul(slope, S::read(dy)));
                 }

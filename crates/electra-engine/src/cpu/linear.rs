@@ -2,7 +2,7 @@
 
 use super::buffer::Scratch;
 use super::clock::Part;
-use super::gemm::{Form, PANEL, Panels, Product, STRIP, Start};
+use super::gemm::{Form, PANEL, Panels, Product, Start};
 use super::isa::Isa;
 use super::pack::{Columns, Source, Strips, pack_panel, pack_rows_bf16, pack_strip, quantize_rows};
 use super::params::CpuParams;
@@ -125,7 +125,10 @@ impl Cpu {
         }
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
         let blocks = y.rows.div_ceil(ROW_BLOCK);
-        let block = y.rows.div_ceil(blocks).next_multiple_of(STRIP);
+        let block = y
+            .rows
+            .div_ceil(blocks)
+            .next_multiple_of(isa.row_multiple(form));
         let blocks = y.rows.div_ceil(block);
         let groups = if y.rows * x.cols * y.cols < SMALL {
             1

@@ -97,11 +97,13 @@ impl Source {
         unsafe {
             match self.form {
                 Form::Bf16 => S::zip_bf16(self.pairs::<S>(row, col), self.pairs::<S>(row + 1, col)),
-                _ => {
-                    let pair =
-                        |col| S::pair_bf16(self.read::<S>(row, col), self.read::<S>(row + 1, col));
-                    (pair(col), pair(col + LANES))
-                }
+                _ => (
+                    S::pair_bf16(self.read::<S>(row, col), self.read::<S>(row + 1, col)),
+                    S::pair_bf16(
+                        self.read::<S>(row, col + LANES),
+                        self.read::<S>(row + 1, col + LANES),
+                    ),
+                ),
             }
         }
     }
@@ -486,11 +488,12 @@ impl Kernel for Quantize<'_> {
             range.copy_from_slice(&[step, least]);
             let (scale, shift) = (S::splat(inverse), S::splat(least));
             for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
-                let steps = |i: usize| {
+                let mut steps = [S::splat(0.0); 4];
+                for (i, steps) in steps.iter_mut().enumerate() {
                     let x = S::read(&x[x.len().min(i * LANES)..]);
-                    S::mul(S::sub(x, shift), scale)
-                };
-                S::write(to, S::bytes([steps(0), steps(1), steps(2), steps(3)]));
+                    *steps = S::mul(S::sub(x, shift), scale);
+                }
+                S::write(to, S::bytes(steps));
             }
         }
     }

@@ -172,18 +172,21 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn bytes(values: [Self::V; 4]) -> Self::V {
-        // Both steps saturate; each works on halves of registers.
-        let pack = |[a, b]: [Self::V; 2]| {
-            op!({
-                let [a, b, c, d] = [a[0], a[1], b[0], b[1]].map(|v| _mm256_cvtps_epi32(v));
-                let (ab, cd) = (_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+        let mut packed = [op!(_mm256_setzero_ps()); 2];
+        for (packed, [a, b]) in packed
+            .iter_mut()
+            .zip([[values[0], values[1]], [values[2], values[3]]])
+        {
+            // Both steps saturate; each works on halves of registers.
+            *packed = op!({
+                let a = _mm256_packs_epi32(_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1]));
+                let b = _mm256_packs_epi32(_mm256_cvtps_epi32(b[0]), _mm256_cvtps_epi32(b[1]));
                 let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                let bytes = _mm256_packus_epi16(ab, cd);
+                let bytes = _mm256_packus_epi16(a, b);
                 _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(bytes, order))
-            })
-        };
-        let [a, b, c, d] = values;
-        [pack([a, b]), pack([c, d])]
+            });
+        }
+        packed
     }
     #[inline(always)]
     fn dot_int8(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {

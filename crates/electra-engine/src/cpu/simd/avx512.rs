@@ -205,10 +205,11 @@ impl Simd for Avx512 {
     fn values_bf16(pairs: __m512) -> (__m512, __m512) {
         op!({
             let words = _mm512_castps_si512(pairs);
-            let wide = |half| _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
+            let first = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(words));
+            let second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(words));
             (
-                _mm512_castsi512_ps(wide(_mm512_castsi512_si256(words))),
-                _mm512_castsi512_ps(wide(_mm512_extracti64x4_epi64::<1>(words))),
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(first)),
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(second)),
             )
         })
     }
@@ -219,11 +220,12 @@ impl Simd for Avx512 {
         const SECOND: [u16; 32] = zip_order(16);
         op!({
             let (low, high) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
-            let zip = |order: &[u16; 32]| {
-                let order = _mm512_loadu_epi16(order.as_ptr().cast());
-                _mm512_castsi512_ps(_mm512_permutex2var_epi16(low, order, high))
-            };
-            (zip(&FIRST), zip(&SECOND))
+            let first = _mm512_loadu_epi16(FIRST.as_ptr().cast());
+            let second = _mm512_loadu_epi16(SECOND.as_ptr().cast());
+            (
+                _mm512_castsi512_ps(_mm512_permutex2var_epi16(low, first, high)),
+                _mm512_castsi512_ps(_mm512_permutex2var_epi16(low, second, high)),
+            )
         })
     }
 
@@ -242,10 +244,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn bytes(values: [__m512; 4]) -> __m512 {
         op!({
-            let [a, b, c, d] = values.map(|v| _mm512_cvtps_epi32(v));
+            let [a, b, c, d] = values;
             // Both steps saturate; each works on quarters of registers.
-            let halves = [_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)];
-            let bytes = _mm512_packus_epi16(halves[0], halves[1]);
+            let ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+            let cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+            let bytes = _mm512_packus_epi16(ab, cd);
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             _mm512_castsi512_ps(_mm512_permutexvar_epi32(order, bytes))
         })
