@@ -154,6 +154,9 @@ pub const MAY_CHANGE: &[&str] = &[
     "save_checkpoints_steps",
     "keep_checkpoint_max",
     "max_skipped_steps",
+    // Of the job, not of the configuration: a probe changes nothing of the run.
+    "probe",
+    "probe_steps",
 ];
 
 impl PretrainConfig {

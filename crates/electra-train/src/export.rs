@@ -67,6 +67,17 @@ fn tensors(layout: &ParamLayout, network: Network) -> impl Iterator<Item = Tenso
     })
 }
 
+/// The values of one of the network's tensors, by its name in a model's file.
+pub(crate) fn tensor<'v>(
+    network: Network,
+    layout: &ParamLayout,
+    values: &'v [f32],
+    name: &str,
+) -> Option<&'v [f32]> {
+    let found = tensors(layout, network).find(|t| t.name == name)?;
+    Some(&values[found.range])
+}
+
 /// Writes one network of the flat array `values` to `dir`, without its tokenizer.
 pub fn write_network(
     dir: &Path,

@@ -3,6 +3,8 @@
 
 use crate::config::{ExampleKind, PretrainConfig, PretrainConfigError};
 use crate::export::{Network, hash_network, read_network};
+use crate::finetune::config::FinetuneConfig;
+use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
 use crate::progress::available_memory_bytes;
 use crate::run_dir::{RUN_FILE, RunDirError, RunFile};
 use electra_data::examples::{Builder, ExampleError, ExampleOptions, Examples, Split};
@@ -149,6 +151,15 @@ impl InitFrom {
 /// The name of the models in the settings of a run.
 const INIT_FROM: &str = "init_from";
 
+/// Tasks that tell during pre-training what the encoder is worth.
+#[derive(Debug)]
+pub struct Probes {
+    /// One task each.
+    pub jobs: Vec<FinetuneJob>,
+    /// Steps from one probing to the next.
+    pub steps: u64,
+}
+
 /// Everything a run works on.
 #[derive(Debug)]
 pub struct PretrainJob {
@@ -168,6 +179,8 @@ pub struct PretrainJob {
     pub train: Loader,
     /// Batches to evaluate on, in order.
     pub held_out: Option<Loader>,
+    /// Tasks to probe the encoder with.
+    probes: Option<Probes>,
     init_from: Option<InitFrom>,
     /// What the run records of the models to begin with, discriminator and generator.
     given: [Option<ModelRecord>; 2],
@@ -295,6 +308,7 @@ impl PretrainJob {
             tokenizer,
             train,
             held_out,
+            probes: None,
             init_from,
             given,
         };
@@ -305,6 +319,56 @@ impl PretrainJob {
         }
     }
 
+    /// Probes the encoder with these tasks every `steps` steps (0: at the end alone), and at the end.
+    ///
+    /// # Errors
+    /// A [`FinetuneJobError`]: of the data of a task, or a task that is given twice.
+    pub fn set_probes(
+        &mut self,
+        files: Vec<TaskFiles>,
+        steps: u64,
+    ) -> Result<(), FinetuneJobError> {
+        let mut jobs: Vec<FinetuneJob> = Vec::with_capacity(files.len());
+        for file in files {
+            let config = FinetuneConfig {
+                seed: self.config.seed,
+                ..FinetuneConfig::default()
+            };
+            let start = Start::Scratch(self.encoder_config().clone());
+            let job = FinetuneJob::open(config, start, self.tokenizer.clone(), vec![file])?;
+            let name = &job.tasks[0].spec.name;
+            if jobs.iter().any(|other| other.tasks[0].spec.name == *name) {
+                return Err(FinetuneJobError::Options(format!(
+                    "the probe {name} is given twice"
+                )));
+            }
+            jobs.push(job);
+        }
+        self.probes = (!jobs.is_empty()).then_some(Probes { jobs, steps });
+        Ok(())
+    }
+
+    /// The tasks to probe with, if there are any.
+    pub fn probes(&self) -> Option<&Probes> {
+        self.probes.as_ref()
+    }
+
+    /// The network whose encoder the run is for: the discriminator, or the generator where that is
+    /// trained alone.
+    pub fn main_network(&self) -> Network {
+        match self.networks.discriminator {
+            Some(_) => Network::Discriminator,
+            None => Network::Generator,
+        }
+    }
+
+    fn encoder_config(&self) -> &ElectraConfig {
+        match self.main_network() {
+            Network::Discriminator => &self.discriminator_config,
+            Network::Generator => &self.generator_config,
+        }
+    }
+
     /// Every setting that decides the outcome, for the run directory: two runs with the same are
     /// one run.
     pub fn settings(&self, precision: &str) -> Map<String, Value> {
@@ -312,6 +376,14 @@ impl PretrainJob {
         settings.insert("data".into(), self.fingerprint.clone().into());
         settings.insert("tokenizer".into(), self.tokenizer.hash().into());
         settings.insert("precision".into(), precision.into());
+        if let Some(probes) = &self.probes {
+            let tasks = probes.jobs.iter().map(|job| {
+                let name = job.tasks[0].spec.name.clone();
+                (name, job.fingerprint().into())
+            });
+            settings.insert("probe".into(), tasks.collect::<Map<_, _>>().into());
+            settings.insert("probe_steps".into(), probes.steps.into());
+        }
         if self.init_from.is_some() {
             let [discriminator, generator] = &self.given;
             let models = json!({ "discriminator": discriminator, "generator": generator });

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use electra_model::files::atomic::{WriteError, replace_file};
@@ -189,6 +190,58 @@ impl EvalMetrics {
     }
 }
 
+/// Scores of the probe tasks: of copies of the encoder, fine-tuned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+pub struct ProbeMetrics {
+    /// Training steps done.
+    pub step: u64,
+    /// By `TASK_SCORE`, `sst2_accuracy` for one, in their order. In the file every name is prefixed
+    /// with `probe_`.
+    pub scores: Vec<(String, f64)>,
+}
+
+/// Prefix of a probe's scores in the file.
+const PROBE: &str = "probe_";
+
+impl TryFrom<Map<String, Value>> for ProbeMetrics {
+    type Error = String;
+
+    fn try_from(line: Map<String, Value>) -> Result<Self, String> {
+        let mut probe = ProbeMetrics::default();
+        for (name, value) in line {
+            match name.strip_prefix(PROBE) {
+                Some(name) => {
+                    let score = match value {
+                        Value::Null => Some(f64::NAN),
+                        value => value.as_f64(),
+                    };
+                    let score = score.ok_or_else(|| format!("{name} is no number"))?;
+                    probe.scores.push((name.to_owned(), score));
+                }
+                None if name == "step" => {
+                    probe.step = value.as_u64().ok_or("step is no whole number")?;
+                }
+                None => return Err(format!("{name} is no score of a probe")),
+            }
+        }
+        match probe.step > 0 && !probe.scores.is_empty() {
+            true => Ok(probe),
+            false => Err("step or scores are missing".into()),
+        }
+    }
+}
+
+impl From<ProbeMetrics> for Map<String, Value> {
+    fn from(probe: ProbeMetrics) -> Self {
+        let scores = probe.scores.into_iter();
+        let scores = scores.map(|(name, score)| (format!("{PROBE}{name}"), score.into()));
+        std::iter::once(("step".to_owned(), probe.step.into()))
+            .chain(scores)
+            .collect()
+    }
+}
+
 /// One line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -197,6 +250,8 @@ pub enum MetricsLine {
     Step(StepMetrics),
     /// An evaluation line.
     Eval(EvalMetrics),
+    /// Scores of probes.
+    Probe(ProbeMetrics),
 }
 
 impl MetricsLine {
@@ -205,6 +260,7 @@ impl MetricsLine {
         match self {
             Self::Step(line) => line.step,
             Self::Eval(line) => line.step,
+            Self::Probe(line) => line.step,
         }
     }
 }
@@ -279,6 +335,14 @@ impl MetricsLog {
     /// # Errors
     /// [`MetricsLogError::Write`].
     pub fn eval(&mut self, line: &EvalMetrics) -> Result<(), MetricsLogError> {
+        self.append(serde_json::to_vec(line))
+    }
+
+    /// Appends the scores of probes. After a kill of the process they are in the file.
+    ///
+    /// # Errors
+    /// [`MetricsLogError::Write`].
+    pub fn probe(&mut self, line: &ProbeMetrics) -> Result<(), MetricsLogError> {
         self.append(serde_json::to_vec(line))
     }
 }

@@ -5,10 +5,11 @@
 
 use crate::checkpoint::{CheckpointError, CheckpointStore};
 use crate::config::MAY_CHANGE;
-use crate::export::{Network, write_network};
+use crate::export::{Network, tensor, write_network};
+use crate::finetune::probe::probe;
 use crate::interrupt::StopFlag;
 use crate::job::{JobError, PretrainJob};
-use crate::metrics_log::{EvalMetrics, MetricsLine, MetricsLog, MetricsLogError};
+use crate::metrics_log::{EvalMetrics, MetricsLine, MetricsLog, MetricsLogError, ProbeMetrics};
 use crate::progress::{Observer, Speed, StepLine, peak_memory_bytes};
 use crate::report::{Report, ReportError};
 use crate::run_dir::{Opening, RunDir, RunDirError, RunSettings};
@@ -214,6 +215,10 @@ impl<'a, B: Backend> Run<'a, B> {
             ..Report::default()
         };
         report.extend(history.lines);
+        let probes = job.probes().map_or(&[][..], |probes| &probes.jobs);
+        for note in probes.iter().flat_map(|job| &job.tasks[0].notes) {
+            context.observer.on_message(&format!("probe {note}"));
+        }
         let run = Run {
             job,
             backend,
@@ -246,6 +251,10 @@ impl<'a, B: Backend> Run<'a, B> {
             first,
         );
         let mut last_eval = self.report.eval.last().cloned();
+        // A probe that was interrupted.
+        if self.probe_is_due(first) && !self.probe(first)? {
+            return Ok(Outcome::Interrupted(first));
+        }
         if first >= total {
             self.context
                 .observer
@@ -299,11 +308,81 @@ impl<'a, B: Backend> Run<'a, B> {
                 self.report.extend([MetricsLine::Eval(metrics.clone())]);
                 last_eval = Some(metrics);
             }
-            if step % config.save_checkpoints_steps == 0 || step == total {
+            let probed = !self.probe_is_due(step) || self.probe(step)?;
+            if step % config.save_checkpoints_steps == 0 || step == total || !probed {
                 self.save(step)?;
+            }
+            if !probed {
+                return Ok(Outcome::Interrupted(step));
             }
         }
         Ok(Outcome::Finished(last_eval))
+    }
+
+    /// Whether `step` is one after which the encoder is probed, and no scores of it are there.
+    fn probe_is_due(&self, step: u64) -> bool {
+        let Some(probes) = self.job.probes() else {
+            return false;
+        };
+        let every = probes.steps;
+        let at = step == self.job.config.num_train_steps
+            || (every > 0 && step > 0 && step.is_multiple_of(every));
+        let newest = self.report.probes.last().map(|line| line.step);
+        at && newest.is_none_or(|newest| newest < step)
+    }
+
+    /// Fine-tunes a copy of the encoder for each probe task; `false` if it was asked to stop
+    /// meanwhile.
+    fn probe(&mut self, step: u64) -> Result<bool, PretrainError> {
+        let (job, stop) = (self.job, self.context.stop);
+        let jobs = job.probes().map_or(&[][..], |probes| &probes.jobs);
+        let (network, layout) = (job.main_network(), &job.networks.layout);
+        let results = self.trainer.lend(self.backend, |backend, params| {
+            let mut values = vec![0.0; layout.len()];
+            backend.read_params(params, &mut values);
+            let encoder = |name: &str| tensor(network, layout, &values, name);
+            let probed = jobs.iter().map(|job| {
+                let task = job.tasks[0].spec.name.as_str();
+                (task, probe(backend, job, encoder, stop))
+            });
+            probed.collect::<Vec<_>>()
+        });
+        let mut metrics = ProbeMetrics {
+            step,
+            scores: Vec::new(),
+        };
+        for (task, result) in results {
+            match result {
+                Ok(Some(scores)) => metrics.scores.extend(
+                    scores
+                        .into_iter()
+                        .map(|(name, score)| (format!("{task}_{name}"), score)),
+                ),
+                Ok(None) => return Ok(false),
+                // Nothing that a probe does is worth losing a run for.
+                Err(problem) => {
+                    let message = format!("the probe {task} at step {step} failed: {problem}");
+                    self.context.observer.on_message(&message);
+                }
+            }
+        }
+        if metrics.scores.is_empty() {
+            return Ok(true);
+        }
+        let mut message = format!("probe at step {step}:");
+        for (name, score) in &metrics.scores {
+            message += &format!("  {name} {score:.4}");
+        }
+        self.context.observer.on_message(&message);
+        let scalars: Vec<(&str, f32)> = metrics
+            .scores
+            .iter()
+            .map(|(name, score)| (name.as_str(), *score as f32))
+            .collect();
+        self.events.scalars("probe", step, &scalars)?;
+        self.log.probe(&metrics)?;
+        self.report.extend([MetricsLine::Probe(metrics)]);
+        Ok(true)
     }
 
     /// Says that a step was skipped because `place` was not finite; too many in a row are an error.

@@ -81,6 +81,17 @@ impl<'a, B: Backend> Trainer<'a, B> {
         }
     }
 
+    /// Lends the backend to `work`, with the parameters as they are: arrays of steps are made anew
+    /// afterwards, so it may release all that there are.
+    pub fn lend<R>(&mut self, backend: &mut B, work: impl FnOnce(&mut B, &B::Params) -> R) -> R {
+        let result = work(backend, &self.training.params);
+        backend.release_arrays();
+        self.arrays = PretrainingStep::new();
+        self.arrays
+            .reserve(backend, &self.job.networks, self.job.capacity());
+        result
+    }
+
     /// One step: `index` steps are done. A step whose loss or gradient is not finite changes no
     /// parameter.
     pub fn step(&mut self, backend: &mut B, index: u64, lr: f64) -> Result<Stepped, ExampleError> {

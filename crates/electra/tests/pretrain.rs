@@ -278,6 +278,35 @@ fn wrong_settings_are_named() {
 }
 
 #[test]
+fn probes_are_recorded_and_wrong_ones_named() {
+    let (dir, shards) = corpus();
+    let labelled = path(&dir, "labelled.tsv");
+    let row = |i: usize| format!("word{} word{}\t{}\n", i % 50, i * 7 % 50, i % 2);
+    fs::write(&labelled, (0..100).map(row).collect::<String>()).expect("a file");
+    let out = path(&dir, "run");
+    for (probe, code, parts) in [
+        ("sst2", 2, vec!["TASK=FILE", "sst2"]),
+        ("sst2=", 2, vec!["TASK=FILE"]),
+        ("sst3=x.tsv", 1, vec!["--probe sst3", "sst2"]),
+        ("sst2=nowhere.tsv", 1, vec!["--probe", "nowhere.tsv"]),
+    ] {
+        pretrain(&shards, &out, &["--probe", probe]).fails(code, &parts);
+        assert!(!Path::new(&out).exists(), "{probe}");
+    }
+    pretrain(&shards, &out, &["--probe_steps", "5"]).fails(2, &["--probe"]);
+    let probe = format!("sst2={labelled}");
+    let ran = pretrain(&shards, &out, &["--probe", &probe, "--probe-steps", "25"]);
+    ran.says(&["held out", "probe at step 50:", "sst2_accuracy"]);
+    ran.ok();
+    let steps: Vec<u64> = metrics(&out)
+        .iter()
+        .filter(|line| line["probe_sst2_accuracy"].is_number())
+        .filter_map(|line| line["step"].as_u64())
+        .collect();
+    assert_eq!(steps, [25, 50, STEPS]);
+}
+
+#[test]
 fn wrong_data_is_named() {
     let (dir, shards) = corpus();
     let out = path(&dir, "run");

@@ -422,9 +422,11 @@ impl PackStrip<'_> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&mut self, unit: usize, sums: &mut [S::V; 2]) {
         let (columns, mut halves) = (self.columns(), [[S::splat(0.0); LANES]; 2]);
-        for i in 0..LANES.min(self.strips.units - unit) {
+        let [first, second] = &mut halves;
+        let places = first.iter_mut().zip(second.iter_mut());
+        for (i, (first, second)) in places.take(self.strips.units - unit).enumerate() {
             // SAFETY: as the caller says.
-            (halves[0][i], halves[1][i]) = unsafe { columns.unit::<S>(unit + i, sums) };
+            (*first, *second) = unsafe { columns.unit::<S>(unit + i, sums) };
         }
         for (half, block) in halves.iter_mut().enumerate() {
             S::transpose(block);

@@ -3,6 +3,9 @@
 
 use super::config::{ClassWeights, FinetuneConfig, FinetuneConfigError};
 use super::model::check_fit;
+use super::plan::Plan;
+use super::trainer::StepSettings;
+use crate::schedule::Schedule;
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, LabelColumn, LabelSet,
     OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
@@ -216,6 +219,48 @@ impl FinetuneJob {
         settings.insert("tokenizer".into(), self.tokenizer.hash().into());
         settings.insert("precision".into(), precision.into());
         settings
+    }
+
+    /// Which examples each step of a trial with `seed` learns from.
+    pub fn plan(&self, seed: u64) -> Plan {
+        let config = &self.config;
+        let epochs = |task: &Task| f64::from(task.spec.epochs);
+        let longest = self.tasks.iter().map(epochs).fold(1.0, f64::max);
+        Plan::new(
+            &self.tasks,
+            seed,
+            config.shots,
+            config.train_batch_size,
+            config.num_train_epochs.unwrap_or(longest),
+            config.evals_per_epoch,
+        )
+    }
+
+    /// How steps are taken.
+    pub fn step_settings(&self) -> StepSettings {
+        let config = &self.config;
+        StepSettings {
+            weight_decay_rate: config.weight_decay_rate,
+            layerwise_lr_decay: config.layerwise_lr_decay.unwrap_or(1.0),
+            parts: config.gradient_accumulation_steps,
+            compat_google: config.compat_google(),
+        }
+    }
+
+    /// Learning rates of a trial.
+    pub fn schedule(&self, plan: &Plan) -> Schedule {
+        let config = &self.config;
+        Schedule {
+            learning_rate: config.learning_rate.unwrap_or(1e-4),
+            warmup_steps: (plan.total_steps as f64 * config.warmup_proportion) as u64,
+            total_steps: plan.total_steps,
+            decay_power: 1.0,
+        }
+    }
+
+    /// What identifies the examples: equal for equal ones.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Tokens of an ordinary micro-batch of a task.

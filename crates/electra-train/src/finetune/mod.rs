@@ -9,6 +9,7 @@ pub mod lines;
 pub mod model;
 pub mod outputs;
 pub mod plan;
+pub mod probe;
 pub mod report;
 pub mod results;
 pub mod run;

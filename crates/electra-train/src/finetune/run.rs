@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::report::FinetuneReport;
 use super::results::{Summary, Trial};
 use super::score::{Evaluation, NamedScores, evaluate};
-use super::trainer::{StepSettings, Trainer};
+use super::trainer::Trainer;
 use crate::checkpoint::{CheckpointError, CheckpointStore};
 use crate::finetune::config::MAY_CHANGE;
 use crate::metrics_log::{MetricsLog, MetricsLogError, StepMetrics};
@@ -22,10 +22,9 @@ use crate::report::ReportError;
 use crate::run_dir::{Opening, RunDir, RunDirError, RunSettings};
 use crate::schedule::Schedule;
 use crate::tensorboard::TensorBoardLog;
-use electra_data::tasks::{Features, Metric, TaskError};
+use electra_data::tasks::{Metric, TaskError};
 use electra_data::tokenizer::TokenizerError;
 use electra_engine::backend::Backend;
-use electra_engine::rng::Rng;
 use electra_model::files::atomic::{WriteError, replace_file};
 use electra_model::files::{FileError, ModelDir};
 use electra_model::heads::files::{read_values, write_task_model};
@@ -292,16 +291,7 @@ impl<'a, B: Backend> Run<'a, B> {
     fn trial(&mut self, arrays: Option<Arrays>) -> Result<Option<u64>, FinetuneError> {
         let (job, seed) = (self.job, self.seed());
         let config = &job.config;
-        let epochs = |task: &Task| f64::from(task.spec.epochs);
-        let longest = job.tasks.iter().map(epochs).fold(1.0, f64::max);
-        let plan = Plan::new(
-            &job.tasks,
-            seed,
-            config.shots,
-            config.train_batch_size,
-            config.num_train_epochs.unwrap_or(longest),
-            config.evals_per_epoch,
-        );
+        let plan = job.plan(seed);
         let [params, first, second] = match arrays {
             Some(arrays) => arrays,
             None => {
@@ -309,25 +299,14 @@ impl<'a, B: Backend> Run<'a, B> {
                 [job.initial_values(seed)?, zeros(), zeros()]
             }
         };
-        let settings = StepSettings {
-            weight_decay_rate: config.weight_decay_rate,
-            layerwise_lr_decay: config.layerwise_lr_decay.unwrap_or(1.0),
-            parts: config.gradient_accumulation_steps,
-            compat_google: config.compat_google(),
-        };
         let mut trainer = Trainer::new(
             self.backend,
             &job.network,
-            settings,
+            job.step_settings(),
             [&params, &first, &second],
         );
         drop((params, first, second));
-        let schedule = Schedule {
-            learning_rate: config.learning_rate.unwrap_or(1e-4),
-            warmup_steps: (plan.total_steps as f64 * config.warmup_proportion) as u64,
-            total_steps: plan.total_steps,
-            decay_power: 1.0,
-        };
+        let schedule = job.schedule(&plan);
         let mut speed = Speed::start(
             SPEED_WINDOW,
             self.state.seconds,
@@ -418,12 +397,8 @@ impl<'a, B: Backend> Run<'a, B> {
     ) -> Result<(), FinetuneError> {
         let start = Instant::now();
         let (seed, index) = (self.seed(), self.state.step);
-        let (head, chosen) = plan.batch(index);
-        let task = &self.job.tasks[head];
-        let features: Vec<&Features> = chosen.iter().map(|&i| &task.train[i as usize]).collect();
-        let (rng, lr) = (Rng::new(seed, index), schedule.learning_rate(index));
-        let options = &task.class_options;
-        let stepped = trainer.step(self.backend, head, &features, options, &rng, lr);
+        let lr = schedule.learning_rate(index);
+        let stepped = trainer.planned_step(self.backend, &self.job.tasks, plan, seed, index, lr);
         let state = &mut self.state;
         state.step += 1;
         state.total += 1;
@@ -665,7 +640,7 @@ pub fn best_metric(job: &FinetuneJob, task: &Task) -> Metric {
 }
 
 /// Every task's development data through the network.
-fn evaluate_all<B: Backend>(
+pub(super) fn evaluate_all<B: Backend>(
     backend: &mut B,
     job: &FinetuneJob,
     step: &mut TaskStep,
@@ -694,7 +669,7 @@ fn evaluate_all<B: Backend>(
 }
 
 /// The value that the best model is chosen by, and every score by name.
-fn selection(job: &FinetuneJob, evaluations: &[Evaluation]) -> (f64, NamedScores) {
+pub(super) fn selection(job: &FinetuneJob, evaluations: &[Evaluation]) -> (f64, NamedScores) {
     let mut all = NamedScores::new();
     let mut sum = 0.0;
     for (task, evaluation) in job.tasks.iter().zip(evaluations) {

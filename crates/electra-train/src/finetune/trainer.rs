@@ -1,7 +1,9 @@
 //! A step of fine-tuning: a batch forward and backward, clip, AdamW with layerwise learning rates.
 
 use super::batch::HostBatch;
+use super::job::Task;
 use super::layerwise;
+use super::plan::Plan;
 use crate::optimizer::{OptimizerConfig, TrainingState};
 use electra_data::tasks::Features;
 use electra_engine::backend::Backend;
@@ -68,6 +70,23 @@ impl<'a, B: Backend> Trainer<'a, B> {
             arrays: TaskStep::for_training(),
             settings,
         }
+    }
+
+    /// The step of `plan` that follows `index` finished ones, of a trial with `seed`.
+    pub fn planned_step(
+        &mut self,
+        backend: &mut B,
+        tasks: &[Task],
+        plan: &Plan,
+        seed: u64,
+        index: u64,
+        lr: f64,
+    ) -> Stepped {
+        let (head, chosen) = plan.batch(index);
+        let task = &tasks[head];
+        let features: Vec<&Features> = chosen.iter().map(|&i| &task.train[i as usize]).collect();
+        let rng = Rng::new(seed, index);
+        self.step(backend, head, &features, &task.class_options, &rng, lr)
     }
 
     /// One step on `features` of task `head`. A step whose loss or gradient is not finite changes

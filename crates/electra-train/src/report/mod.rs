@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::metrics_log::{EvalMetrics, MetricsLine, StepMetrics};
+use crate::metrics_log::{EvalMetrics, MetricsLine, ProbeMetrics, StepMetrics};
 use electra_model::files::atomic::{WriteError, replace_file};
 
 /// Why a report could not be made.
@@ -38,6 +38,8 @@ pub struct Report {
     pub train: Vec<StepMetrics>,
     /// Evaluation lines, by step.
     pub eval: Vec<EvalMetrics>,
+    /// Scores of probe tasks, by step.
+    pub probes: Vec<ProbeMetrics>,
     /// Resolved settings of the run.
     pub settings: Map<String, Value>,
     /// Names and values of what the run ran on: device, threads, precision, version.
@@ -75,6 +77,7 @@ impl Report {
             match line {
                 MetricsLine::Step(line) => self.train.push(line),
                 MetricsLine::Eval(line) => self.eval.push(line),
+                MetricsLine::Probe(line) => self.probes.push(line),
             }
         }
     }

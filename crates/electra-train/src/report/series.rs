@@ -100,11 +100,37 @@ pub(crate) fn charts(report: &Report) -> Vec<ChartData> {
             vec![train("train", |line| Some(line.tokens_per_s))],
         ),
     ];
+    let after_quality = 4;
+    charts.splice(after_quality..after_quality, probe_charts(report));
     for chart in &mut charts {
         chart.curves.retain(|curve| !curve.points.is_empty());
     }
     charts.retain(|chart| !chart.curves.is_empty());
     charts
+}
+
+/// A chart for each score of each probe task, in the order in which they appeared.
+fn probe_charts(report: &Report) -> Vec<ChartData> {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in report.probes.iter().flat_map(|line| &line.scores) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let curve = |name: &str| Curve {
+        role: Role::Eval,
+        name: "fine-tuned copy",
+        points: points(report.probes.iter().map(|line| {
+            let found = line.scores.iter().find(|(other, _)| other == name);
+            (line.step, found.map(|(_, score)| *score as f32))
+        })),
+    };
+    let charts = names.into_iter().map(|name| ChartData {
+        title: format!("Probe: {}", name.replace('_', " ")),
+        include: None,
+        curves: vec![curve(name)],
+    });
+    charts.collect()
 }
 
 fn points(values: impl Iterator<Item = (u64, Option<f32>)>) -> Vec<(f64, f64)> {

@@ -323,11 +323,11 @@ fn run_directory(dir: &Path) -> Result<Description> {
     let lines = read_metrics(&dir.join("metrics.jsonl"))?;
     let last_step = lines.iter().rev().find_map(|line| match line {
         MetricsLine::Step(step) => Some(step),
-        MetricsLine::Eval(_) => None,
+        MetricsLine::Eval(_) | MetricsLine::Probe(_) => None,
     });
     let last_eval = lines.iter().rev().find_map(|line| match line {
         MetricsLine::Eval(eval) => Some(eval),
-        MetricsLine::Step(_) => None,
+        MetricsLine::Step(_) | MetricsLine::Probe(_) => None,
     });
     let checkpoint = last_checkpoint(&dir.join("checkpoints"));
     let total = run.settings.get("num_train_steps").and_then(Value::as_u64);

@@ -4,9 +4,11 @@ use super::models;
 use crate::device::{DeviceArgs, Facts, Work};
 use crate::interrupt;
 use anyhow::{Context, Result, bail};
+use electra_data::tasks::{OpenOptions, TaskSpec};
 use electra_engine::backend::Backend;
 use electra_model::pretraining::Objective;
 use electra_train::config::PretrainConfig;
+use electra_train::finetune::job::TaskFiles;
 use electra_train::interrupt::StopFlag;
 use electra_train::job::{GivenModel, InitFrom, PretrainJob};
 use electra_train::metrics_log::EvalMetrics;
@@ -15,6 +17,7 @@ use electra_train::progress::observer_on_stderr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 /// Pre-train a generator and a discriminator; the same command goes on where it stopped
 #[derive(Debug, clap::Args)]
@@ -47,6 +50,13 @@ pub struct Args {
     /// name of a discriminator
     #[arg(long, value_name = "DIR")]
     init_from: Option<String>,
+    /// Probe the encoder during training: fine-tune a copy of it for a task known by name, and
+    /// record the score. Without DEV a tenth of TRAIN is held out. May be given again
+    #[arg(long = "probe", value_name = "TASK=TRAIN[,DEV]")]
+    probes: Vec<ProbeFiles>,
+    /// Steps from one probing to the next; at the end there is always one [default: eval_steps]
+    #[arg(long, alias = "probe_steps", value_name = "N", requires = "probes")]
+    probe_steps: Option<u64>,
     /// Shrink everything, to see whether it runs at all
     #[arg(long)]
     debug: bool,
@@ -58,6 +68,48 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// A task to probe with, and its files.
+#[derive(Clone, Debug, PartialEq)]
+struct ProbeFiles {
+    task: String,
+    train: PathBuf,
+    dev: Option<PathBuf>,
+}
+
+impl FromStr for ProbeFiles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form =
+            || format!("give TASK=FILE or TASK=TRAIN,DEV, as in sst2=train.tsv, not {text:?}");
+        let (task, files) = text.split_once('=').ok_or_else(form)?;
+        let (train, dev) = match files.split_once(',') {
+            Some((train, dev)) => (train, Some(dev)),
+            None => (files, None),
+        };
+        if task.is_empty() || train.is_empty() || dev.is_some_and(str::is_empty) {
+            return Err(form());
+        }
+        Ok(ProbeFiles {
+            task: task.into(),
+            train: train.into(),
+            dev: dev.map(PathBuf::from),
+        })
+    }
+}
+
+impl ProbeFiles {
+    fn task_files(&self) -> Result<TaskFiles> {
+        Ok(TaskFiles {
+            spec: TaskSpec::by_name(&self.task)
+                .with_context(|| format!("--probe {}", self.task))?,
+            train: self.train.clone(),
+            dev: self.dev.clone(),
+            open: OpenOptions::default(),
+        })
+    }
 }
 
 /// Runs the subcommand.
@@ -89,7 +141,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }),
         None => None,
     };
-    let job = PretrainJob::open(config, &args.data, args.tokenizer.as_deref(), init_from)?;
+    let eval_steps = config.eval_steps;
+    let mut job = PretrainJob::open(config, &args.data, args.tokenizer.as_deref(), init_from)?;
+    let probes = args.probes.iter().map(ProbeFiles::task_files);
+    let probes = probes.collect::<Result<Vec<_>>>()?;
+    job.set_probes(probes, args.probe_steps.unwrap_or(eval_steps))
+        .context("--probe")?;
     let stop = interrupt::stop_on_signals()?;
     let outcome = args.device.run(Pretrain {
         job: &job,

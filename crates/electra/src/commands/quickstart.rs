@@ -214,7 +214,7 @@ fn learned(run_dir: &Path) -> Result<()> {
         .into_iter()
         .filter_map(|line| match line {
             MetricsLine::Eval(metrics) => Some(metrics),
-            MetricsLine::Step(_) => None,
+            MetricsLine::Step(_) | MetricsLine::Probe(_) => None,
         })
         .collect();
     let third = evaluations.get(EVALUATIONS as usize / 3 - 1);
