@@ -3,10 +3,15 @@
 
 use electra_data::tasks::{Column, Columns, OpenOptions, OwnTask, TaskKind, TaskSpec};
 use electra_data::tokenizer::Tokenizer;
+use electra_engine::backend::Backend;
 use electra_engine::cpu::{Cpu, CpuOptions};
 use electra_model::files::ModelDir;
+use electra_model::heads::network::TaskNetwork;
+use electra_model::heads::step::{Targets, TaskStep};
+use electra_train::finetune::batch::HostBatch;
 use electra_train::finetune::config::FinetuneConfig;
 use electra_train::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
+use electra_train::finetune::outputs::outputs;
 use electra_train::finetune::run::{FinetuneError, FinetuneOutcome, Finished, finetune};
 use electra_train::interrupt::StopFlag;
 use electra_train::metrics_log::EvalMetrics;
@@ -14,6 +19,7 @@ use electra_train::pretrain::RunContext;
 use electra_train::progress::{Observer, StepLine};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-discriminator")
@@ -364,4 +370,67 @@ fn what_does_not_fit_is_refused_with_its_name() {
         "{:?}",
         job.tasks[0].notes
     );
+}
+
+/// The reference learns pairs without an order both ways round, and shares of a regression's range.
+#[test]
+fn pairs_and_values_are_learned_as_the_reference_does_with_its_head() {
+    let dir = TempDir::new().expect("a directory");
+    let train = dir.path().join("train.tsv");
+    let rows = "sentence1\tsentence2\tscore\nold boat\tred river\t4.0\nbird\tstone tree\t1.5\n";
+    std::fs::write(&train, rows).expect("a file");
+    let open = |settings: &[&str]| {
+        let files = TaskFiles {
+            spec: TaskSpec::by_name("stsb").expect("a task"),
+            train: train.clone(),
+            dev: Some(train.clone()),
+            open: OpenOptions::default(),
+        };
+        let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+        let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+        FinetuneJob::open(config(settings), start, tokenizer, vec![files]).expect("a job")
+    };
+    let targets = |job: &FinetuneJob| {
+        let task = &job.tasks[0];
+        let features: Vec<_> = task.train.iter().collect();
+        match HostBatch::new(&task.entry.head, &features, 0).targets {
+            Some(Targets::Values(values)) => values,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(targets(&open(&[])), [4.0, 1.5]);
+    assert_eq!(
+        targets(&open(&["double_unordered=true"])),
+        [4.0, 1.5, 4.0, 1.5]
+    );
+    let google = open(&["head=google"]);
+    assert_eq!(targets(&google), [0.8, 0.3, 0.8, 0.3]);
+    let ids = |i: usize| &google.tasks[0].train[i].sequences[0].token_ids;
+    assert_eq!(ids(0).len(), ids(2).len());
+    assert_ne!(ids(0), ids(2));
+    assert_eq!(
+        targets(&open(&["head=google", "double_unordered=false"])),
+        [0.8, 0.3]
+    );
+
+    // What comes out is values again: of the same model with another scale, so many times as much.
+    let task = &google.tasks[0];
+    let values = google.initial_values(1).expect("values");
+    let mut backend = Cpu::new(CpuOptions::default()).expect("a CPU");
+    let mut said = |scale: f32| {
+        let mut spec = task.entry.head.clone();
+        spec.value_scale = scale;
+        let network = TaskNetwork::new(&google.network_config, &[spec]);
+        let params = backend.params(&network.layout, &values);
+        let mut step = TaskStep::for_inference();
+        let outputs = outputs(&mut backend, &mut step, &network, 0, &params, &task.dev, 64);
+        outputs
+            .each
+            .iter()
+            .map(|o| o.logits[0])
+            .collect::<Vec<f32>>()
+    };
+    let (once, scaled) = (said(1.0), said(5.0));
+    assert!(once.iter().all(|v| *v != 0.0));
+    assert_eq!(once.iter().map(|v| v * 5.0).collect::<Vec<_>>(), scaled);
 }

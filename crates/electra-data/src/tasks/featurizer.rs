@@ -29,6 +29,8 @@ pub struct FeatureOptions {
     pub max_query_length: usize,
     /// Tagging: what becomes of words that do not fit.
     pub overflow: Overflow,
+    /// Tagging: segment of every token; the reference has 1 where others have 0.
+    pub tagged_segment: u32,
     /// Whether examples are to be learned from: those without a label are refused, questions whose
     /// answer is not in the text left out and counted.
     pub training: bool,
@@ -42,6 +44,7 @@ impl FeatureOptions {
             doc_stride: spec.doc_stride,
             max_query_length: 64,
             overflow: Overflow::Windows,
+            tagged_segment: 0,
             training: false,
         }
     }

@@ -129,8 +129,12 @@ pub struct TaskSpec {
     pub unanswerable: bool,
     /// Whether answers are compared by characters, as CMRC's script does, not by words.
     pub chinese_answers: bool,
-    /// The range of a regression's values, for submissions.
+    /// The range of a regression's values: for submissions, and the reference's head learns shares
+    /// of it.
     pub range: Option<(i32, i32)>,
+    /// Whether the texts of a pair have no order.
+    #[serde(default)]
+    pub unordered: bool,
     /// Whether the first row of a table names its columns.
     pub header: Header,
     /// What separates the labels of a multi-label cell.
@@ -320,6 +324,7 @@ impl TaskSpec {
             },
             "mrpc" => TaskSpec {
                 labels: bits(),
+                unordered: true,
                 ..classes(
                     vec![
                         headed("#1 String", "#2 String", "Quality", "index"),
@@ -330,6 +335,7 @@ impl TaskSpec {
             },
             "stsb" => TaskSpec {
                 range: Some((0, 5)),
+                unordered: true,
                 epochs: 10,
                 ..spec(
                     TaskKind::Regression,
@@ -577,6 +583,7 @@ impl TaskSpec {
             unanswerable: false,
             chinese_answers: false,
             range: None,
+            unordered: false,
             header: Header::Detect,
             label_separator: ',',
             skip_malformed: false,

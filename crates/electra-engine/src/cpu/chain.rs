@@ -12,12 +12,13 @@ use super::simd::{LANES, Simd};
 use crate::backend::{Activation, LayerParams, LayerSpec, Norm};
 
 /// Words of a block's widest intermediate values: with a panel of weights they stay in the L2 cache.
-const BLOCK_WORDS: usize = 96 << 10;
+const BLOCK_WORDS: usize = 132 << 10;
 /// Rows of a block, at least and at most.
 const MIN_ROWS: usize = 24;
-const MAX_ROWS: usize = 96;
+const MAX_ROWS: usize = 132;
 
-/// Rows that are taken through a chain at once.
+/// Rows that are taken through a chain at once, at most: as many as the L2 cache allows, since the
+/// weights of a layer come by once for each block.
 pub(super) fn block_rows(isa: Isa, form: Form, spec: &LayerSpec) -> usize {
     let multiple = isa.row_multiple(form);
     let rows = (BLOCK_WORDS / spec.intermediate.max(1)).clamp(MIN_ROWS, MAX_ROWS);

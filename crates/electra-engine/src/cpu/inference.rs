@@ -387,8 +387,11 @@ fn whole_sequences(
         context: Shared(context.as_mut_ptr()),
         first: rows.start,
     };
+    // Equal blocks: a small last one would take as many weights by as the others.
+    let multiple = run.isa.row_multiple(run.form);
+    let size = count.div_ceil(count.div_ceil(run.block).max(1));
+    let size = size.next_multiple_of(multiple).min(run.block);
     let blocks = || {
-        let size = run.block;
         let rows = rows.clone();
         rows.clone()
             .step_by(size)

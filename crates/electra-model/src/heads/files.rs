@@ -159,6 +159,7 @@ pub fn read_tasks(dir: &ModelDir) -> Result<Vec<TaskEntry>, FileError> {
             style: HeadStyle::Hf,
             outputs,
             crf: false,
+            value_scale: 1.0,
             span_width: reference_width(),
         },
         labels,
@@ -177,6 +178,8 @@ fn is_sound(task: &TaskEntry) -> bool {
         _ => task.labels.len(),
     };
     head.outputs == outputs
+        && head.value_scale.is_finite()
+        && head.value_scale > 0.0
         && (1..=LARGEST).contains(&outputs)
         && (1..=LARGEST).contains(&head.span_width)
 }

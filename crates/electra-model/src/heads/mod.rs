@@ -64,9 +64,16 @@ pub struct HeadSpec {
     /// Whether a conditional random field stands on top; only of tagging.
     #[serde(default)]
     pub crf: bool,
+    /// Regression: the value that an output of 1 stands for.
+    #[serde(default = "one")]
+    pub value_scale: f32,
     /// Width of the dense layers of the reference's head for answers.
     #[serde(default = "reference_width")]
     pub span_width: usize,
+}
+
+fn one() -> f32 {
+    1.0
 }
 
 fn reference_width() -> usize {

@@ -135,7 +135,7 @@ fn targets(head: &HeadSpec, features: &[&Features]) -> Option<Targets> {
         HeadKind::Regression => Targets::Values(
             each()
                 .map(|t| match t {
-                    Some(Target::Value(value)) => Some(*value),
+                    Some(Target::Value(value)) => Some(*value / f64::from(head.value_scale)),
                     _ => None,
                 })
                 .collect::<Option<_>>()?,

@@ -90,6 +90,9 @@ pub struct FinetuneConfig {
     pub head: HeadStyle,
     /// A conditional random field on top of tagging.
     pub crf: bool,
+    /// Whether pairs without an order (MRPC, STS-B) are learned from both ways round; with the
+    /// reference's head, as the reference does.
+    pub double_unordered: Option<bool>,
     /// `google`: the loss is the sum over the batch, and layerwise decay skips a layer.
     pub compat: Option<String>,
     /// Steps between checkpoints, beside those at evaluations; 0 for none.
@@ -132,6 +135,7 @@ impl Default for FinetuneConfig {
             shots: None,
             head: HeadStyle::Hf,
             crf: false,
+            double_unordered: None,
             compat: None,
             save_checkpoints_steps: 0,
             eval_batch_tokens: 4096,
@@ -181,6 +185,12 @@ impl FinetuneConfig {
             Ok(Value::Object(map)) => map,
             _ => Map::new(),
         }
+    }
+
+    /// Whether pairs without an order are learned from both ways round.
+    pub fn doubles_unordered(&self) -> bool {
+        self.double_unordered
+            .unwrap_or(self.head == HeadStyle::Google)
     }
 
     /// Whether the reference's flaws are wanted.

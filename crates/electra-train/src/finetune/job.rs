@@ -7,8 +7,8 @@ use super::plan::Plan;
 use super::trainer::StepSettings;
 use crate::schedule::Schedule;
 use electra_data::tasks::{
-    Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, LabelColumn, LabelSet,
-    OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
+    Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, Input, LabelColumn,
+    LabelSet, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
     tagging::Scheme,
 };
 use electra_data::tokenizer::{Tokenizer, TokenizerError};
@@ -17,7 +17,7 @@ use electra_model::files::{FileError, ModelDir};
 use electra_model::heads::files::{TaskEntry, read_encoder};
 use electra_model::heads::losses::ClassOptions;
 use electra_model::heads::network::TaskNetwork;
-use electra_model::heads::{HeadKind, HeadSpec, joint_span};
+use electra_model::heads::{HeadKind, HeadSpec, HeadStyle, joint_span};
 use electra_model::init::initial_values;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -367,6 +367,10 @@ fn open_task(
             _ => labels.len(),
         },
         crf: config.crf && kind == HeadKind::Tagging,
+        value_scale: match (config.head, spec.range) {
+            (HeadStyle::Google, Some((0, most))) if most > 0 => most as f32,
+            _ => 1.0,
+        },
         span_width: joint_span::WIDTH,
     };
     if config.crf && kind != HeadKind::Tagging {
@@ -377,8 +381,15 @@ fn open_task(
     }
     let options = FeatureOptions {
         training: true,
-        ..feature_options(&spec)
+        ..feature_options(&spec, &head)
     };
+    if spec.unordered && config.doubles_unordered() {
+        double_unordered(&mut train_examples);
+        notes.push(format!(
+            "{}: every pair is learned from both ways round",
+            spec.name
+        ));
+    }
     let (train_features, _) = features_of(
         &spec,
         tokenizer,
@@ -439,11 +450,33 @@ fn open_task(
     })
 }
 
+/// Appends every pair with its texts swapped.
+fn double_unordered(examples: &mut Vec<Example>) {
+    let swapped: Vec<Example> = examples
+        .iter()
+        .filter_map(|example| match &example.input {
+            Input::Text {
+                first,
+                second: Some(second),
+            } => Some(Example {
+                input: Input::Text {
+                    first: second.clone(),
+                    second: Some(first.clone()),
+                },
+                ..example.clone()
+            }),
+            _ => None,
+        })
+        .collect();
+    examples.extend(swapped);
+}
+
 /// How features of a task are made: its defaults, with room for a text beside the question in
 /// sequences that are short.
-pub fn feature_options(spec: &TaskSpec) -> FeatureOptions {
+pub fn feature_options(spec: &TaskSpec, head: &HeadSpec) -> FeatureOptions {
     let options = FeatureOptions::of(spec);
     FeatureOptions {
+        tagged_segment: u32::from(head.style == HeadStyle::Google),
         max_query_length: options.max_query_length.min(spec.max_seq_length / 2),
         ..options
     }

@@ -3,6 +3,7 @@
 use super::batch::{FeatureOutput, HostBatch};
 use electra_data::tasks::Features;
 use electra_engine::backend::Backend;
+use electra_model::heads::HeadKind;
 use electra_model::heads::losses::ClassOptions;
 use electra_model::heads::network::TaskNetwork;
 use electra_model::heads::step::{TaskLoss, TaskStep};
@@ -10,7 +11,7 @@ use electra_model::heads::step::{TaskLoss, TaskStep};
 /// Outputs of features, in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
-    /// One each.
+    /// One each; of a regression the values themselves.
     pub each: Vec<FeatureOutput>,
     /// Mean loss, if all of them say what is to be predicted.
     pub loss: Option<f64>,
@@ -66,10 +67,15 @@ pub fn outputs<B: Backend>(
         }
         let mut windows = output.windows.into_iter().flatten();
         for rows in batch.groups() {
-            let logits = match output.logits.is_empty() {
+            let mut logits = match output.logits.is_empty() {
                 true => Vec::new(),
                 false => output.logits[rows.start * spec.outputs..rows.end * spec.outputs].to_vec(),
             };
+            if spec.kind == HeadKind::Regression {
+                logits
+                    .iter_mut()
+                    .for_each(|value| *value *= spec.value_scale);
+            }
             each.push(FeatureOutput {
                 logits,
                 tags: output.tags.as_ref().map(|tags| tags[rows].to_vec()),

@@ -111,7 +111,7 @@ impl Work for Evaluate<'_> {
         let positions = model.config().max_position_embeddings;
         let mut spec = spec.clone();
         spec.max_seq_length = spec.max_seq_length.min(positions);
-        let (spec, options) = (&spec, feature_options(&spec));
+        let (spec, options) = (&spec, feature_options(&spec, &self.task.entry.head));
         let mut notes = Vec::new();
         let (features, windows) = features_of(
             spec,

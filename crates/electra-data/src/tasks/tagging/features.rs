@@ -83,7 +83,8 @@ pub(in crate::tasks) fn features(
                     .token_ids
                     .extend_from_slice(&tokens[begins[first]..begins[last]]);
                 sequence.token_ids.push(special.sep);
-                sequence.type_ids = vec![0; sequence.token_ids.len()];
+                let segment = featurizer.options.tagged_segment;
+                sequence.type_ids = vec![segment; sequence.token_ids.len()];
                 Features {
                     example: number,
                     sequences: vec![sequence],

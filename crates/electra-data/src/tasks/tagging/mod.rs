@@ -6,6 +6,6 @@ mod scheme;
 mod scores;
 
 pub(super) use features::features;
-pub use pipeline::{Aggregation, TaggedSpan, TaggedText, word_tags};
+pub use pipeline::{Aggregation, Asked, TaggedSpan, TaggedText, word_tags};
 pub use scheme::{Entity, Scheme, entities, in_scheme};
 pub use scores::TagScores;

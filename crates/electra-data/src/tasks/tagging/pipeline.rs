@@ -63,18 +63,35 @@ struct Token {
     inside: bool,
 }
 
+/// Which tokens a network is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// All of them.
+    Tokens,
+    /// The first of each word, as in training: what decides by the tags of neighbours must see
+    /// words.
+    Words,
+}
+
 /// A text to be tagged, as the network sees it.
 pub struct TaggedText {
     tokens: Vec<Token>,
+    asked: Asked,
     features: Vec<Features>,
 }
 
 impl TaggedText {
-    /// Tokens and windows of a text. `Features::words` are all its tokens, each in one window.
+    /// Tokens and windows of a text. `Features::words` are the tokens that are asked for, each in
+    /// one window.
     ///
     /// # Errors
     /// None that a text is known to cause.
-    pub fn new(featurizer: &Featurizer, number: usize, text: &str) -> Result<Self, TaskError> {
+    pub fn new(
+        featurizer: &Featurizer,
+        number: usize,
+        text: &str,
+        asked: Asked,
+    ) -> Result<Self, TaskError> {
         let special = featurizer.tokenizer.special();
         let spans = featurizer.tokenizer.encode_with_offsets(text)?;
         let mut characters = text.chars();
@@ -129,11 +146,13 @@ impl TaggedText {
                         .token_ids
                         .extend(spans[seen.clone()].iter().map(|s| s.id));
                     sequence.token_ids.push(special.sep);
-                    sequence.type_ids = vec![0; sequence.token_ids.len()];
+                    let segment = featurizer.options.tagged_segment;
+                    sequence.type_ids = vec![segment; sequence.token_ids.len()];
                     Features {
                         example: number,
                         sequences: vec![sequence],
                         words: (begins[from]..begins[to])
+                            .filter(|&t| asked == Asked::Tokens || begins_word(&tokens, t))
                             .map(|t| (t - seen.start + 1) as u32)
                             .collect(),
                         context: 0..0,
@@ -142,7 +161,11 @@ impl TaggedText {
                 },
             )
             .collect();
-        Ok(TaggedText { tokens, features })
+        Ok(TaggedText {
+            tokens,
+            asked,
+            features,
+        })
     }
 
     /// What the network sees: one sequence a window.
@@ -150,17 +173,31 @@ impl TaggedText {
         &self.features
     }
 
-    /// The spans that are not `O`. `logits` are those of all windows' words in order, `[tokens]` of
-    /// `[labels]` each.
+    /// The spans that are not `O`. `logits` are those of all windows' words in order, `[tokens]`
+    /// of `[labels]` each; where words were asked for, a word's hold for all its tokens.
     ///
     /// # Panics
-    /// If there are not as many as tokens, or as many in each as labels.
+    /// If there are not as many as were asked for, or as many in each as labels.
     pub fn spans(
         &self,
         logits: &[&[f32]],
         labels: &LabelSet,
         aggregation: Aggregation,
     ) -> Vec<TaggedSpan> {
+        let logits = match self.asked {
+            Asked::Tokens => logits.to_vec(),
+            Asked::Words => {
+                let mut words = logits.iter();
+                let mut own: &[f32] = &[];
+                let mut of_token = |t| {
+                    if begins_word(&self.tokens, t) {
+                        own = words.next().copied().unwrap_or_default();
+                    }
+                    own
+                };
+                (0..self.tokens.len()).map(&mut of_token).collect()
+            }
+        };
         assert_eq!(logits.len(), self.tokens.len(), "logits a token");
         let scores: Vec<Vec<f64>> = logits
             .iter()
@@ -224,6 +261,11 @@ impl TaggedText {
             joined(&pieces)
         }
     }
+}
+
+/// Whether token `t` is the first of a word.
+fn begins_word(tokens: &[Token], t: usize) -> bool {
+    t == 0 || !tokens[t].inside
 }
 
 /// Whether a label begins an entity, and of which kind it is.

@@ -1,7 +1,7 @@
 //! Words and running text to tokens and back to entities.
 
 use super::support::{read, tokenizer};
-use crate::tasks::tagging::{Aggregation, Scheme, TagScores, TaggedText, word_tags};
+use crate::tasks::tagging::{Aggregation, Asked, Scheme, TagScores, TaggedText, word_tags};
 use crate::tasks::*;
 
 fn featurizer(length: usize, overflow: Overflow, labels: &[&str]) -> Featurizer {
@@ -79,7 +79,7 @@ fn tags_are_written_in_the_scheme_of_the_labels() {
 #[test]
 fn running_text_becomes_spans_by_every_strategy() {
     let f = featurizer(32, Overflow::Windows, &["O", "B-x", "I-x", "B-y"]);
-    let text = TaggedText::new(&f, 0, "The ab boat, Pa is北京").unwrap();
+    let text = TaggedText::new(&f, 0, "The ab boat, Pa is北京", Asked::Tokens).unwrap();
     // the a ##b boat , p ##a is 北 京
     assert_eq!(text.features()[0].words.len(), 10);
     let best = [0, 1, 3, 2, 0, 3, 0, 0, 1, 2];
@@ -151,11 +151,56 @@ fn running_text_becomes_spans_by_every_strategy() {
     }
 }
 
+/// What a conditional random field decides is of words: what it says of one holds for its tokens.
+#[test]
+fn where_words_are_asked_for_their_tags_hold_for_all_their_tokens() {
+    let f = featurizer(32, Overflow::Windows, &["O", "B-x", "I-x"]);
+    let text = TaggedText::new(&f, 0, "The ab boat, Pa is", Asked::Words).unwrap();
+    // the a ##b boat , p ##a is
+    assert_eq!(text.features()[0].words, [1, 2, 4, 5, 6, 8]);
+    let rows = [0, 1, 2, 0, 1, 0].map(|best| {
+        let mut row = [f32::NEG_INFINITY; 3];
+        row[best] = 0.0;
+        row
+    });
+    let logits: Vec<&[f32]> = rows.iter().map(|row| row.as_slice()).collect();
+    for (aggregation, expected) in [
+        (Aggregation::First, ["x ab boat 4-11", "x pa 13-15"]),
+        (Aggregation::Average, ["x ab boat 4-11", "x pa 13-15"]),
+    ] {
+        let spans = text.spans(&logits, f.labels(), aggregation);
+        let shown = spans
+            .iter()
+            .map(|s| format!("{} {} {}-{}", s.label, s.word, s.start, s.end));
+        assert_eq!(shown.collect::<Vec<_>>(), expected);
+        assert!(spans.iter().all(|s| s.score == 1.0));
+    }
+}
+
+#[test]
+fn the_segment_of_tagged_tokens_may_be_the_reference_s() {
+    let spec = TaskSpec::by_name("wnut17").unwrap();
+    let examples = read(&spec, "a.conll", "the\tO\nboat\tO\n").unwrap();
+    for segment in [0, 1] {
+        let options = FeatureOptions {
+            tagged_segment: segment,
+            ..FeatureOptions::of(&spec)
+        };
+        let labels = LabelSet::new(vec!["O".into()]).unwrap();
+        let f = Featurizer::new(spec.kind, tokenizer(), labels, options).unwrap();
+        let mut counts = FeatureCounts::default();
+        let features = f.features(0, &examples[0], &mut counts).unwrap();
+        assert_eq!(features[0].sequences[0].type_ids, [segment; 4]);
+        let text = TaggedText::new(&f, 0, "the boat", Asked::Tokens).unwrap();
+        assert_eq!(text.features()[0].sequences[0].type_ids, [segment; 4]);
+    }
+}
+
 #[test]
 fn every_token_of_a_long_text_is_asked_for_once() {
     let f = featurizer(8, Overflow::Windows, &["O", "B-x"]);
     let line = format!("the old boat {} on the river. ", "q".repeat(20)).repeat(5);
-    let text = TaggedText::new(&f, 0, &line).unwrap();
+    let text = TaggedText::new(&f, 0, &line, Asked::Tokens).unwrap();
     let asked: Vec<u32> = text
         .features()
         .iter()
@@ -166,7 +211,13 @@ fn every_token_of_a_long_text_is_asked_for_once() {
         })
         .collect();
     assert_eq!(asked, tokenizer().encode(&line));
-    assert_eq!(TaggedText::new(&f, 0, "").unwrap().features().len(), 1);
+    assert_eq!(
+        TaggedText::new(&f, 0, "", Asked::Tokens)
+            .unwrap()
+            .features()
+            .len(),
+        1
+    );
 }
 
 #[test]

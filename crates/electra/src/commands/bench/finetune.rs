@@ -59,6 +59,7 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         style: HeadStyle::Hf,
         outputs: 2,
         crf: false,
+        value_scale: 1.0,
         span_width: 0,
     };
     let batches = made_up::batches(&lengths, batch, config.vocab_size)

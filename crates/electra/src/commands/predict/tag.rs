@@ -2,7 +2,7 @@
 
 use super::tasks::{Answerer, Session};
 use anyhow::Result;
-use electra_data::tasks::tagging::{Aggregation, Entity, TaggedSpan, TaggedText, entities};
+use electra_data::tasks::tagging::{Aggregation, Asked, Entity, TaggedSpan, TaggedText, entities};
 use electra_data::tasks::{Example, Features, Input};
 use electra_engine::backend::Backend;
 use electra_train::finetune::batch::FeatureOutput;
@@ -42,7 +42,11 @@ impl<B: Backend> Answerer<B> for Tag {
             let before = features.len();
             match &example.input {
                 Input::Text { first, .. } => {
-                    let text = TaggedText::new(&session.featurizer, number, first)?;
+                    let asked = match session.crf {
+                        true => Asked::Words,
+                        false => Asked::Tokens,
+                    };
+                    let text = TaggedText::new(&session.featurizer, number, first, asked)?;
                     features.extend_from_slice(text.features());
                     texts.push(Some(text));
                 }

@@ -20,7 +20,7 @@ use electra_data::tasks::{
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
 use electra_model::files::ModelDir;
-use electra_model::heads::HeadKind;
+use electra_model::heads::{HeadKind, HeadStyle};
 use electra_train::finetune::model::{ModelTask, TaskModel};
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
@@ -43,6 +43,8 @@ pub struct Session<'a, B: Backend> {
     pub head: usize,
     /// What the head predicts.
     pub kind: HeadKind,
+    /// Whether a conditional random field decides.
+    pub crf: bool,
     /// Makes features of examples.
     pub featurizer: Featurizer,
     /// The task of the input file, where it is one's.
@@ -159,7 +161,8 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
     args.device.run(Answers {
         args,
         dir,
-        head: task.map_or(0, |task| task.head),
+        head: task.as_ref().map_or(0, |task| task.head),
+        crf: task.is_some_and(|task| task.entry.head.crf),
         kind,
         featurizer,
         spec,
@@ -212,7 +215,9 @@ fn feature_options(
         .or(tuned.map(|spec| spec.max_seq_length));
     let stride = given.doc_stride.or(tuned.map(|spec| spec.doc_stride));
     let length = length.unwrap_or(LONGEST).min(positions);
+    let google = |task: &ModelTask| task.entry.head.style == HeadStyle::Google;
     Ok(FeatureOptions {
+        tagged_segment: u32::from(task.is_some_and(google)),
         max_seq_length: length,
         doc_stride: stride.unwrap_or(DOC_STRIDE),
         max_query_length: MAX_QUERY_LENGTH.min(length / 2),
@@ -231,6 +236,7 @@ struct Answers<'a> {
     dir: &'a ModelDir,
     head: usize,
     kind: HeadKind,
+    crf: bool,
     featurizer: Featurizer,
     spec: Option<TaskSpec>,
     input: Source,
@@ -249,6 +255,7 @@ impl Work for Answers<'_> {
             model,
             head: self.head,
             kind: self.kind,
+            crf: self.crf,
             featurizer: self.featurizer,
             spec: self.spec,
             args,
