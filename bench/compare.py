@@ -338,6 +338,8 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--repetitions", type=int, default=3, help="within a process")
     p.add_argument("--seconds", type=float, help="of a repetition, about [default: as each command has it]")
+    p.add_argument("--without", metavar="WORD", action="append", default=[],
+                   help="leave out peers with this in their name, such as compiled; may be given again")
     p.add_argument("--fresh", action="store_true", help="forget what was measured before")
     p.add_argument("--out", type=Path, help="where the table goes [default: results.md in $ELECTRA_BENCH_DIR]")
     args = p.parse_args()
@@ -358,7 +360,12 @@ def main() -> None:
         print(f"warning: the load average is {load:.1f}: something else is or was busy", file=sys.stderr)
     kept = Kept(path, fixed)
     comparison = Comparison(args, kept)
+    left_out: list[str] = []
     chosen = [row for row in rows(args.threads) if row.group in groups]
+    for row in chosen:
+        for side in [side for side in row.peers if any(word in side for word in args.without)]:
+            del row.peers[side]
+            left_out.append(f"- {row.name}, {side}: left out")
     out = args.out or WORK / "results.md"
     table: list[str] = []
 
@@ -369,7 +376,7 @@ def main() -> None:
             "Median (least–most) over the rounds; the ratio is the median of the rounds' ratios.", "",
             "| what | target | who | measured | electra against it | peak MB |", "|---|---|---|---|---|---|",
         ]  # fmt: skip
-        failures = [f"- {row}, {side}: {why}" for (row, side), why in comparison.failures.items()]
+        failures = [f"- {row}, {side}: {why}" for (row, side), why in comparison.failures.items()] + left_out
         tail = ["", "Not measured:", "", *failures] if failures else []
         out.write_text("\n".join([*head, *table, *tail]) + "\n", "utf-8")
 

@@ -1,28 +1,16 @@
-//! Products of bf16 and of bytes by the matrix unit of Intel's CPUs (AMX).
+//! The matrix unit of Intel's CPUs (AMX): its registers and what is done with them.
 //!
-//! The unit has eight registers of sixteen rows of sixteen words. One of words of the left side, in
-//! rows as they lie, times one of words of a packed panel is added to one of sums. Two by two sums
-//! are held at a time, so that each word that is read is used twice.
-//!
-//! The shape of the registers is set once a thread, to whole ones: setting it takes as long as
-//! a small product. Rows, columns and depth that do not fill a register go through memory that is
-//! filled up with zeros, so nothing outside of a product is read or written. An element is summed
-//! by the same instructions wherever in a register it stands.
+//! The unit has eight registers of sixteen rows of sixteen words. One with words of a left side, in
+//! rows as they lie, times one with words of a packed panel is added to one of sums. Their shape is
+//! set once a thread, to whole ones: setting it takes as long as a small product.
 
-use super::gemm::{Form, PANEL, Product, Start};
-use super::isa::{Isa, Kernel};
-use super::simd::{LANES, Simd};
+use super::gemm::Form;
+use super::simd::LANES;
 use std::arch::asm;
 use std::cell::Cell;
-use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 
 /// Rows, and words of a row, of a register.
-const SIDE: usize = LANES;
-/// Rows and columns that are summed together.
-const BLOCK: usize = 2 * SIDE;
-/// Units of depth that are taken at once: a block's part of both sides stays near.
-const DEPTH: usize = 512;
+pub(super) const SIDE: usize = LANES;
 
 /// Whether CPU and system have the unit, with products of bf16 and of bytes; asks the system for
 /// leave to use it.
@@ -101,7 +89,7 @@ impl Dot for Fours {
 /// # Safety
 /// They can be read; the registers are configured.
 #[inline(always)]
-unsafe fn load<const T: usize>(from: *const f32, step: usize) {
+pub(super) unsafe fn load<const T: usize>(from: *const f32, step: usize) {
     // SAFETY: as the caller says.
     unsafe {
         asm!("tileloadd tmm{t}, [{from} + {step}]", t = const T, from = in(reg) from,
@@ -114,7 +102,7 @@ unsafe fn load<const T: usize>(from: *const f32, step: usize) {
 /// # Safety
 /// They can be written; the registers are configured.
 #[inline(always)]
-unsafe fn store<const T: usize>(to: *mut f32, step: usize) {
+pub(super) unsafe fn store<const T: usize>(to: *mut f32, step: usize) {
     // SAFETY: as the caller says.
     unsafe {
         asm!("tilestored [{to} + {step}], tmm{t}", t = const T, to = in(reg) to,
@@ -127,7 +115,7 @@ unsafe fn store<const T: usize>(to: *mut f32, step: usize) {
 /// # Safety
 /// The registers are configured.
 #[inline(always)]
-unsafe fn zero<const T: usize>() {
+pub(super) unsafe fn zero<const T: usize>() {
     // SAFETY: writes a register that nothing else uses.
     unsafe { asm!("tilezero tmm{t}", t = const T, options(nomem, nostack, preserves_flags)) };
 }
@@ -138,7 +126,7 @@ thread_local! {
 }
 
 /// Gives this thread's registers their shape, all of them the same.
-fn configure() {
+pub(super) fn configure() {
     #[repr(C, align(64))]
     struct Palette {
         palette: u8,
@@ -178,456 +166,7 @@ pub(super) fn release() {
     }
 }
 
-/// A product by the unit.
-pub(super) struct Tiles(pub(super) Product, pub(super) Form);
-
-impl Kernel for Tiles {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        configure();
-        match self.1 {
-            Form::Bf16 => parts::<S, Pairs>(&self.0),
-            Form::Int8 => parts::<S, Fours>(&self.0),
-            Form::F32 => unreachable!("the unit has no products of f32"),
-        }
-    }
-}
-
-#[inline(always)]
-fn parts<S: Simd, U: Dot>(product: &Product) {
-    let mut done = 0;
-    loop {
-        let depth = DEPTH.min(product.depth - done);
-        let part = Part {
-            product,
-            done,
-            depth,
-        };
-        let whole = match product.unit_step {
-            1 => product.rows / SIDE * SIDE,
-            _ => 0,
-        };
-        // SAFETY: a part of the product, whose caller vouches for its memory.
-        unsafe {
-            if whole > 0 {
-                let a = product.a.wrapping_add(done);
-                part.panels::<S, U>(0, whole, a, product.row_step);
-            }
-            for row in (whole..product.rows).step_by(BLOCK) {
-                Isa::Amx.run_bf16(Packed(&part, row, PhantomData::<U>));
-            }
-        }
-        done += depth;
-        if done == product.depth {
-            break;
-        }
-    }
-}
-
-/// Some units of a product's depth.
-struct Part<'a> {
-    product: &'a Product,
-    /// Units before.
-    done: usize,
-    /// Units.
-    depth: usize,
-}
-
-/// Words at cache lines.
-#[repr(align(64))]
-struct Room<const WORDS: usize>([f32; WORDS]);
-
-impl<const WORDS: usize> Room<WORDS> {
-    const ZEROS: Self = Room([0.0; WORDS]);
-}
-
-/// Words from row to row of a packed left side: not a power of two, so that rows spread over the
-/// cache.
-const PACKED_STEP: usize = DEPTH + SIDE;
-
-/// [`Part::packed`] as a kernel of its own: most products need no such memory.
-struct Packed<'a, U>(&'a Part<'a>, usize, PhantomData<U>);
-
-impl<U: Dot> Kernel for Packed<'_, U> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        // SAFETY: whoever makes the kernel vouches for the product's memory.
-        unsafe { self.0.packed::<S, U>(self.1) };
-    }
-}
-
-impl Part<'_> {
-    /// Up to `BLOCK` rows from `row` on, through memory that is filled up with zeros.
-    ///
-    /// # Safety
-    /// As for [`Product::run`].
-    #[inline(always)]
-    unsafe fn packed<S: Simd, U: Dot>(&self, row: usize) {
-        let mut room = MaybeUninit::<Room<{ BLOCK * PACKED_STEP }>>::uninit();
-        let to = room.as_mut_ptr().cast::<f32>();
-        // SAFETY: as the caller says; what is read of the room has been written.
-        unsafe {
-            match self.product.unit_step {
-                1 => self.pack_rows::<S>(row, to),
-                _ => self.pack_columns::<S>(row, to),
-            }
-            let rows = BLOCK.min(self.product.rows - row);
-            self.panels::<S, U>(row, rows, to, PACKED_STEP);
-        }
-    }
-
-    /// # Safety
-    /// As for [`Product::run`]; `to` has room for `BLOCK` rows.
-    #[inline(always)]
-    unsafe fn pack_rows<S: Simd>(&self, row: usize, to: *mut f32) {
-        let rows = BLOCK.min(self.product.rows - row);
-        let from = self.product.a.wrapping_add(self.done);
-        for r in 0..rows.next_multiple_of(SIDE) {
-            for unit in (0..self.depth).step_by(SIDE) {
-                // SAFETY: as the caller says.
-                unsafe {
-                    let words = if r < rows {
-                        let from = from.add((row + r) * self.product.row_step + unit);
-                        S::load_first(from, SIDE.min(self.depth - unit))
-                    } else {
-                        S::splat(0.0)
-                    };
-                    S::store(to.add(r * PACKED_STEP + unit), words);
-                }
-            }
-        }
-    }
-
-    /// As [`pack_rows`](Part::pack_rows), where the rows are neighbours in memory.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn pack_columns<S: Simd>(&self, row: usize, to: *mut f32) {
-        let p = self.product;
-        assert!(p.row_step == 1);
-        let rows = BLOCK.min(p.rows - row);
-        for first in (0..rows).step_by(SIDE) {
-            let count = SIDE.min(rows - first);
-            for unit in (0..self.depth).step_by(SIDE) {
-                let mut block = [S::splat(0.0); SIDE];
-                for (i, words) in block.iter_mut().enumerate().take(self.depth - unit) {
-                    let from = (self.done + unit + i) * p.unit_step + row + first;
-                    // SAFETY: as the caller says.
-                    *words = unsafe { S::load_first(p.a.wrapping_add(from), count) };
-                }
-                S::transpose(&mut block);
-                for (i, words) in block.into_iter().enumerate() {
-                    // SAFETY: as the caller says.
-                    unsafe { S::store(to.add((first + i) * PACKED_STEP + unit), words) };
-                }
-            }
-        }
-    }
-
-    /// All panels of `rows` rows, the first of which is row `row` of the product and lies at `a`.
-    ///
-    /// # Safety
-    /// As for [`Product::run`]; where `rows` does not fill registers, what is behind them can be
-    /// read, and so can what is behind the depth if the left side is packed.
-    #[inline(always)]
-    unsafe fn panels<S: Simd, U: Dot>(
-        &self,
-        row: usize,
-        rows: usize,
-        a: *const f32,
-        a_step: usize,
-    ) {
-        let p = self.product;
-        let rest = self.depth % SIDE;
-        for panel in p.panels.clone() {
-            let width = p.b.width(panel);
-            let (column, cols) = (panel * PANEL, PANEL.min(p.b.cols - panel * PANEL));
-            let unit = p.first_unit + self.done;
-            let b = p.b.data.wrapping_add(column * p.b.depth + unit * width);
-            for first in (0..cols).step_by(BLOCK) {
-                let mut sides = Sides {
-                    steps: self.depth / SIDE,
-                    a,
-                    a_step,
-                    b: b.wrapping_add(first),
-                    b_step: width,
-                };
-                let mut b_rest = Room::<{ SIDE * BLOCK }>::ZEROS;
-                if rest > 0 {
-                    let from = sides.b.wrapping_add(sides.steps * SIDE * width);
-                    let size = [rest, BLOCK.min(width - first)];
-                    // SAFETY: as the caller says.
-                    unsafe { copy::<S>(from, width, b_rest.0.as_mut_ptr(), BLOCK, size) };
-                }
-                for done in (0..rows).step_by(BLOCK) {
-                    sides.a = a.wrapping_add(done * a_step);
-                    let block = Block {
-                        row: row + done,
-                        column: column + first,
-                        rows: BLOCK.min(rows - done),
-                        cols: BLOCK.min(cols - first),
-                    };
-                    // SAFETY: as the caller says.
-                    unsafe {
-                        if rest == 0 {
-                            self.block::<S, U>(block, sides, None);
-                            continue;
-                        }
-                        let mut a_rest = Room::<{ BLOCK * SIDE }>::ZEROS;
-                        let from = sides.a.wrapping_add(sides.steps * SIDE);
-                        let size = [block.rows, rest];
-                        copy::<S>(from, a_step, a_rest.0.as_mut_ptr(), SIDE, size);
-                        let rest = Sides {
-                            steps: 1,
-                            a: a_rest.0.as_ptr(),
-                            a_step: SIDE,
-                            b: b_rest.0.as_ptr(),
-                            b_step: BLOCK,
-                        };
-                        self.block::<S, U>(block, sides, Some(rest));
-                    }
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`panels`](Part::panels).
-    #[inline(always)]
-    unsafe fn block<S: Simd, U: Dot>(&self, block: Block, sides: Sides, rest: Option<Sides>) {
-        let p = self.product;
-        let Block {
-            row,
-            column,
-            rows,
-            cols,
-        } = block;
-        let c = p.c.wrapping_add(row * p.c_stride + column);
-        let start = match p.start {
-            _ if self.done > 0 => Some((c.cast_const(), p.c_stride)),
-            Start::Zero | Start::Scaled { .. } => None,
-            Start::Sum => Some((c.cast_const(), p.c_stride)),
-            Start::Bias(bias) => Some((bias.wrapping_add(column), 0)),
-        };
-        // SAFETY: as the caller says; what does not fill registers goes through the room.
-        unsafe {
-            if rows.is_multiple_of(SIDE) && cols.is_multiple_of(SIDE) {
-                sum_block::<U>([rows, cols], start, sides, rest, c, p.c_stride);
-            } else {
-                let mut room = Room::<{ BLOCK * BLOCK }>::ZEROS;
-                let to = room.0.as_mut_ptr();
-                if let Some((from, step)) = start {
-                    copy::<S>(from, step, to, BLOCK, [rows, cols]);
-                }
-                let start = start.map(|_| (to.cast_const(), BLOCK));
-                sum_block::<U>([rows, cols], start, sides, rest, to, BLOCK);
-                copy::<S>(to, BLOCK, c, p.c_stride, [rows, cols]);
-            }
-            if self.done + self.depth == p.depth {
-                self.scale::<S>(block);
-            }
-        }
-    }
-
-    /// Sums of bytes to the values that they stand for.
-    ///
-    /// # Safety
-    /// As for [`Product::run`].
-    #[inline(always)]
-    unsafe fn scale<S: Simd>(&self, block: Block) {
-        let p = self.product;
-        let Start::Scaled {
-            rows,
-            steps,
-            sums,
-            bias,
-        } = p.start
-        else {
-            return;
-        };
-        for first in (0..block.cols).step_by(LANES) {
-            let count = LANES.min(block.cols - first);
-            let column = block.column + first;
-            // SAFETY: as the caller says.
-            unsafe {
-                let steps = S::load_first(steps.add(column), count);
-                let sums = S::load_first(sums.add(column), count);
-                let bias = S::load_first(bias.add(column), count);
-                for row in block.row..block.row + block.rows {
-                    let to = p.c.add(row * p.c_stride + column);
-                    let least = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);
-                    let step = S::mul(S::splat(*rows.add(2 * row)), steps);
-                    let value = S::fma(S::from_int(S::load_first(to, count)), step, least);
-                    S::store_first(to, count, value);
-                }
-            }
-        }
-    }
-}
-
-/// Part of a result: up to `BLOCK` rows and columns.
-#[derive(Clone, Copy)]
-struct Block {
-    row: usize,
-    column: usize,
-    rows: usize,
-    cols: usize,
-}
-
-/// Both sides of a block.
-#[derive(Clone, Copy)]
-struct Sides {
-    /// Times sixteen units of depth.
-    steps: usize,
-    a: *const f32,
-    a_step: usize,
-    b: *const f32,
-    b_step: usize,
-}
-
-/// Copies rows and columns of words.
-///
-/// # Safety
-/// They can be read and written.
-#[inline(always)]
-unsafe fn copy<S: Simd>(
-    from: *const f32,
-    from_step: usize,
-    to: *mut f32,
-    to_step: usize,
-    [rows, cols]: [usize; 2],
-) {
-    for row in 0..rows {
-        for col in (0..cols).step_by(LANES) {
-            let count = LANES.min(cols - col);
-            // SAFETY: as the caller says.
-            unsafe {
-                let words = S::load_first(from.add(row * from_step + col), count);
-                S::store_first(to.add(row * to_step + col), count, words);
-            }
-        }
-    }
-}
-
-/// Sums `rows` by `cols` registers' worth, which are rounded up.
-///
-/// # Safety
-/// As many rows and columns as registers have can be read and written.
-#[inline(always)]
-unsafe fn sum_block<U: Dot>(
-    [rows, cols]: [usize; 2],
-    start: Option<(*const f32, usize)>,
-    sides: Sides,
-    rest: Option<Sides>,
-    to: *mut f32,
-    to_step: usize,
-) {
-    // SAFETY: as the caller says.
-    unsafe {
-        match (rows > SIDE, cols > SIDE) {
-            (true, true) => sum::<U, true, true>(start, sides, rest, to, to_step),
-            (true, false) => sum::<U, true, false>(start, sides, rest, to, to_step),
-            (false, true) => sum::<U, false, true>(start, sides, rest, to, to_step),
-            (false, false) => sum::<U, false, false>(start, sides, rest, to, to_step),
-        }
-    }
-}
-
-/// Registers 0 to 3 are sums, 4 and 5 the left side, 6 and 7 the right.
-///
-/// # Safety
-/// As for [`sum_block`].
-#[inline(always)]
-unsafe fn sum<U: Dot, const ROWS: bool, const COLS: bool>(
-    start: Option<(*const f32, usize)>,
-    sides: Sides,
-    rest: Option<Sides>,
-    to: *mut f32,
-    to_step: usize,
-) {
-    // SAFETY: as the caller says.
-    unsafe {
-        match start {
-            None => {
-                zero::<0>();
-                zero::<1>();
-                zero::<2>();
-                zero::<3>();
-            }
-            Some((from, step)) => {
-                let below = from.wrapping_add(SIDE * step);
-                load::<0>(from, step);
-                if COLS {
-                    load::<1>(from.add(SIDE), step);
-                }
-                if ROWS {
-                    load::<2>(below, step);
-                }
-                if ROWS && COLS {
-                    load::<3>(below.add(SIDE), step);
-                }
-            }
-        }
-        add::<U, ROWS, COLS>(sides);
-        if let Some(rest) = rest {
-            add::<U, ROWS, COLS>(rest);
-        }
-        let below = to.wrapping_add(SIDE * to_step);
-        store::<0>(to, to_step);
-        if COLS {
-            store::<1>(to.add(SIDE), to_step);
-        }
-        if ROWS {
-            store::<2>(below, to_step);
-        }
-        if ROWS && COLS {
-            store::<3>(below.add(SIDE), to_step);
-        }
-    }
-}
-
-/// # Safety
-/// As for [`sum_block`].
-#[inline(always)]
-unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
-    let Sides {
-        steps,
-        mut a,
-        a_step,
-        mut b,
-        b_step,
-    } = sides;
-    let below = SIDE * a_step;
-    for _ in 0..steps {
-        // SAFETY: as the caller says.
-        unsafe {
-            load::<6>(b, b_step);
-            load::<4>(a, a_step);
-            U::dot::<0, 4, 6>();
-            if COLS {
-                load::<7>(b.add(SIDE), b_step);
-                U::dot::<1, 4, 7>();
-            }
-            if ROWS {
-                load::<5>(a.add(below), a_step);
-                U::dot::<2, 5, 6>();
-            }
-            if ROWS && COLS {
-                U::dot::<3, 5, 7>();
-            }
-        }
-        a = a.wrapping_add(SIDE);
-        b = b.wrapping_add(SIDE * b_step);
-    }
-}
-
-/// Products of registers, `rounds` times four that do not wait for each other: what
-/// [`peak`](super::peak) times.
+/// Products of registers, `rounds` times four that do not wait for each other: what `peak.rs` times.
 pub(super) fn rounds(form: Form, rounds: usize) {
     configure();
     // SAFETY: the registers are configured; what they hold is used by nobody.

@@ -3,10 +3,10 @@
 //! Each element of the result is summed over the depth in order, by itself, whatever stands
 //! around it; so neither the number of rows nor the split into tasks changes a bit.
 
-#[cfg(target_arch = "x86_64")]
-use super::amx::Tiles;
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
+#[cfg(target_arch = "x86_64")]
+use super::tiles::Tiles;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -357,3 +357,6 @@ impl Tile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

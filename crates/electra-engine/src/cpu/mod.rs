@@ -26,6 +26,8 @@ mod peak;
 mod pool;
 mod rows;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod view;
 mod vocabulary;
 mod vocabulary_backward;

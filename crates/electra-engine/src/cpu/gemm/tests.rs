@@ -1,0 +1,259 @@
+//! Products against sums in f64, on every instruction set and in every form, for rows, columns and
+//! depths that fill tiles, registers and blocks, and such that do not.
+
+use super::*;
+use crate::cpu::buffer::Buffer;
+use crate::cpu::pack::{
+    Columns, Source, pack_panel, pack_panel_int8, pack_rows_bf16, quantize_rows, zip_rows,
+};
+
+/// Rows, depth, columns.
+const SHAPES: [[usize; 3]; 8] = [
+    [1, 1, 1],
+    [5, 7, 3],
+    [16, 32, 16],
+    [33, 70, 65],
+    [64, 64, 128],
+    [70, 1100, 130],
+    [32, 2050, 48],
+    [7, 2300, 20],
+];
+/// Columns of the result that no product may touch.
+const BEYOND: usize = 5;
+
+/// Values from −1 to 1.
+fn values(count: usize, seed: u32) -> Vec<f32> {
+    let hash = |i: u32| (i.wrapping_add(seed) ^ 0x5bd1).wrapping_mul(2_654_435_761) >> 16;
+    (0..count as u32)
+        .map(|i| hash(i) as f32 / 32_768.0 - 1.0)
+        .collect()
+}
+
+fn bf16(x: f32) -> f64 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    f32::from_bits(rounded).into()
+}
+
+fn source(form: Form, data: &[f32], rows: usize, cols: usize) -> Source {
+    Source {
+        form,
+        data: data.as_ptr(),
+        rows,
+        cols,
+        stride: form.units(cols),
+    }
+}
+
+/// A left side in a form, and the values that it stands for.
+struct LeftSide {
+    words: Vec<f32>,
+    row_step: usize,
+    unit_step: usize,
+    ranges: Vec<f32>,
+    stands_for: Vec<f64>,
+}
+
+fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide {
+    let units = form.units(depth);
+    let mut words = vec![0.0; rows * units];
+    let mut ranges = vec![0.0; 2 * rows];
+    // SAFETY: x has so many rows and columns.
+    unsafe {
+        match form {
+            Form::F32 => words.copy_from_slice(x),
+            Form::Bf16 => pack_rows_bf16(isa, source(Form::F32, x, rows, depth), &mut words),
+            Form::Int8 => {
+                quantize_rows(
+                    isa,
+                    source(Form::F32, x, rows, depth),
+                    &mut words,
+                    &mut ranges,
+                );
+            }
+        }
+    }
+    let stands_for = (0..rows * depth).map(|at| {
+        let (row, k) = (at / depth, at % depth);
+        match form {
+            Form::F32 => x[at].into(),
+            Form::Bf16 => bf16(x[at]),
+            Form::Int8 => {
+                let byte = words[row * units + k / 4].to_bits().to_le_bytes()[k % 4];
+                f64::from(ranges[2 * row]) * f64::from(byte) + f64::from(ranges[2 * row + 1])
+            }
+        }
+    });
+    LeftSide {
+        stands_for: stands_for.collect(),
+        words,
+        row_step: units,
+        unit_step: 1,
+        ranges,
+    }
+}
+
+/// The same left side with neighbouring rows side by side.
+fn turned(isa: Isa, form: Form, x: &[f32], shape @ [rows, depth]: [usize; 2]) -> LeftSide {
+    let across: Vec<f32> = (0..rows * depth)
+        .map(|at| x[at % rows * depth + at / rows])
+        .collect();
+    let mut words = vec![0.0; form.units(depth) * rows];
+    match form {
+        Form::F32 => words.copy_from_slice(&across),
+        // SAFETY: as many rows and columns.
+        _ => unsafe {
+            zip_rows(
+                isa,
+                source(Form::F32, &across, depth, rows),
+                &mut words,
+                rows,
+            )
+        },
+    }
+    LeftSide {
+        words,
+        row_step: 1,
+        unit_step: rows,
+        ..left(isa, form, x, shape)
+    }
+}
+
+/// A right side `[depth, cols]` in a form, with step and sum of each column, and the values that it
+/// stands for.
+struct RightSide {
+    words: Buffer,
+    steps: Vec<f32>,
+    sums: Vec<f32>,
+    stands_for: Vec<f64>,
+}
+
+fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSide {
+    let units = form.units(depth);
+    let words = Buffer::zeroed(Panels::words(units, cols));
+    let (mut steps, mut sums) = (vec![0.0; cols], vec![0.0; cols]);
+    let panels = Panels {
+        data: words.as_ptr(),
+        depth: units,
+        cols,
+    };
+    let across: Vec<f32> = (0..depth * cols)
+        .map(|at| w[at % depth * cols + at / depth])
+        .collect();
+    for index in 0..panels.count() {
+        // SAFETY: w has so many rows and columns; the panels are ours.
+        unsafe {
+            match form {
+                Form::Int8 => {
+                    let rows = source(Form::F32, &across, cols, depth);
+                    pack_panel_int8(rows, panels, index, steps.as_mut_ptr(), sums.as_mut_ptr());
+                }
+                form => {
+                    let rows = source(Form::F32, w, depth, cols);
+                    pack_panel(isa, form, rows, Columns::Columns, panels, index);
+                }
+            }
+        }
+    }
+    let stands_for = (0..depth * cols).map(|at| {
+        let (k, col) = (at / cols, at % cols);
+        match form {
+            Form::F32 => w[at].into(),
+            Form::Bf16 => bf16(w[at]),
+            Form::Int8 => {
+                let (panel, place) = (col / PANEL, col % PANEL);
+                let word = panel * PANEL * units + k / 4 * panels.width(panel) + place;
+                let byte = words.as_slice()[word].to_bits().to_le_bytes()[k % 4] as i8;
+                f64::from(steps[col]) * f64::from(byte)
+            }
+        }
+    });
+    RightSide {
+        stands_for: stands_for.collect(),
+        words,
+        steps,
+        sums,
+    }
+}
+
+fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, start: &str) {
+    let b = right(isa, form, &values(depth * cols, 2), [depth, cols]);
+    let (bias, stride) = (values(cols, 3), cols + BEYOND);
+    let mut c = values(rows * stride, 4);
+    let before = c.clone();
+    let panels = Panels {
+        data: b.words.as_ptr(),
+        depth: form.units(depth),
+        cols,
+    };
+    let product = Product {
+        rows,
+        depth: form.units(depth),
+        a: a.words.as_ptr(),
+        row_step: a.row_step,
+        unit_step: a.unit_step,
+        b: panels,
+        first_unit: 0,
+        panels: 0..panels.count(),
+        c: c.as_mut_ptr(),
+        c_stride: stride,
+        start: match (form, start) {
+            (Form::Int8, _) => Start::Scaled {
+                rows: a.ranges.as_ptr(),
+                steps: b.steps.as_ptr(),
+                sums: b.sums.as_ptr(),
+                bias: bias.as_ptr(),
+            },
+            (_, "sum") => Start::Sum,
+            (_, "bias") => Start::Bias(bias.as_ptr()),
+            _ => Start::Zero,
+        },
+    };
+    // SAFETY: both sides and the result are as large as the shape says, and ours.
+    unsafe { product.run(isa, form) };
+    for row in 0..rows {
+        for col in 0..stride {
+            let at = row * stride + col;
+            let what = format!("{isa:?} {form:?} {rows}×{depth}×{cols} {start}: {row}, {col}");
+            if col >= cols {
+                assert_eq!(
+                    c[at].to_bits(),
+                    before[at].to_bits(),
+                    "{what} is not the product's"
+                );
+                continue;
+            }
+            let terms =
+                (0..depth).map(|k| a.stands_for[row * depth + k] * b.stands_for[k * cols + col]);
+            let (sum, size) = terms.fold((0.0, 1.0), |(s, n), t| (s + t, n + t.abs()));
+            let from: f64 = match (form, start) {
+                (Form::Int8, _) | (_, "bias") => bias[col].into(),
+                (_, "sum") => before[at].into(),
+                _ => 0.0,
+            };
+            let error = (f64::from(c[at]) - (sum + from)).abs();
+            assert!(error <= 1e-5 * size, "{what}: {} for {}", c[at], sum + from);
+        }
+    }
+}
+
+#[test]
+fn every_product_is_the_sum_of_its_terms_and_touches_nothing_else() {
+    for isa in Isa::available() {
+        let mut forms = vec![Form::F32, Form::Int8];
+        forms.extend(isa.has_bf16().then_some(Form::Bf16));
+        for form in forms {
+            for shape @ [rows, depth, _] in SHAPES {
+                let x = values(rows * depth, 1);
+                let a = left(isa, form, &x, [rows, depth]);
+                for start in ["zero", "sum", "bias"] {
+                    check(isa, form, shape, &a, start);
+                }
+                if form != Form::Int8 {
+                    let a = turned(isa, form, &x, [rows, depth]);
+                    check(isa, form, shape, &a, "sum");
+                }
+            }
+        }
+    }
+}
