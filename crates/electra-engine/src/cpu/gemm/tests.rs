@@ -211,28 +211,30 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
     };
     // SAFETY: both sides and the result are as large as the shape says, and ours.
     unsafe { product.run(isa, form) };
-    for row in 0..rows {
-        for col in 0..stride {
-            let at = row * stride + col;
-            let what = format!("{isa:?} {form:?} {rows}×{depth}×{cols} {start}: {row}, {col}");
-            if col >= cols {
-                assert_eq!(
-                    c[at].to_bits(),
-                    before[at].to_bits(),
-                    "{what} is not the product's"
-                );
-                continue;
-            }
+    let lines = c.chunks_exact(stride).zip(before.chunks_exact(stride));
+    for (row, (c, before)) in lines.enumerate() {
+        let what = format!("{isa:?} {form:?} {rows}×{depth}×{cols} {start}, row {row}");
+        let bits = |x: &[f32]| x[cols..].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(
+            bits(c),
+            bits(before),
+            "{what}: beyond the product's columns"
+        );
+        for (col, (&c, &before)) in c[..cols].iter().zip(before).enumerate() {
             let terms =
                 (0..depth).map(|k| a.stands_for[row * depth + k] * b.stands_for[k * cols + col]);
             let (sum, size) = terms.fold((0.0, 1.0), |(s, n), t| (s + t, n + t.abs()));
             let from: f64 = match (form, start) {
                 (Form::Int8, _) | (_, "bias") => bias[col].into(),
-                (_, "sum") => before[at].into(),
+                (_, "sum") => before.into(),
                 _ => 0.0,
             };
-            let error = (f64::from(c[at]) - (sum + from)).abs();
-            assert!(error <= 1e-5 * size, "{what}: {} for {}", c[at], sum + from);
+            let error = (f64::from(c) - (sum + from)).abs();
+            assert!(
+                error <= 1e-5 * size,
+                "{what}, {col}: {c} for {}",
+                sum + from
+            );
         }
     }
 }
