@@ -1,7 +1,7 @@
 //! The fine-tuning loop: it learns, resumes exactly, keeps the best of its trials, and notices a
 //! run that is stuck.
 
-use electra_data::tasks::{Column, Columns, OpenOptions, OwnTask, TaskKind, TaskSpec};
+use electra_data::tasks::{Column, Columns, Metric, OpenOptions, OwnTask, TaskKind, TaskSpec};
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
 use electra_engine::cpu::{Cpu, CpuOptions};
@@ -370,6 +370,54 @@ fn what_does_not_fit_is_refused_with_its_name() {
         "{:?}",
         job.tasks[0].notes
     );
+}
+
+/// What says one class for every example may score better than what learns later: it leaves no
+/// model while the run may be begun again.
+#[test]
+fn a_run_that_is_stuck_leaves_no_model() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    for (restarts, kept) in [("max_restarts=1", false), ("max_restarts=0", true)] {
+        let settings = ["class_weights=[1,0]", "learning_rate=2e-2", restarts];
+        let job = open(config(&settings), &["boats"], &train, &dev);
+        let out = dir.path().join(restarts);
+        let epoch = job.plan(0).total_steps / 4;
+        let (outcome, _) = run(&job, &out, Some(epoch));
+        assert!(matches!(outcome, Ok(FinetuneOutcome::Interrupted(step)) if step == epoch));
+        assert_eq!(out.join("model.safetensors").exists(), kept, "{restarts}");
+    }
+}
+
+/// Parts of speech are no entities: the best model is that which is right about most words.
+#[test]
+fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let train = dir.path().join("train.conll");
+    std::fs::write(
+        &train,
+        "the\tDT\nboat\tNN\n\nold\tJJ\nriver\tNN\n\n".repeat(3),
+    )
+    .expect("a file");
+    let spec = |name: &str| TaskSpec::own(OwnTask::new(name, TaskKind::Tagging)).expect("a task");
+    let open = |content: Option<&str>| {
+        if let Some(content) = content {
+            std::fs::write(&train, content).expect("a file");
+        }
+        let files = TaskFiles {
+            spec: spec("tags"),
+            train: train.clone(),
+            dev: Some(train.clone()),
+            open: OpenOptions::default(),
+        };
+        let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+        let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+        let job = FinetuneJob::open(config(&[]), start, tokenizer, vec![files]).expect("a job");
+        job.tasks[0].spec.metrics.clone()
+    };
+    assert_eq!(open(None), [Metric::Accuracy]);
+    let entities = open(Some("the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n"));
+    assert_eq!(entities[0], Metric::F1);
 }
 
 /// The reference learns pairs without an order both ways round, and shares of a regression's range.

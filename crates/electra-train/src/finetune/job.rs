@@ -8,8 +8,8 @@ use super::trainer::StepSettings;
 use crate::schedule::Schedule;
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, Input, LabelColumn,
-    LabelSet, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out, question::Windows,
-    tagging::Scheme,
+    LabelSet, Metric, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out,
+    question::Windows, tagging::Scheme,
 };
 use electra_data::tokenizer::{Tokenizer, TokenizerError};
 use electra_model::config::ElectraConfig;
@@ -353,7 +353,13 @@ fn open_task(
     }
     let mut labels = LabelSet::of_training(&spec, &train_examples, Scheme::default())?;
     if spec.kind == TaskKind::Tagging {
-        labels = LabelSet::new(with_whole_scheme(labels.names()))?;
+        if in_scheme(labels.names()) {
+            labels = LabelSet::new(with_whole_scheme(labels.names()))?;
+        } else {
+            // Parts of speech and their like are labels of words; there are no entities to score.
+            spec.metrics = vec![Metric::Accuracy];
+            spec.best = Metric::Accuracy;
+        }
     }
     labels.check_development(&dev_examples)?;
     let kind = head_kind(spec.kind);
@@ -482,18 +488,19 @@ pub fn feature_options(spec: &TaskSpec, head: &HeadSpec) -> FeatureOptions {
     }
 }
 
-/// Tags with, for each kind of entity, both that begin and that go on: one may be missing in the
+/// Whether tags are of entities.
+fn in_scheme(names: &[String]) -> bool {
+    let mut names = names.iter();
+    names.all(|name| name == "O" || name.starts_with("B-") || name.starts_with("I-"))
+}
+
+/// Tags of entities with, for each kind, both that begin and that go on: one may be missing in the
 /// training data and stand in the development data (`I-LST` in CoNLL-2000).
 fn with_whole_scheme(names: &[String]) -> Vec<String> {
     let mut whole: std::collections::BTreeSet<String> = names.iter().cloned().collect();
-    let in_scheme = names
-        .iter()
-        .all(|name| name == "O" || name.starts_with("B-") || name.starts_with("I-"));
-    if in_scheme {
-        for kind in names.iter().filter_map(|name| name.get(2..)) {
-            whole.insert(format!("B-{kind}"));
-            whole.insert(format!("I-{kind}"));
-        }
+    for kind in names.iter().filter_map(|name| name.get(2..)) {
+        whole.insert(format!("B-{kind}"));
+        whole.insert(format!("I-{kind}"));
     }
     whole.into_iter().collect()
 }
@@ -588,15 +595,15 @@ pub fn gold_text(gold: &Gold) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::with_whole_scheme;
+    use super::{in_scheme, with_whole_scheme};
 
     #[test]
-    fn entities_have_both_tags_and_parts_of_speech_stay() {
-        let whole = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
-            with_whole_scheme(&names).join(" ")
-        };
-        assert_eq!(whole(&["O", "B-LST", "I-NP"]), "B-LST B-NP I-LST I-NP O");
-        assert_eq!(whole(&["NN", "VB", "O"]), "NN O VB");
+    fn entities_have_both_tags_and_parts_of_speech_are_no_entities() {
+        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|&n| n.into()).collect() };
+        let entities = names(&["O", "B-LST", "I-NP"]);
+        assert!(in_scheme(&entities));
+        let whole = with_whole_scheme(&entities);
+        assert_eq!(whole.join(" "), "B-LST B-NP I-LST I-NP O");
+        assert!(!in_scheme(&names(&["NN", "VB", "O"])));
     }
 }

@@ -345,8 +345,7 @@ impl<'a, B: Backend> Run<'a, B> {
     /// What follows from the state.
     fn next(&self, plan: &Plan) -> Next {
         let (state, config) = (&self.state, &self.job.config);
-        let evaluated = state.best.is_some() && plan.evaluates(state.step) && state.step > 0;
-        if !evaluated {
+        if state.step == 0 || !plan.evaluates(state.step) {
             return Next::GoOn;
         }
         let stuck = !state.left_majority && 2 * state.step >= plan.total_steps;
@@ -493,8 +492,11 @@ impl<'a, B: Backend> Run<'a, B> {
                 than.is_nan() || if larger { score > than } else { score < than }
             })
         };
-        let best_of_trial = better(state.best.as_ref().map(|b| b.score));
-        let best_of_all = better(state.kept);
+        // A run that may be begun again leaves no model: what says one class for every example can
+        // score better than what has learned something.
+        let counts = state.left_majority || state.all_restarts >= job.config.max_restarts;
+        let best_of_trial = counts && better(state.best.as_ref().map(|b| b.score));
+        let best_of_all = counts && better(state.kept);
         if best_of_trial {
             state.evals_since_best = 0;
             state.best = Some(Trial {
@@ -504,7 +506,7 @@ impl<'a, B: Backend> Run<'a, B> {
                 epoch: plan.epochs(state.step),
                 stuck: false,
             });
-        } else {
+        } else if counts {
             state.evals_since_best += 1;
         }
         if best_of_all {

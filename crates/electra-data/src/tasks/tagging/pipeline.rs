@@ -206,7 +206,9 @@ impl TaggedText {
                 softmax(logits)
             })
             .collect();
-        let by_token = matches!(aggregation, Aggregation::None | Aggregation::Simple);
+        // What was asked of words is said of words, by whatever strategy.
+        let by_token = self.asked == Asked::Tokens
+            && matches!(aggregation, Aggregation::None | Aggregation::Simple);
         let mut words: Vec<TaggedSpan> = Vec::new();
         let mut from = 0;
         while from < self.tokens.len() {
@@ -217,7 +219,7 @@ impl TaggedText {
             words.push(TaggedSpan {
                 label: labels.names()[label].clone(),
                 score,
-                word: self.text(from..to, aggregation == Aggregation::None),
+                word: self.text(from..to, by_token && aggregation == Aggregation::None),
                 start: self.tokens[from].start,
                 end: self.tokens[to - 1].end,
             });

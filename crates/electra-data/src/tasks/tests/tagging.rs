@@ -165,8 +165,13 @@ fn where_words_are_asked_for_their_tags_hold_for_all_their_tokens() {
     });
     let logits: Vec<&[f32]> = rows.iter().map(|row| row.as_slice()).collect();
     for (aggregation, expected) in [
-        (Aggregation::First, ["x ab boat 4-11", "x pa 13-15"]),
-        (Aggregation::Average, ["x ab boat 4-11", "x pa 13-15"]),
+        (
+            Aggregation::None,
+            &["B-x ab 4-6", "I-x boat 7-11", "B-x pa 13-15"][..],
+        ),
+        (Aggregation::Simple, &["x ab boat 4-11", "x pa 13-15"]),
+        (Aggregation::First, &["x ab boat 4-11", "x pa 13-15"]),
+        (Aggregation::Average, &["x ab boat 4-11", "x pa 13-15"]),
     ] {
         let spans = text.spans(&logits, f.labels(), aggregation);
         let shown = spans
