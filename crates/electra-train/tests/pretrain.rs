@@ -157,6 +157,17 @@ fn a_generator_with_embeddings_of_its_own_learns() {
 }
 
 #[test]
+fn the_discriminator_learns_from_the_generator_s_samples() {
+    let (_, eval) = learned(&[]);
+    let (loss, base) = (
+        eval.rtd_loss.expect("a loss"),
+        eval.rtd_base.expect("an entropy"),
+    );
+    assert!(loss < 0.9 * base, "{eval:?}");
+    assert!(eval.rtd_auc.expect("an area") > 0.7, "{eval:?}");
+}
+
+#[test]
 fn a_masked_language_model_learns_which_kind_of_word_stands_where() {
     let (_, eval) = learned(&["electra_objective=false"]);
     assert!(eval.mlm_loss.expect("a loss") < 2.2, "{eval:?}");
