@@ -286,7 +286,11 @@ impl PretrainConfig {
             return Err(PretrainConfigError::UnknownKey {
                 place: place.to_owned(),
                 key: key.to_owned(),
-                suggestion: nearest(key, all.keys()),
+                suggestion: if OVERRIDES.contains(&key) {
+                    format!("; did you mean \"model_hparam_overrides.{key}\"?")
+                } else {
+                    nearest(key, all.keys())
+                },
             });
         };
         if key == "model_size" && *slot != value {
@@ -638,6 +642,11 @@ mod tests {
         let text = message(config.set("learning_rte=1"));
         assert!(
             text.contains("\"learning_rte\"") && text.contains("did you mean \"learning_rate\""),
+            "{text}"
+        );
+        let text = message(config.set("hidden_dropout_prob=0"));
+        assert!(
+            text.contains("\"model_hparam_overrides.hidden_dropout_prob\""),
             "{text}"
         );
         assert!(message(config.set("seed=-1")).contains("\"seed\""));
