@@ -184,6 +184,16 @@ pub struct ParamUpdate {
     pub decay: f32,
 }
 
+/// LAMB's factor on a tensor's learning rate, from the sums of squares of its parameters and of the
+/// direction.
+pub(crate) fn trust_ratio(params: f64, direction: f64) -> f32 {
+    if params > 0.0 && direction > 0.0 {
+        (params / direction).sqrt() as f32
+    } else {
+        1.0
+    }
+}
+
 /// Settings of Adam that hold for all parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Adam {
@@ -531,6 +541,22 @@ pub trait Backend {
         adam: &Adam,
         grad_scale: f32,
         updates: &[ParamUpdate],
+    );
+
+    /// One step of LAMB (You and others, 2019, algorithm 2), like [`adamw`](Backend::adamw) without
+    /// bias correction: the direction `u = m / (√v + ε) + decay · p` is found as there, and
+    /// `p −= lr · r · u`. Where `adapted` says so, `r = ‖p‖ / ‖u‖` over the whole tensor, or 1 where
+    /// one of both is 0; elsewhere it is 1. `grads` are left with the directions.
+    fn lamb(
+        &mut self,
+        params: &mut Self::Params,
+        grads: &mut Self::Flat,
+        first: &mut Self::Flat,
+        second: &mut Self::Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
     );
 
     // ---- composed -----------------------------------------------------------------------

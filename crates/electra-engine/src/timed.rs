@@ -367,6 +367,24 @@ impl<B: Backend> Backend for Timed<'_, B> {
         });
     }
 
+    fn lamb(
+        &mut self,
+        params: &mut Self::Params,
+        grads: &mut Self::Flat,
+        first: &mut Self::Flat,
+        second: &mut Self::Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
+    ) {
+        self.time("lamb", |b| {
+            b.lamb(
+                params, grads, first, second, adam, grad_scale, updates, adapted,
+            );
+        });
+    }
+
     fn layer_arrays(&mut self, spec: &LayerSpec, tokens: usize) -> LayerArrays {
         self.inner.layer_arrays(spec, tokens)
     }

@@ -464,6 +464,62 @@ fn adamw_takes_the_published_step() {
     );
 }
 
+/// The same of LAMB, of a tensor that is adapted, one that is not, and one that is zero.
+#[test]
+fn lamb_takes_the_published_step() {
+    let be = &mut Be::new();
+    let mut layout = ParamLayout::new();
+    let views = ["adapted", "plain", "zero"].map(|name| vector(&mut layout, name, 2));
+    let updates = views.map(|view| ParamUpdate {
+        view,
+        lr: 0.5,
+        decay: 0.25,
+    });
+    let at = |view: ParamView, i: usize| view.range().start + i;
+    let mut params = vec![0.0; layout.len()];
+    let mut grads = vec![0.0; layout.len()];
+    for view in views {
+        grads[at(view, 0)] = 4.0;
+        grads[at(view, 1)] = -1.0;
+    }
+    for view in &views[..2] {
+        params[at(*view, 0)] = 2.0;
+        params[at(*view, 1)] = 3.0;
+    }
+    let before = params.clone();
+    let (mut m, mut v) = (vec![0.5; layout.len()], vec![0.25; layout.len()]);
+    let adam = Adam::default();
+    let adapted = [true, false, true];
+    be.lamb(
+        &mut params,
+        &mut grads,
+        &mut m,
+        &mut v,
+        &adam,
+        0.5,
+        &updates,
+        &adapted,
+    );
+    let (beta1, beta2, epsilon) = (f64::from(0.9f32), f64::from(0.999f32), f64::from(1e-6f32));
+    let direction = |p: f64, grad: f64| {
+        let m = beta1 * 0.5 + (1.0 - beta1) * 0.5 * grad;
+        let v = beta2 * 0.25 + (1.0 - beta2) * (0.5 * grad).powi(2);
+        m / (v.sqrt() + epsilon) + 0.25 * p
+    };
+    for (view, adapted) in views.into_iter().zip(adapted) {
+        let p = [0, 1].map(|i| before[at(view, i)]);
+        let u = [direction(p[0], 4.0), direction(p[1], -1.0)];
+        let ratio = match adapted && p != [0.0; 2] {
+            true => p[0].hypot(p[1]) / u[0].hypot(u[1]),
+            false => 1.0,
+        };
+        for i in 0..2 {
+            let (got, want) = (params[at(view, i)], p[i] - 0.5 * ratio * u[i]);
+            assert!((got - want).abs() < 1e-13, "{got} is not {want}");
+        }
+    }
+}
+
 #[test]
 fn dropout_keeps_the_stated_share_at_the_stated_scale() {
     let be = &mut Be::new();

@@ -3,6 +3,7 @@
 //! Defaults come from a preset; `base` and `large` carry the values that the reference code has
 //! only in comments. An unknown name is an error that suggests the nearest known one.
 
+use crate::optimizer::OptimizerKind;
 use crate::preset::preset;
 use crate::suggestion::nearest;
 use electra_model::config::{Activation, ElectraConfig};
@@ -86,6 +87,8 @@ pub struct PretrainConfig {
     pub disc_weight: f64,
     /// Share of tokens that are masked.
     pub mask_prob: f64,
+    /// `adamw` or, for very large batches, `lamb`.
+    pub optimizer: OptimizerKind,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Power of the learning rate's decay.
@@ -170,6 +173,7 @@ impl PretrainConfig {
             gen_weight: 1.0,
             disc_weight: 50.0,
             mask_prob: p.mask_prob,
+            optimizer: OptimizerKind::AdamW,
             learning_rate: p.learning_rate,
             lr_decay_power: 1.0,
             weight_decay_rate: 0.01,

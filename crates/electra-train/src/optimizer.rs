@@ -2,10 +2,25 @@
 
 use electra_engine::backend::{Adam, Backend, ParamUpdate};
 use electra_engine::params::{ParamLayout, ParamView};
+use serde::{Deserialize, Serialize};
+
+/// Which optimizer takes the steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// The reference's.
+    #[default]
+    AdamW,
+    /// For batches of thousands of sequences: each tensor's step is as long as the learning rate's
+    /// share of the tensor; norms and biases as with AdamW.
+    Lamb,
+}
 
 /// Settings of the optimizer; the defaults are the reference's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerConfig {
+    /// Which one.
+    pub kind: OptimizerKind,
     /// Added to the update as `weight_decay_rate · p`, norms and biases left out.
     pub weight_decay_rate: f64,
     /// Gradients are scaled down to this global norm.
@@ -15,6 +30,7 @@ pub struct OptimizerConfig {
 impl Default for OptimizerConfig {
     fn default() -> Self {
         OptimizerConfig {
+            kind: OptimizerKind::AdamW,
             weight_decay_rate: 0.01,
             clip_norm: 1.0,
         }
@@ -92,7 +108,7 @@ impl<B: Backend> TrainingState<B> {
         }
     }
 
-    /// Clips to the configured norm and takes one step of AdamW at learning rate `lr`.
+    /// Clips to the configured norm and takes one step of the optimizer at learning rate `lr`.
     pub fn step(&mut self, backend: &mut B, config: &OptimizerConfig, norm: f64, lr: f64) {
         let clip = if norm > config.clip_norm {
             config.clip_norm / norm
@@ -108,14 +124,17 @@ impl<B: Backend> TrainingState<B> {
         let each = self.views.iter().zip(&self.decays).zip(&self.lr_factors);
         self.updates.clear();
         self.updates.extend(each.map(update));
-        backend.adamw(
-            &mut self.params,
-            &self.grads,
-            &mut self.first,
-            &mut self.second,
-            &Adam::default(),
-            clip as f32,
-            &self.updates,
-        );
+        let (params, grads) = (&mut self.params, &mut self.grads);
+        let (first, second) = (&mut self.first, &mut self.second);
+        let (adam, clip, updates) = (Adam::default(), clip as f32, &self.updates);
+        match config.kind {
+            OptimizerKind::AdamW => {
+                backend.adamw(params, grads, first, second, &adam, clip, updates);
+            }
+            OptimizerKind::Lamb => {
+                let adapted = &self.decays;
+                backend.lamb(params, grads, first, second, &adam, clip, updates, adapted);
+            }
+        }
     }
 }

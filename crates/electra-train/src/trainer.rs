@@ -160,6 +160,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         } else {
             self.position.skipped = 0;
             let optimizer = OptimizerConfig {
+                kind: config.optimizer,
                 weight_decay_rate: config.weight_decay_rate,
                 ..OptimizerConfig::default()
             };

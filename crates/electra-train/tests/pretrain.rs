@@ -186,6 +186,16 @@ fn random_replacements_are_found_without_a_generator() {
 }
 
 #[test]
+fn lamb_learns_too() {
+    let (_, eval) = learned(&["uniform_generator=true", "optimizer=lamb"]);
+    let (loss, base) = (
+        eval.rtd_loss.expect("a loss"),
+        eval.rtd_base.expect("an entropy"),
+    );
+    assert!(loss < 0.8 * base, "{eval:?}");
+}
+
+#[test]
 fn a_masked_language_model_alone_is_of_full_size() {
     let dir = TempDir::new().expect("a directory");
     let shards = corpus(dir.path());
@@ -243,6 +253,7 @@ fn every_option_of_the_generator_runs_and_changes_the_run() {
         &["model_hparam_overrides.attention_probs_dropout_prob=0.3"],
         &["weight_decay_rate=0.5"],
         &["lr_decay_power=2"],
+        &["optimizer=lamb"],
     ] {
         assert_ne!(plain, first_loss(settings), "{settings:?} changes nothing");
     }

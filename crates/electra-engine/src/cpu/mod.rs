@@ -507,4 +507,20 @@ impl Backend for Cpu {
     ) {
         self.adam_step(params, grads, first, second, adam, grad_scale, updates);
     }
+
+    fn lamb(
+        &mut self,
+        params: &mut CpuParams,
+        grads: &mut Flat,
+        first: &mut Flat,
+        second: &mut Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
+    ) {
+        self.lamb_step(
+            params, grads, first, second, adam, grad_scale, updates, adapted,
+        );
+    }
 }

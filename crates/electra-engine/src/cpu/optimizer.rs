@@ -1,4 +1,4 @@
-//! AdamW, and norms of flat arrays.
+//! AdamW, LAMB, and norms of flat arrays.
 
 use super::isa::Kernel;
 use super::params::CpuParams;
@@ -6,7 +6,7 @@ use super::pool::ELEMENTS;
 use super::simd::{LANES, Simd};
 use super::view::{Shared, part};
 use super::{Cpu, Flat};
-use crate::backend::{Adam, Array, ParamUpdate};
+use crate::backend::{Adam, Array, ParamUpdate, trust_ratio};
 use crate::params::ParamView;
 use std::ops::Range;
 
@@ -42,9 +42,19 @@ impl Pieces {
     }
 }
 
+/// What is done with Adam's direction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// Parameters take a step along it.
+    Follow,
+    /// Gradients become it.
+    Keep,
+}
+
 struct AdamStep<'a> {
+    direction: Direction,
     params: &'a mut [f32],
-    grads: &'a [f32],
+    grads: &'a mut [f32],
     first: &'a mut [f32],
     second: &'a mut [f32],
     adam: Adam,
@@ -69,19 +79,46 @@ impl Kernel for AdamStep<'_> {
         for (((p, g), m), v) in self
             .params
             .chunks_mut(LANES)
-            .zip(self.grads.chunks(LANES))
+            .zip(self.grads.chunks_mut(LANES))
             .zip(self.first.chunks_mut(LANES))
             .zip(self.second.chunks_mut(LANES))
         {
-            let g = S::mul(S::read(g), grad_scale);
-            let first = S::fma(beta1, S::read(m), S::mul(rest1, g));
-            let second = S::fma(beta2, S::read(v), S::mul(S::mul(rest2, g), g));
+            let grad = S::mul(S::read(g), grad_scale);
+            let first = S::fma(beta1, S::read(m), S::mul(rest1, grad));
+            let second = S::fma(beta2, S::read(v), S::mul(S::mul(rest2, grad), grad));
             let root = S::add(S::sqrt(second), epsilon);
             let before = S::read(p);
             let step = S::fma(decay, before, S::div(first, root));
             S::write(m, first);
             S::write(v, second);
-            S::write(p, S::fma(lr, step, before));
+            match self.direction {
+                Direction::Follow => S::write(p, S::fma(lr, step, before)),
+                Direction::Keep => S::write(g, step),
+            }
+        }
+    }
+}
+
+/// `p −= lr · direction`.
+struct Descend<'a> {
+    params: &'a mut [f32],
+    direction: &'a [f32],
+    lr: f32,
+}
+
+impl Kernel for Descend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let lr = S::splat(-self.lr);
+        for (p, u) in self
+            .params
+            .chunks_mut(LANES)
+            .zip(self.direction.chunks(LANES))
+        {
+            let before = S::read(p);
+            S::write(p, S::fma(lr, S::read(u), before));
         }
     }
 }
@@ -126,11 +163,79 @@ impl Cpu {
         grad_scale: f32,
         updates: &[ParamUpdate],
     ) {
+        let moments = [first, second];
+        self.adam_pass(
+            Direction::Follow,
+            params,
+            grads,
+            moments,
+            adam,
+            grad_scale,
+            updates,
+        );
+        params.repack(&mut self.pool, self.isa, &self.pieces.views);
+    }
+
+    pub(super) fn lamb_step(
+        &mut self,
+        params: &mut CpuParams,
+        grads: &mut Flat,
+        first: &mut Flat,
+        second: &mut Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
+    ) {
+        assert_eq!(updates.len(), adapted.len());
+        let moments = [first, second];
+        self.adam_pass(
+            Direction::Keep,
+            params,
+            grads,
+            moments,
+            adam,
+            grad_scale,
+            updates,
+        );
+        let views: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
+        let [mut sizes, mut lengths] = [0, 1].map(|_| vec![0.0; views.len()]);
+        self.norms(&params.master, &views, &mut sizes);
+        self.norms(grads, &views, &mut lengths);
+        let (isa, master) = (self.isa, Shared(params.master.as_ptr()));
+        let pieces = self.pieces.pieces.as_slice();
+        self.pool.run(pieces.len(), |task, _| {
+            let Piece { view, range } = &pieces[task];
+            let ratio = match adapted[*view] {
+                true => trust_ratio(sizes[*view], lengths[*view]),
+                false => 1.0,
+            };
+            isa.run(Descend {
+                // SAFETY: the range lies in the array, as was asserted, and is this task's.
+                params: unsafe { master.slice_mut(range.start, range.len()) },
+                direction: &grads.as_slice()[range.clone()],
+                lr: updates[*view].lr * ratio,
+            });
+        });
+        params.repack(&mut self.pool, isa, &self.pieces.views);
+    }
+
+    /// New moments, and what becomes of the direction; nothing is packed. `grads` are written to only
+    /// where they become it: whoever asks for that has borrowed them mutably.
+    fn adam_pass(
+        &mut self,
+        direction: Direction,
+        params: &CpuParams,
+        grads: &Flat,
+        [first, second]: [&mut Flat; 2],
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+    ) {
         let len = params.master.len();
         assert!(grads.len() == len && first.len() == len && second.len() == len);
         let isa = self.isa;
-        let master = Shared(params.master.as_ptr());
-        let (m, v) = (Shared(first.as_ptr()), Shared(second.as_ptr()));
+        let arrays = [&params.master, grads, first, second].map(|flat| Shared(flat.as_ptr()));
         self.pieces.fill(updates.iter().map(|u| u.view));
         let pieces = self.pieces.pieces.as_slice();
         assert!(pieces.iter().all(|p| p.range.end <= len));
@@ -139,16 +244,12 @@ impl Cpu {
             let (at, n) = (piece.range.start, piece.range.len());
             let update = &updates[piece.view];
             // SAFETY: the range lies in all four arrays and is this task's.
-            let (params, first, second) = unsafe {
-                (
-                    master.slice_mut(at, n),
-                    m.slice_mut(at, n),
-                    v.slice_mut(at, n),
-                )
-            };
+            let [params, grads, first, second] =
+                arrays.map(|array| unsafe { array.slice_mut(at, n) });
             isa.run(AdamStep {
+                direction,
                 params,
-                grads: &grads.as_slice()[at..at + n],
+                grads,
                 first,
                 second,
                 adam: *adam,
@@ -157,7 +258,6 @@ impl Cpu {
                 decay: update.decay,
             });
         });
-        params.repack(&mut self.pool, isa, &self.pieces.views);
     }
 
     pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {

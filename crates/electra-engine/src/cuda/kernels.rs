@@ -457,6 +457,11 @@ kernels! {
         params: Ptr<f32>, rounded: Ptr<u16>, grads: Ptr<f32>, first: Ptr<f32>, second: Ptr<f32>,
         chunks: Ptr<Chunk>, grad_scale: f32, beta1: f32, beta2: f32, epsilon: f32,
     );
+    adam_direction(
+        params: Ptr<f32>, grads: Ptr<f32>, first: Ptr<f32>, second: Ptr<f32>, chunks: Ptr<Chunk>,
+        grad_scale: f32, beta1: f32, beta2: f32, epsilon: f32,
+    );
+    descend(params: Ptr<f32>, rounded: Ptr<u16>, directions: Ptr<f32>, chunks: Ptr<Chunk>);
 }
 
 #[cfg(test)]

@@ -363,6 +363,22 @@ impl Backend for Cuda {
         self.adam_step(params, grads, first, second, adam, grad_scale, updates);
     }
 
+    fn lamb(
+        &mut self,
+        params: &mut CudaParams,
+        grads: &mut Flat,
+        first: &mut Flat,
+        second: &mut Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
+    ) {
+        self.lamb_step(
+            params, grads, first, second, adam, grad_scale, updates, adapted,
+        );
+    }
+
     fn layer(
         &mut self,
         params: &CudaParams,

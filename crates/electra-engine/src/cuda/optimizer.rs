@@ -1,11 +1,11 @@
-//! Sums, norms and AdamW over chunks of flat arrays.
+//! Sums, norms, AdamW and LAMB over chunks of flat arrays.
 
 use super::device::{bytes_of, bytes_of_mut};
 use super::error::OrFail;
 use super::kernels::{self, Chunk, Ptr, Shape};
 use super::memory::{CudaParams, Use};
 use super::{Cuda, Flat};
-use crate::backend::{Adam, Array, ParamUpdate};
+use crate::backend::{Adam, Array, ParamUpdate, trust_ratio};
 use crate::params::ParamView;
 
 /// Elements of a chunk, one block's work.
@@ -79,8 +79,7 @@ impl Cuda {
             norms.fill(0.0);
             return;
         }
-        let end = all.iter().map(|c| c.offset as usize + c.len as usize).max();
-        assert!(4 * end.unwrap_or(0) <= flat.bytes());
+        check_bounds(&all, &[flat]);
         let list = self.described(&all);
         let partials = self.scratch.room::<f64>(Use::Partials, all.len());
         kernels::sum_squares(
@@ -114,10 +113,7 @@ impl Cuda {
         if all.is_empty() {
             return;
         }
-        let end = all.iter().map(|c| c.offset as usize + c.len as usize).max();
-        for flat in [&params.master, grads, first, second] {
-            assert!(4 * end.unwrap_or(0) <= flat.bytes());
-        }
+        check_bounds(&all, &[&params.master, grads, first, second]);
         let list = self.described(&all);
         kernels::adamw(
             &*self.device,
@@ -135,4 +131,72 @@ impl Cuda {
         )
         .or_fail();
     }
+
+    pub(super) fn lamb_step(
+        &mut self,
+        params: &mut CudaParams,
+        grads: &mut Flat,
+        first: &mut Flat,
+        second: &mut Flat,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
+    ) {
+        assert_eq!(updates.len(), adapted.len());
+        let all = chunks(updates.iter().copied());
+        if all.is_empty() {
+            return;
+        }
+        check_bounds(&all, &[&params.master, grads, first, second]);
+        let shape = Shape::new([all.len(), 1, 1], 256);
+        let list = self.described(&all);
+        kernels::adam_direction(
+            &*self.device,
+            shape,
+            params.master.ptr(),
+            grads.ptr(),
+            first.ptr(),
+            second.ptr(),
+            list,
+            grad_scale,
+            adam.beta1,
+            adam.beta2,
+            adam.epsilon,
+        )
+        .or_fail();
+        let views: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
+        let [mut sizes, mut lengths] = [0, 1].map(|_| vec![0.0; views.len()]);
+        self.norms(&params.master, &views, &mut sizes);
+        self.norms(grads, &views, &mut lengths);
+        let ratios = sizes.iter().zip(&lengths).zip(adapted);
+        let scaled = updates
+            .iter()
+            .zip(ratios)
+            .map(|(update, ((&size, &length), &adapted))| ParamUpdate {
+                lr: match adapted {
+                    true => update.lr * trust_ratio(size, length),
+                    false => update.lr,
+                },
+                ..*update
+            });
+        let list = self.described(&chunks(scaled));
+        kernels::descend(
+            &*self.device,
+            shape,
+            params.master.ptr(),
+            params.rounded.as_ref().map_or(Ptr::NONE, |r| r.ptr()),
+            grads.ptr(),
+            list,
+        )
+        .or_fail();
+    }
+}
+
+/// # Panics
+/// If a chunk ends beyond one of the arrays.
+fn check_bounds(chunks: &[Chunk], flats: &[&Flat]) {
+    let end = chunks.iter().map(|c| c.offset as usize + c.len as usize);
+    let bytes = 4 * end.max().unwrap_or(0);
+    assert!(flats.iter().all(|flat| bytes <= flat.bytes()));
 }

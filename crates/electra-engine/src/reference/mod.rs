@@ -558,4 +558,38 @@ impl<T: Real> Backend for Reference<T> {
             }
         }
     }
+
+    fn lamb(
+        &mut self,
+        params: &mut Vec<T>,
+        grads: &mut Vec<T>,
+        first: &mut Vec<T>,
+        second: &mut Vec<T>,
+        adam: &Adam,
+        grad_scale: f32,
+        updates: &[ParamUpdate],
+        adapted: &[bool],
+    ) {
+        let of = |v: f32| T::of(v.into());
+        for (update, &adapted) in updates.iter().zip(adapted) {
+            let range = update.view.range();
+            // A step of AdamW at rate 1 from where the tensor stands is the direction.
+            let before = params[range.clone()].to_vec();
+            let whole = ParamUpdate { lr: 1.0, ..*update };
+            self.adamw(params, grads, first, second, adam, grad_scale, &[whole]);
+            let (mut size, mut length) = (T::zero(), T::zero());
+            for (i, &p) in range.clone().zip(&before) {
+                grads[i] = p - params[i];
+                size = size + p * p;
+                length = length + grads[i] * grads[i];
+            }
+            let ratio = match adapted && size > T::zero() && length > T::zero() {
+                true => (size / length).sqrt(),
+                false => T::one(),
+            };
+            for (i, p) in range.zip(before) {
+                params[i] = p - of(update.lr) * ratio * grads[i];
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ type Program<B> = fn(&mut Context<B>);
 
 /// Runs all of them.
 pub(super) fn all<B: Backend>(c: &mut Context<B>) {
-    let programs: [(&'static str, Program<B>); 15] = [
+    let programs: [(&'static str, Program<B>); 16] = [
         ("memory", memory),
         ("embed", embed),
         ("linear", linear),
@@ -23,6 +23,7 @@ pub(super) fn all<B: Backend>(c: &mut Context<B>) {
         ("binary_cross_entropy", binary_cross_entropy),
         ("sums", sums),
         ("adamw", adamw),
+        ("lamb", lamb),
         ("layer", encoder_layer),
         ("infer_layers", infer_layers),
     ];
@@ -392,6 +393,15 @@ fn sums<B: Backend>(c: &mut Context<B>) {
 }
 
 fn adamw<B: Backend>(c: &mut Context<B>) {
+    optimizer(c, false);
+}
+
+fn lamb<B: Backend>(c: &mut Context<B>) {
+    optimizer(c, true);
+}
+
+/// Two steps, and products with what they leave.
+fn optimizer<B: Backend>(c: &mut Context<B>, layerwise: bool) {
     let (tokens, hidden, width) = (c.tokens(), c.hidden(), c.case.width);
     let mut layer = layer(c, width, hidden);
     let magnitude = c.case.magnitude;
@@ -421,16 +431,15 @@ fn adamw<B: Backend>(c: &mut Context<B>) {
         .linear_backward_input(&layer.params, dy, linear, dx, false);
     let adam = Adam::default();
     for _ in 0..2 {
-        let params = &mut layer.params;
-        c.backend.adamw(
-            params,
-            &grads,
-            &mut first,
-            &mut second,
-            &adam,
-            0.5,
-            &updates,
-        );
+        let (params, m, v) = (&mut layer.params, &mut first, &mut second);
+        if layerwise {
+            let adapted = [true, false];
+            c.backend
+                .lamb(params, &mut grads, m, v, &adam, 0.5, &updates, &adapted);
+            c.keep_flat("direction", &grads, layer.len, Bound::F32(1e-5));
+        } else {
+            c.backend.adamw(params, &grads, m, v, &adam, 0.5, &updates);
+        }
     }
     let mut values = vec![0.0; layer.len];
     c.backend.read_params(&layer.params, &mut values);
@@ -449,7 +458,8 @@ fn adamw<B: Backend>(c: &mut Context<B>) {
     c.keep_flat("zeros", &grads, layer.len, Bound::Exact);
 }
 
-/// Input of a layer. Scores of thousands would leave softmax no gradient but rounding errors.
+/// Input of a layer. Scores of thousands would leave softmax no gradient but rounding errors, and
+/// where two of them are close, another word to look at.
 fn layer_input<B: Backend>(c: &mut Context<B>) -> Array {
     let (tokens, hidden) = (c.tokens(), c.hidden());
     let magnitude = c.case.magnitude.min(3.0);
@@ -568,7 +578,7 @@ fn infer_layers<B: Backend>(c: &mut Context<B>) {
         output: c.backend.array(tokens, hidden),
         ..even
     };
-    let input = c.input(tokens, hidden);
+    let input = layer_input(c);
     let output = c
         .backend
         .infer_layers(&params, &spec, &layers, &sequences, input, &[even, odd]);

@@ -1,4 +1,4 @@
-// Sums in double precision, and AdamW. Chunks are runs of a flat array, each a block's work.
+// Sums in double precision, AdamW and LAMB. Chunks are runs of a flat array, each a block's work.
 
 // Twin of `Chunk` in kernels.rs.
 struct Chunk {
@@ -50,20 +50,52 @@ extern "C" __global__ void sum_squares(const float* flat, const Chunk* chunks, d
     }
 }
 
-// One step of AdamW without bias correction; `rounded`, where there is one, gets the bf16 copy.
+// Adam's direction without bias correction, m / (sqrt(v) + epsilon) + decay p, and new moments.
+__device__ float direction(float p, float g, float* first, float* second, float decay, float beta1,
+                           float beta2, float epsilon) {
+    float m = beta1 * *first + (1.0f - beta1) * g;
+    float v = beta2 * *second + (1.0f - beta2) * g * g;
+    *first = m;
+    *second = v;
+    return m / (sqrtf(v) + epsilon) + decay * p;
+}
+
+// One step of AdamW; `rounded`, where there is one, gets the bf16 copy.
 extern "C" __global__ void adamw(float* params, bf16* rounded, const float* grads, float* first,
                                  float* second, const Chunk* chunks, float grad_scale, float beta1,
                                  float beta2, float epsilon) {
     Chunk chunk = chunks[blockIdx.x];
     for (unsigned j = threadIdx.x; j < chunk.len; j += blockDim.x) {
         u64 i = chunk.offset + j;
-        float g = grads[i] * grad_scale;
-        float m = beta1 * first[i] + (1.0f - beta1) * g;
-        float v = beta2 * second[i] + (1.0f - beta2) * g * g;
         float p = params[i];
-        p -= chunk.lr * (m / (sqrtf(v) + epsilon) + chunk.decay * p);
-        first[i] = m;
-        second[i] = v;
+        p -= chunk.lr * direction(p, grads[i] * grad_scale, first + i, second + i, chunk.decay,
+                                  beta1, beta2, epsilon);
+        params[i] = p;
+        if (rounded) {
+            rounded[i] = to_bf16(p);
+        }
+    }
+}
+
+// Gradients become the direction; parameters stay.
+extern "C" __global__ void adam_direction(const float* params, float* grads, float* first,
+                                          float* second, const Chunk* chunks, float grad_scale,
+                                          float beta1, float beta2, float epsilon) {
+    Chunk chunk = chunks[blockIdx.x];
+    for (unsigned j = threadIdx.x; j < chunk.len; j += blockDim.x) {
+        u64 i = chunk.offset + j;
+        grads[i] = direction(params[i], grads[i] * grad_scale, first + i, second + i, chunk.decay,
+                             beta1, beta2, epsilon);
+    }
+}
+
+// A step along given directions.
+extern "C" __global__ void descend(float* params, bf16* rounded, const float* directions,
+                                   const Chunk* chunks) {
+    Chunk chunk = chunks[blockIdx.x];
+    for (unsigned j = threadIdx.x; j < chunk.len; j += blockDim.x) {
+        u64 i = chunk.offset + j;
+        float p = params[i] - chunk.lr * directions[i];
         params[i] = p;
         if (rounded) {
             rounded[i] = to_bf16(p);

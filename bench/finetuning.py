@@ -1,0 +1,73 @@
+"""Fine-tunes one checkpoint with the binary and with PyTorch, and compares scores and time.
+
+    cargo build --release
+    python bench/finetuning.py --model run/discriminator --data DIR --work DIR [--electra target/release/electra] [--seeds 3]
+
+`--data` holds sst2/ and conll2000/. Both sides learn in bf16 with the same settings and draw their own numbers; the score is
+that of the best epoch on SST-2's development set and on CoNLL-2000's test set. The time is that of the steps, so neither
+loading nor scoring counts. A finished run in `--work` is not run again. Prints a Markdown row a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, median, stdev
+
+PEER = Path(__file__).parent / "peers" / "finetune.py"
+TASKS = {"sst2": ("sst2/train.tsv", "sst2/dev.tsv"), "conll2000": ("conll2000/train.txt", "conll2000/test.txt")}
+DROPOUT = "0.1"
+
+
+def run(command: list[str]) -> str:
+    print("$", " ".join(command), file=sys.stderr, flush=True)
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def pair(task: str, seed: int, args: argparse.Namespace) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Score and seconds of ours and of the peer."""
+    train, dev = (str(args.data / file) for file in TASKS[task])
+    common = ["--model", str(args.model), "--task", task, "--train", train, "--dev", dev, "--threads", str(args.threads)]
+    out, peer = args.work / f"{task}-{seed}", args.work / f"{task}-{seed}.peer.json"
+    if not (out / "results.json").exists():
+        run([args.electra, "finetune", *common, "--out", str(out), "--precision", "bf16", "--set", f"seed={seed}",
+             "--set", f"hidden_dropout_prob={DROPOUT}", "--set", f"attention_probs_dropout_prob={DROPOUT}"])  # fmt: skip
+    if not peer.exists():
+        peer.write_text(run([sys.executable, str(PEER), *common, "--seed", str(seed), "--dropout", DROPOUT]))
+    ours, theirs = json.loads((out / "results.json").read_text()), json.loads(peer.read_text())
+    return (ours["summary"]["best"], ours["seconds"]), (theirs["score"], theirs["seconds"])
+
+
+def spread(scores: list[float]) -> str:
+    return f"{mean(scores):.4f} ± {stdev(scores):.4f}" if len(scores) > 1 else f"{scores[0]:.4f}"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", type=Path, required=True)
+    p.add_argument("--data", type=Path, required=True)
+    p.add_argument("--work", type=Path, required=True)
+    p.add_argument("--electra", default="target/release/electra")
+    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--only", choices=TASKS)
+    args = p.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    print("| task | seeds | score, ours | PyTorch | seconds of steps, ours | PyTorch | PyTorch / ours |")
+    print("|---|---|---|---|---|---|---|")
+    for task in TASKS:
+        if args.only not in (None, task):
+            continue
+        ours, theirs = zip(*(pair(task, seed, args) for seed in range(args.seeds)))
+        scores = [[score for score, _ in side] for side in (ours, theirs)]
+        seconds = [[seconds for _, seconds in side] for side in (ours, theirs)]
+        ratio = median(b / a for a, b in zip(*seconds))
+        cells = [task, str(args.seeds), *map(spread, scores), *(f"{median(side):.1f}" for side in seconds), f"{ratio:.2f}×"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
