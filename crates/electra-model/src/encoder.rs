@@ -214,6 +214,9 @@ pub struct Encoder {
     pub attention_dropout: f32,
     /// Number of this network among those trained together: keeps their random numbers apart.
     pub network: u32,
+    /// Whether training keeps of each layer its output alone, and computes the rest again for
+    /// backward (Chen and others, 2016): less memory, a third more time, the same bits.
+    pub checkpointing: bool,
 }
 
 /// Token ids and where their sequences lie, on a device.
@@ -240,6 +243,8 @@ pub struct EncoderArrays {
     normed: Array,
     projected: Option<Array>,
     layers: Layers,
+    /// Whether layers share all but their outputs, which are then computed again for backward.
+    shared: bool,
     /// One a layer, none where dropout is off.
     dropouts: Vec<LayerDropout>,
 }
@@ -268,6 +273,7 @@ impl EncoderArrays {
         encoder: &Encoder,
         tokens: usize,
         layers: Layers,
+        shared: bool,
     ) -> Self {
         let size = encoder.embeddings.word.cols;
         EncoderArrays {
@@ -280,19 +286,26 @@ impl EncoderArrays {
                 .map(|_| backend.array(tokens, encoder.body.spec.hidden)),
             dropouts: Vec::with_capacity(encoder.body.layers.len()),
             layers,
+            shared,
         }
     }
 
-    /// For training on up to `tokens` tokens: every layer keeps what backward reads.
+    /// For training on up to `tokens` tokens: every layer keeps what backward reads, or with
+    /// [`checkpointing`](Encoder::checkpointing) its output.
     pub fn for_training<B: Backend>(backend: &mut B, encoder: &Encoder, tokens: usize) -> Self {
-        let spec = &encoder.body.spec;
-        let layers = encoder
-            .body
-            .layers
-            .iter()
-            .map(|_| backend.layer_arrays(spec, tokens))
-            .collect();
-        Self::with_layers(backend, encoder, tokens, Layers::Kept(layers))
+        let (spec, shared) = (&encoder.body.spec, encoder.checkpointing);
+        let mut layers: Vec<LayerArrays> = Vec::with_capacity(encoder.body.layers.len());
+        for _ in &encoder.body.layers {
+            let arrays = match layers.first().filter(|_| shared) {
+                Some(&first) => LayerArrays {
+                    output: backend.array(tokens, spec.hidden),
+                    ..first
+                },
+                None => backend.layer_arrays(spec, tokens),
+            };
+            layers.push(arrays);
+        }
+        Self::with_layers(backend, encoder, tokens, Layers::Kept(layers), shared)
     }
 
     /// For inference on up to `tokens` tokens: nothing is kept but the last output.
@@ -304,7 +317,7 @@ impl EncoderArrays {
             ..even
         };
         let layers = Layers::Working(Box::new([even, odd]));
-        Self::with_layers(backend, encoder, tokens, layers)
+        Self::with_layers(backend, encoder, tokens, layers, true)
     }
 
     /// Makes these the first `tokens` rows of `whole`, in the memory that they have.
@@ -391,6 +404,7 @@ impl Encoder {
             hidden_dropout: config.hidden_dropout_prob as f32,
             attention_dropout: config.attention_probs_dropout_prob as f32,
             network,
+            checkpointing: false,
         }
     }
 
@@ -490,20 +504,26 @@ impl Encoder {
         d: &EncoderGradients,
         grads: &mut B::Flat,
     ) {
-        let kept = arrays.kept();
-        for i in (0..self.body.layers.len()).rev() {
+        let (kept, sequences) = (arrays.kept(), &input.sequences);
+        let (spec, layers) = (&self.body.spec, &self.body.layers);
+        for (i, layer) in layers.iter().enumerate().rev() {
             let layer_input = match i {
                 0 => arrays.layer_input(),
                 _ => kept[i - 1].output,
             };
+            let (dropout, keep) = (arrays.dropouts.get(i), &kept[i]);
+            // The last layer's arrays are as forward left them.
+            if arrays.shared && i + 1 < layers.len() {
+                backend.layer(params, spec, layer, sequences, dropout, layer_input, keep);
+            }
             backend.layer_backward(
                 params,
-                &self.body.spec,
-                &self.body.layers[i],
-                &input.sequences,
-                arrays.dropouts.get(i),
+                spec,
+                layer,
+                sequences,
+                dropout,
                 layer_input,
-                &kept[i],
+                keep,
                 &d.layers,
                 grads,
             );

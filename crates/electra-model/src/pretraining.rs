@@ -75,6 +75,15 @@ pub struct Pretraining {
 }
 
 impl Pretraining {
+    /// Whether both networks keep layers' outputs alone; see [`Encoder::checkpointing`].
+    pub fn set_checkpointing(&mut self, on: bool) {
+        let generator = self.generator.as_mut().map(|g| &mut g.encoder);
+        let discriminator = self.discriminator.as_mut().map(|d| &mut d.encoder);
+        for encoder in generator.into_iter().chain(discriminator) {
+            encoder.checkpointing = on;
+        }
+    }
+
     /// Declares the networks. Where they share, their configurations must agree.
     pub fn new(
         objective: Objective,

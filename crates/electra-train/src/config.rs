@@ -125,6 +125,9 @@ pub struct PretrainConfig {
     pub train_batch_tokens: Option<usize>,
     /// Micro-batches that a batch is split into, to save memory.
     pub gradient_accumulation_steps: usize,
+    /// Keep of each layer its output alone and compute the rest again for backward: less memory, more
+    /// time.
+    pub gradient_checkpointing: bool,
     /// Sequences of a batch in evaluation.
     pub eval_batch_size: usize,
     /// Layers of the generator as a share of the discriminator's.
@@ -157,6 +160,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "save_checkpoints_steps",
     "keep_checkpoint_max",
     "max_skipped_steps",
+    "gradient_checkpointing",
     // Of the job, not of the configuration: a probe changes nothing of the run.
     "probe",
     "probe_steps",
@@ -192,6 +196,7 @@ impl PretrainConfig {
             train_batch_size: p.batch,
             train_batch_tokens: None,
             gradient_accumulation_steps: 1,
+            gradient_checkpointing: false,
             eval_batch_size: p.batch.min(128),
             generator_layers: 1.0,
             generator_hidden_size: p.generator_hidden_size,

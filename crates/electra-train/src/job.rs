@@ -57,7 +57,8 @@ pub enum JobError {
     /// More memory than there is.
     #[error(
         "the run takes about {} of memory, but {} are free; lower train_batch_size or \
-         max_seq_length, raise gradient_accumulation_steps, or choose a smaller model",
+         max_seq_length, raise gradient_accumulation_steps, set gradient_checkpointing=true, or \
+         choose a smaller model",
         readable_bytes(*.needed), readable_bytes(*.free)
     )]
     Memory {
@@ -248,8 +249,9 @@ impl PretrainJob {
                 });
             }
         }
-        let networks =
+        let mut networks =
             Pretraining::new(config.objective(), &generator_config, &discriminator_config)?;
+        networks.set_checkpointing(config.gradient_checkpointing);
         if let Some(from) = &init_from {
             for ((network, model), record) in from.networks().into_iter().zip(&mut given) {
                 if let (Some(GivenModel::Directory(path)), Some(record)) = (model, record) {
@@ -439,9 +441,14 @@ impl PretrainJob {
             Some(tokens) => tokens as f64 / parts,
             None => self.config.train_batch_size as f64 * mean_length / parts,
         };
+        let checkpointing = self.config.gradient_checkpointing;
         let kept = |config: &ElectraConfig| {
-            let layer = 8 * config.hidden_size as u64 + 2 * config.intermediate_size as u64;
-            config.num_hidden_layers as u64 * layer
+            let hidden = config.hidden_size as u64;
+            let layer = 8 * hidden + 2 * config.intermediate_size as u64;
+            match (config.num_hidden_layers as u64, checkpointing) {
+                (layers, false) => layers * layer,
+                (layers, true) => layers * hidden + layer,
+            }
         };
         let networks = &self.networks;
         let generator = networks

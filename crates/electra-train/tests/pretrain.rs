@@ -106,6 +106,28 @@ fn micro_batches_change_nothing_but_rounding() {
     }
 }
 
+#[test]
+fn layers_computed_again_change_no_bit() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let [whole, again, changed] = ["whole", "again", "changed"].map(|name| dir.path().join(name));
+    let checkpointing = || config(&["gradient_checkpointing=true"]);
+    run_on(&mut cpu(2), config(&[]), &shards, &whole, 0)
+        .outcome
+        .expect("an end");
+    run_on(&mut cpu(2), checkpointing(), &shards, &again, 0)
+        .outcome
+        .expect("an end");
+    assert_same_end(&whole, &again, 12);
+    // So a run that runs out of memory can go on with it.
+    for (config, stop) in [(config(&[]), 5), (checkpointing(), 0)] {
+        run_on(&mut cpu(2), config, &shards, &changed, stop)
+            .outcome
+            .expect("an end");
+    }
+    assert_same_end(&whole, &changed, 12);
+}
+
 /// Losses of the first and the last steps of a run.
 fn learned(settings: &[&str]) -> (Vec<MetricsLine>, EvalMetrics) {
     let dir = TempDir::new().expect("a directory");

@@ -55,7 +55,8 @@ pub enum CudaError {
     #[error(
         "out of memory on {device}: {} asked for, {} in use by this process, {} of {} free; lower \
          the number of tokens a batch (train_batch_size or max_seq_length), or raise \
-         gradient_accumulation_steps, which cuts a batch into parts and changes nothing else",
+         gradient_accumulation_steps, which cuts a batch into parts and changes nothing else, or set \
+         gradient_checkpointing=true, which takes a third more time",
         size(*.asked), size(*.used), size(*.free), size(*.total)
     )]
     OutOfMemory {

@@ -60,6 +60,9 @@ pub struct FinetuneConfig {
     pub train_batch_size: usize,
     /// Micro-batches that a batch is split into, to save memory.
     pub gradient_accumulation_steps: usize,
+    /// Keep of each layer its output alone and compute the rest again for backward: less memory, more
+    /// time.
+    pub gradient_checkpointing: bool,
     /// Tokens of a sequence; the task's.
     pub max_seq_length: Option<usize>,
     /// Tokens from one window of a question's text to the next; the task's.
@@ -108,6 +111,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "save_checkpoints_steps",
     "eval_batch_tokens",
     "max_skipped_steps",
+    "gradient_checkpointing",
 ];
 
 impl Default for FinetuneConfig {
@@ -120,6 +124,7 @@ impl Default for FinetuneConfig {
             num_train_epochs: None,
             train_batch_size: 32,
             gradient_accumulation_steps: 1,
+            gradient_checkpointing: false,
             max_seq_length: None,
             doc_stride: None,
             hidden_dropout_prob: None,

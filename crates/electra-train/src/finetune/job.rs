@@ -179,8 +179,10 @@ impl FinetuneJob {
             fits.map_err(|error| FinetuneJobError::Options(error.to_string()))?;
         }
         let specs: Vec<HeadSpec> = tasks.iter().map(|t| t.entry.head.clone()).collect();
+        let mut network = TaskNetwork::new(&network_config, &specs);
+        network.encoder.checkpointing = config.gradient_checkpointing;
         Ok(FinetuneJob {
-            network: TaskNetwork::new(&network_config, &specs),
+            network,
             fingerprint: fingerprint.finalize().to_hex().to_string(),
             config,
             network_config,
