@@ -380,6 +380,13 @@ pub struct PretrainingStep {
     host: Vec<u32>,
 }
 
+/// A (micro-)batch on its way through the networks: what [`PretrainingStep::finish`] waits for.
+#[must_use = "its sums are to be read before the next one begins"]
+pub struct Launched {
+    batch: Batch,
+    sums: StepSums,
+}
+
 /// The arrays of one batch, cut to its size.
 struct Batch {
     generator: EncoderInput,
@@ -498,20 +505,33 @@ impl PretrainingStep {
         params: &B::Params,
         input: &MaskedInput,
         options: &StepOptions,
-        mut grads: Option<&mut B::Flat>,
+        grads: Option<&mut B::Flat>,
         detections: Option<&mut Detections>,
     ) -> StepSums {
+        let predict = detections.is_some();
+        let launched = self.launch(backend, networks, params, input, options, grads, predict);
+        launched.map_or(StepSums::default(), |launched| {
+            self.finish(backend, launched, detections)
+        })
+    }
+
+    /// The first half of [`run`](PretrainingStep::run): nothing of it waits for the device. With
+    /// `predict` the generator's most probable tokens are found, too.
+    pub fn launch<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        networks: &Pretraining,
+        params: &B::Params,
+        input: &MaskedInput,
+        options: &StepOptions,
+        mut grads: Option<&mut B::Flat>,
+        predict: bool,
+    ) -> Option<Launched> {
         let (tokens, masked) = (input.batch.tokens(), input.masked_rows.len());
         self.reserve(backend, networks, [tokens, input.batch.sequences(), masked]);
-        let (Some(batch), Some(arrays)) = (self.upload(backend, input), &mut self.arrays) else {
-            return StepSums::default();
-        };
+        let batch = self.upload(backend, input)?;
+        let arrays = self.arrays.as_mut()?;
         let rng = options.dropout.then_some(&options.rng);
-        let mut sums = StepSums {
-            tokens,
-            masked,
-            ..StepSums::default()
-        };
         if let Some(given) = options.replacements {
             backend.write_ints(batch.sampled, given);
         }
@@ -529,10 +549,9 @@ impl PretrainingStep {
                 rows,
                 sampled: batch.sampled,
             });
-            let predicted = detections.is_some().then_some(batch.predicted);
+            let predicted = predict.then_some(batch.predicted);
             let (targets, sample) = (batch.targets, sample.as_ref());
             generator.vocabulary(backend, params, targets, arrays, predicted, sample);
-            sums.mlm = -backend.sum(arrays.log_prob);
             if let Some(grads) = grads.as_deref_mut() {
                 let d = own.gradients.first_rows(tokens, masked);
                 let (targets, scale) = (batch.targets, options.mlm_scale);
@@ -541,7 +560,6 @@ impl PretrainingStep {
                 );
             }
         }
-        let mut logits = None;
         if let (Some(discriminator), Some(own)) =
             (&networks.discriminator, &mut arrays.discriminator)
         {
@@ -555,9 +573,8 @@ impl PretrainingStep {
                 input.token_ids,
             );
             backend.not_equal(input.token_ids, batch.original_ids, labels);
-            logits = Some(discriminator.forward(backend, params, input, arrays, rng));
+            discriminator.forward(backend, params, input, arrays, rng);
             backend.binary_cross_entropy(arrays.logits, labels, arrays.loss);
-            sums.rtd = backend.sum(arrays.loss);
             if let Some(grads) = grads {
                 let d = own.gradients.first_rows(tokens);
                 let scale = options.rtd_scale;
@@ -565,8 +582,35 @@ impl PretrainingStep {
                     backend, params, input, labels, scale, arrays, rng, &d, grads,
                 );
             }
-            self.host.resize(tokens, 0);
-            backend.read_ints(labels, &mut self.host);
+        }
+        Some(Launched {
+            batch,
+            sums: StepSums {
+                tokens,
+                masked,
+                ..StepSums::default()
+            },
+        })
+    }
+
+    /// Waits for the batch that was launched last, and reads its sums and, where wanted, detections.
+    pub fn finish<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        launched: Launched,
+        detections: Option<&mut Detections>,
+    ) -> StepSums {
+        let Launched { batch, mut sums } = launched;
+        let arrays = self.arrays.as_ref();
+        if let Some(own) = arrays.and_then(|a| a.generator.as_ref()) {
+            sums.mlm = -backend.sum(own.cut.log_prob);
+        }
+        let mut logits = None;
+        if let Some(own) = arrays.and_then(|a| a.discriminator.as_ref()) {
+            sums.rtd = backend.sum(own.cut.loss);
+            logits = Some(own.cut.logits);
+            self.host.resize(sums.tokens, 0);
+            backend.read_ints(batch.labels, &mut self.host);
             sums.replaced = self.host.iter().filter(|&&label| label != 0).count();
         }
         if let Some(out) = detections {

@@ -53,8 +53,8 @@ pub struct Trainer<'a, B: Backend> {
     /// Parameters, gradients and moments.
     pub training: TrainingState<B>,
     arrays: PretrainingStep,
-    /// The micro-batches of the last step, each with the number of its first sequence.
-    parts: Vec<(MaskedBatch, u32)>,
+    /// The next step's batch, made while the device was at work on the last one.
+    ahead: Option<Made>,
     /// Where training stands.
     pub position: Position,
 }
@@ -76,7 +76,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             job,
             training,
             arrays,
-            parts: Vec::with_capacity(job.config.gradient_accumulation_steps),
+            ahead: None,
             position,
         }
     }
@@ -95,20 +95,20 @@ impl<'a, B: Backend> Trainer<'a, B> {
     /// One step: `index` steps are done. A step whose loss or gradient is not finite changes no
     /// parameter.
     pub fn step(&mut self, backend: &mut B, index: u64, lr: f64) -> Result<Stepped, ExampleError> {
-        let config = &self.job.config;
+        let (job, config) = (self.job, &self.job.config);
         let rng = Rng::new(config.seed, index);
-        let batch = self.job.train.batch(self.position.cursor)?;
-        let tokens = batch.packed.tokens();
-        let attended = attended(&batch.packed);
-        let (job, parts) = (self.job, &mut self.parts);
-        parts.clear();
-        let mask = |part, first| parts.push((job.masking.mask(part, first, &rng), first));
-        split(batch.packed, config.gradient_accumulation_steps, mask);
-        let parts = &self.parts;
+        let place = (index, self.position.cursor);
+        let ahead = self.ahead.take().filter(|made| made.place == place);
+        let StepBatch {
+            parts,
+            tokens,
+            attended,
+            next,
+        } = ahead.unwrap_or_else(|| Made::new(job, place)).batch?;
         let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
         self.training.zero_grads(backend);
         let mut sums = StepSums::default();
-        for (part, first) in parts {
+        for (i, (part, first)) in parts.iter().enumerate() {
             let options = StepOptions {
                 rng,
                 dropout: true,
@@ -118,17 +118,19 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 mlm_scale: (config.gen_weight / masked.max(1) as f64) as f32,
                 rtd_scale: (config.disc_weight / tokens.max(1) as f64) as f32,
             };
-            sums += run_part(
-                backend,
-                self.job,
-                &mut self.arrays,
-                &self.training.params,
-                part,
-                *first,
-                options,
-                Some(&mut self.training.grads),
-                None,
-            );
+            let (params, grads) = (&self.training.params, &mut self.training.grads);
+            let launched = with_input(job, part, *first, options, |input, options| {
+                let networks = &job.networks;
+                let grads = Some(grads);
+                self.arrays
+                    .launch(backend, networks, params, input, options, grads, false)
+            });
+            if i + 1 == parts.len() {
+                self.ahead = Some(Made::new(job, (index + 1, next)));
+            }
+            if let Some(launched) = launched {
+                sums += self.arrays.finish(backend, launched, None);
+            }
         }
         let (mlm, rtd) = (
             sums.mlm / masked.max(1) as f64,
@@ -153,7 +155,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
                     .unwrap_or_else(|| "the loss".to_owned()),
             ),
         };
-        self.position.cursor = batch.next;
+        self.position.cursor = next;
         self.position.tokens += tokens as u64;
         if place.is_some() {
             self.position.skipped += 1;
@@ -216,17 +218,12 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 mlm_scale: 0.0,
                 rtd_scale: 0.0,
             };
-            let sums = run_part(
-                backend,
-                self.job,
-                &mut self.arrays,
-                &self.training.params,
-                &masked,
-                first,
-                options,
-                None,
-                Some(&mut detections),
-            );
+            let (job, params) = (self.job, &self.training.params);
+            let sums = with_input(job, &masked, first, options, |input, options| {
+                let (networks, shown) = (&job.networks, Some(&mut detections));
+                self.arrays
+                    .run(backend, networks, params, input, options, None, shown)
+            });
             evaluation.add(sums, &detections, &masked.targets);
             if first == 0 && !detections.logits.is_empty() {
                 samples = self.shown(&masked, &detections);
@@ -265,18 +262,52 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 }
 
-/// Runs one masked (micro-)batch through the networks.
-fn run_part<B: Backend>(
-    backend: &mut B,
+/// The batch of a step.
+struct StepBatch {
+    /// Micro-batches, each with the number of its first sequence.
+    parts: Vec<(MaskedBatch, u32)>,
+    /// Tokens of all.
+    tokens: usize,
+    attended: f64,
+    /// The cursor behind it.
+    next: u64,
+}
+
+/// A batch that was made, or why it could not be.
+struct Made {
+    /// Number of the step, and the cursor.
+    place: (u64, u64),
+    batch: Result<StepBatch, ExampleError>,
+}
+
+impl Made {
+    fn new(job: &PretrainJob, place: (u64, u64)) -> Self {
+        let (index, cursor) = place;
+        let rng = Rng::new(job.config.seed, index);
+        let batch = job.train.batch(cursor).map(|batch| {
+            let (tokens, attended) = (batch.packed.tokens(), attended(&batch.packed));
+            let mut parts = Vec::with_capacity(job.config.gradient_accumulation_steps);
+            let mask = |part, first| parts.push((job.masking.mask(part, first, &rng), first));
+            split(batch.packed, job.config.gradient_accumulation_steps, mask);
+            StepBatch {
+                parts,
+                tokens,
+                attended,
+                next: batch.next,
+            }
+        });
+        Made { place, batch }
+    }
+}
+
+/// Gives `run` what the networks take of a masked (micro-)batch.
+fn with_input<R>(
     job: &PretrainJob,
-    arrays: &mut PretrainingStep,
-    params: &B::Params,
     masked: &MaskedBatch,
     first_example: u32,
     options: StepOptions,
-    grads: Option<&mut B::Flat>,
-    detections: Option<&mut Detections>,
-) -> StepSums {
+    run: impl FnOnce(&MaskedInput, &StepOptions) -> R,
+) -> R {
     let given = job.config.uniform_generator.then(|| {
         uniform_replacements(
             masked,
@@ -298,15 +329,7 @@ fn run_part<B: Backend>(
         replacements: given.as_deref(),
         ..options
     };
-    arrays.run(
-        backend,
-        &job.networks,
-        params,
-        &input,
-        &options,
-        grads,
-        detections,
-    )
+    run(&input, &options)
 }
 
 /// Splits a batch into at most `parts` runs of whole sequences and gives `each` with the number of
