@@ -249,7 +249,7 @@ impl Backend for Cpu {
         assert_eq!(values.len(), layout.len());
         let mut master = Buffer::zeroed(values.len());
         master.as_mut_slice().copy_from_slice(values);
-        CpuParams::new(layout, master)
+        CpuParams::new(layout, self.form, master)
     }
 
     fn params_from<E>(
@@ -259,7 +259,7 @@ impl Backend for Cpu {
     ) -> Result<CpuParams, E> {
         let mut master = Buffer::zeroed(layout.len());
         fill(master.as_mut_slice())?;
-        Ok(CpuParams::new(layout, master))
+        Ok(CpuParams::new(layout, self.form, master))
     }
 
     fn read_params(&mut self, params: &CpuParams, out: &mut [f32]) {

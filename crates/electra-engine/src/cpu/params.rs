@@ -13,11 +13,47 @@ use crate::params::{ParamLayout, ParamView};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+/// What a weight is packed for.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    /// `x Wᵀ`.
+    Forward,
+    /// `dy W`.
+    Backward,
+    /// `x Wᵀ` in bytes.
+    Bytes,
+}
+
+impl Side {
+    const ALL: [Side; 3] = [Side::Forward, Side::Backward, Side::Bytes];
+
+    /// Which side of the weight becomes columns.
+    fn columns(self) -> Columns {
+        match self {
+            Side::Backward => Columns::Columns,
+            Side::Forward | Side::Bytes => Columns::Rows,
+        }
+    }
+
+    /// The form, where others' is `form`; units of depth; columns.
+    fn shape(self, form: Form, weight: ParamView) -> (Form, usize, usize) {
+        let form = match self {
+            Side::Bytes => Form::Int8,
+            _ => form,
+        };
+        let (depth, cols) = match self.columns() {
+            Columns::Columns => (weight.rows, weight.cols),
+            Columns::Rows => (weight.cols, weight.rows),
+        };
+        (form, form.units(depth), cols)
+    }
+}
+
 /// A packed right side.
 #[derive(Debug)]
 pub(crate) struct Packed {
     form: Form,
-    words: Buffer,
+    words: Shared,
     depth: usize,
     cols: usize,
     /// Of bytes, the step of each column, then the sum of each.
@@ -25,21 +61,9 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    fn new(form: Form, depth: usize, cols: usize) -> Self {
-        let depth = form.units(depth);
-        let scales = if form == Form::Int8 { 2 * cols } else { 0 };
-        Packed {
-            form,
-            words: Buffer::zeroed(Panels::words(depth, cols)),
-            depth,
-            cols,
-            scales: Buffer::zeroed(scales),
-        }
-    }
-
     pub(crate) fn panels(&self) -> Panels {
         Panels {
-            data: self.words.as_ptr(),
+            data: self.words.0,
             depth: self.depth,
             cols: self.cols,
         }
@@ -94,26 +118,19 @@ impl Weight {
 #[derive(Debug)]
 struct PackedLinear {
     view: ParamView,
-    /// For `x Wᵀ`.
-    forward: OnceLock<Packed>,
-    /// For `dy W`.
-    backward: OnceLock<Packed>,
-    /// For `x Wᵀ` in bytes.
-    quantized: OnceLock<Packed>,
+    /// By [`Side`].
+    packed: [OnceLock<Packed>; 3],
+    /// Where in the memory for a side its panels lie.
+    offsets: [usize; 3],
     /// Whether it is never multiplied in bytes.
     exact: bool,
 }
 
 impl PackedLinear {
-    /// What is packed, and which side of the weight becomes its columns.
+    /// What is packed, and which side of the weight became its columns.
     fn made(&self) -> impl Iterator<Item = (&Packed, Columns)> {
-        [
-            (&self.backward, Columns::Columns),
-            (&self.forward, Columns::Rows),
-            (&self.quantized, Columns::Rows),
-        ]
-        .into_iter()
-        .filter_map(|(packed, columns)| Some((packed.get()?, columns)))
+        let sides = self.packed.iter().zip(Side::ALL);
+        sides.filter_map(|(packed, side)| Some((packed.get()?, side.columns())))
     }
 }
 
@@ -122,25 +139,38 @@ impl PackedLinear {
 pub struct CpuParams {
     pub(super) master: Buffer,
     linears: Vec<PackedLinear>,
+    /// The panels of all weights, by [`Side`], side by side: large pages fit, and what is not packed
+    /// takes no memory.
+    panels: [Buffer; 3],
+    /// What products are computed in.
+    form: Form,
     index: HashMap<ParamView, usize>,
     /// Panels to pack after a change: linear, which of its forms, panel.
     jobs: Vec<(usize, usize, usize)>,
 }
 
 impl CpuParams {
-    /// Parameters whose values are `master`; nothing is packed yet.
-    pub(super) fn new(layout: &ParamLayout, master: Buffer) -> Self {
+    /// Parameters whose values are `master`, for products in `form`; nothing is packed yet.
+    pub(super) fn new(layout: &ParamLayout, form: Form, master: Buffer) -> Self {
+        let mut ends = [0; 3];
         let linears = layout.linears().iter().map(|&view| PackedLinear {
             view,
-            forward: OnceLock::new(),
-            backward: OnceLock::new(),
-            quantized: OnceLock::new(),
+            packed: [const { OnceLock::new() }; 3],
+            offsets: Side::ALL.map(|side| {
+                let (_, depth, cols) = side.shape(form, view);
+                let end = &mut ends[side as usize];
+                *end += Panels::words(depth, cols);
+                *end - Panels::words(depth, cols)
+            }),
             exact: layout.exact().contains(&view),
         });
+        let linears = linears.collect();
         let index = layout.linears().iter().enumerate().map(|(i, &v)| (v, i));
         CpuParams {
             master,
-            linears: linears.collect(),
+            linears,
+            panels: ends.map(Buffer::zeroed),
+            form,
             index: index.collect(),
             jobs: Vec::new(),
         }
@@ -206,34 +236,25 @@ impl CpuParams {
 impl Cpu {
     /// The weight as right side of `x Wᵀ`.
     pub(super) fn forward_panels(&mut self, params: &CpuParams, weight: ParamView) -> Panels {
-        let packed = &params.linear(weight).forward;
-        self.packed(params, weight, packed, self.form, Columns::Rows)
-            .panels()
+        self.packed(params, weight, Side::Forward).panels()
     }
 
     /// The weight as right side of `dy W`.
     pub(super) fn backward_panels(&mut self, params: &CpuParams, weight: ParamView) -> Panels {
-        let packed = &params.linear(weight).backward;
-        self.packed(params, weight, packed, self.form, Columns::Columns)
-            .panels()
+        self.packed(params, weight, Side::Backward).panels()
     }
 
     /// A weight and its bias in a form, or where that is bytes and it is kept exact, in the form of
     /// all other products.
     pub(super) fn weight(&mut self, params: &CpuParams, linear: &Linear, form: Form) -> Weight {
-        let packed = params.linear(linear.weight);
-        let form = match form {
-            Form::Int8 if packed.exact => self.form,
-            form => form,
+        let side = match form {
+            Form::Int8 if !params.linear(linear.weight).exact => Side::Bytes,
+            _ => Side::Forward,
         };
-        let packed = match form {
-            Form::Int8 => &packed.quantized,
-            _ => &packed.forward,
-        };
-        let packed = self.packed(params, linear.weight, packed, form, Columns::Rows);
+        let packed = self.packed(params, linear.weight, side);
         let steps = Shared(packed.scales.as_ptr());
         Weight {
-            form,
+            form: packed.form,
             panels: packed.panels(),
             bias: Shared(params.slice(linear.bias).as_ptr().cast_mut()),
             steps,
@@ -241,24 +262,22 @@ impl Cpu {
         }
     }
 
-    fn packed<'a>(
-        &mut self,
-        params: &CpuParams,
-        weight: ParamView,
-        packed: &'a OnceLock<Packed>,
-        form: Form,
-        columns: Columns,
-    ) -> &'a Packed {
-        packed.get_or_init(|| {
-            let (depth, cols) = match columns {
-                Columns::Columns => (weight.rows, weight.cols),
-                Columns::Rows => (weight.cols, weight.rows),
+    fn packed<'a>(&mut self, params: &'a CpuParams, weight: ParamView, side: Side) -> &'a Packed {
+        let linear = params.linear(weight);
+        linear.packed[side as usize].get_or_init(|| {
+            let (form, depth, cols) = side.shape(params.form, weight);
+            let room = Shared(params.panels[side as usize].as_ptr());
+            let packed = Packed {
+                form,
+                words: room.offset(linear.offsets[side as usize]),
+                depth,
+                cols,
+                scales: Buffer::zeroed(if form == Form::Int8 { 2 * cols } else { 0 }),
             };
-            let packed = Packed::new(form, depth, cols);
             let (isa, source) = (self.isa, params.source(weight));
             self.pool.run(packed.panels().count(), |panel, _| {
                 // SAFETY: the master copy lives, and each panel is one task's.
-                unsafe { packed.pack(isa, source, columns, panel) };
+                unsafe { packed.pack(isa, source, side.columns(), panel) };
             });
             packed
         })
