@@ -3,10 +3,20 @@
 use memmap2::{MmapMut, MmapOptions};
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes from which on memory is asked for in huge pages, of which one takes the place of hundreds:
 /// the system hands them out faster, and the CPU finds them faster.
 const HUGE: usize = 4 << 20;
+
+/// Bytes from the beginning of one buffer's memory to its first element, more than of the one before
+/// by a page and some lines, up to [`SHIFTS`] times: memory from the system begins at multiples of
+/// large powers of two, and rows of several arrays would contend for the same places of the caches.
+const SHIFT: usize = 4096 + 5 * 64;
+/// See [`SHIFT`].
+const SHIFTS: usize = 29;
+/// Buffers made so far.
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// A zeroed run of f32 of fixed length, from the system itself: what is never touched takes no
 /// memory.
@@ -36,7 +46,9 @@ impl Buffer {
         };
         if len > 0 {
             let layout = Layout::array::<f32>(len).expect("an array fits the address space");
-            let Ok(mut memory) = MmapOptions::new().len(layout.size()).map_anon() else {
+            let shift = MADE.fetch_add(1, Ordering::Relaxed) % SHIFTS * SHIFT;
+            let size = layout.size() + shift;
+            let Ok(mut memory) = MmapOptions::new().len(size).map_anon() else {
                 handle_alloc_error(layout)
             };
             #[cfg(target_os = "linux")]
@@ -44,7 +56,8 @@ impl Buffer {
                 // Where there are no huge pages, small ones do.
                 let _ = memory.advise(memmap2::Advice::HugePage);
             }
-            buffer.data = NonNull::new(memory.as_mut_ptr()).expect("a mapping").cast();
+            let data = memory.as_mut_ptr().wrapping_add(shift);
+            buffer.data = NonNull::new(data).expect("a mapping").cast();
             buffer._memory = Some(memory);
         }
         buffer
