@@ -7,6 +7,9 @@
 # `discriminator` of a pre-training run; without one of a language its tasks are left out. A finished row in --work is
 # kept: the same command goes on where it stopped. Further arguments of `electra finetune` may stand in FINETUNE.
 #
+# Both start with the same settings: all layers learn at 1e-4. The defaults suit a model that has been trained for weeks; at
+# their rate twelve layers learn nothing from scratch, and one of hours forgets. FINETUNE has the last word.
+#
 # CMRC's own training set is not among the data: its dev set is trained on, a tenth of the articles held out to choose
 # by, and the trial set is scored. XQuAD is only predicted.
 
@@ -72,17 +75,20 @@ row() { # TASK START MODEL OPTIONS...: fine-tunes and scores, unless done
     fi
     # shellcheck disable=SC2046,SC2086
     "$electra" finetune --model "$model" --task "$task" "${given[@]}" --out "$out" --trials "$trials" \
-      $(format "$task") --json "$@" ${FINETUNE:-} >"$out.json"
+      $(format "$task") --json --set learning_rate=1e-4 --set layerwise_lr_decay=1 "$@" ${FINETUNE:-} >"$out.json"
     local scored="–"
     if [ "$test" != "$train" ]; then
       # shellcheck disable=SC2046
       scored="$("$electra" evaluate --model "$out" --data "$data/$test" $(format "$task") --json)"
       echo "$scored" >"$out.test.json"
-      scored="$(echo "$scored" | tr -d '{}"' | sed 's/task:[^,]*,//; s/:/ /g; s/,/, /g')"
+      scored="$(echo "$scored" | tr -d '{}"' | tr ',' '\n' | grep -v '^task:' |
+        awk -F: '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $1, ($2 ~ /\./ ? sprintf("%.4f", $2) : $2) }')"
     fi
     local summary
     summary="$(sed -E 's/.*"summary":(\{[^}]*\}).*/\1/' "$out.json")"
-    echo "| $task | $start | $(number median <<<"$summary") | $(number best <<<"$summary") | $(number deviation <<<"$summary") | $scored |" >"$line.new"
+    # shellcheck disable=SC2046
+    printf '| %s | %s | %.4f | %.4f | %.4f | %s |\n' "$task" "$start" \
+      $(for key in median best deviation; do number "$key" <<<"$summary"; done) "$scored" >"$line.new"
     mv "$line.new" "$line"
   fi
   cat "$line"
@@ -99,7 +105,7 @@ for task in $tasks; do
     echo "$task: no model of its language is given" >&2
     continue
   fi
-  row "$task" scratch "$model" --scratch --set layerwise_lr_decay=1
+  row "$task" scratch "$model" --scratch
   row "$task" pre-trained "$model"
 done
 if [ -d "$work/cmrc2018-pre-trained" ] && [ ! -s "$work/xquad.zh.jsonl" ]; then

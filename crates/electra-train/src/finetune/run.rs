@@ -594,7 +594,6 @@ impl<'a, B: Backend> Run<'a, B> {
             "metric": best_metric(job, &job.tasks[0]).name(),
             "summary": &summary,
             "trials": &trials,
-            "seconds": self.state.seconds,
         });
         replace_file(&self.dir.root().join("results.json"), |file| {
             serde_json::to_writer_pretty(&mut *file, &results)?;
