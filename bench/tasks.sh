@@ -8,7 +8,7 @@
 # kept: the same command goes on where it stopped. Further arguments of `electra finetune` may stand in FINETUNE.
 #
 # Both start with the same settings: all layers learn at 1e-4. The defaults suit a model that has been trained for weeks; at
-# their rate twelve layers learn nothing from scratch, and one of hours forgets. FINETUNE has the last word.
+# their rate twelve layers learn nothing from scratch. FINETUNE has the last word.
 #
 # CMRC's own training set is not among the data: its dev set is trained on, a tenth of the articles held out to choose
 # by, and the trial set is scored. XQuAD is only predicted.
