@@ -394,6 +394,12 @@ impl PretrainJob {
         settings
     }
 
+    /// The preset's settings.
+    pub fn defaults(&self) -> Map<String, Value> {
+        let preset = PretrainConfig::preset(&self.config.model_size);
+        preset.map_or_else(|_| Map::new(), |preset| preset.to_map())
+    }
+
     /// Parameters at step 0: drawn by the seed, or read from the models to begin with.
     pub fn initial_values(&self) -> Result<Vec<f32>, JobError> {
         let layout = &self.networks.layout;

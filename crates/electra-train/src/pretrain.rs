@@ -159,6 +159,7 @@ impl<'a, B: Backend> Run<'a, B> {
             &RunSettings {
                 kind: "pretrain",
                 resolved: &settings,
+                defaults: &job.defaults(),
                 may_change: MAY_CHANGE,
                 must_exist: context.resume_only,
             },

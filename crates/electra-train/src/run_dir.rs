@@ -141,6 +141,8 @@ pub struct RunSettings<'a> {
     pub kind: &'a str,
     /// Every setting that decides the outcome, defaults resolved, and what identifies the data.
     pub resolved: &'a Map<String, Value>,
+    /// What a setting is in a run that says nothing of it, because it was begun before there was one.
+    pub defaults: &'a Map<String, Value>,
     /// Settings that may differ when the run goes on; a name covers what is nested below it.
     pub may_change: &'a [&'a str],
     /// `--resume`: the directory must be a run already.
@@ -352,7 +354,7 @@ fn lock(root: &Path) -> Result<File, RunDirError> {
 /// The settings that changed, or an error if one of them may not.
 fn allowed_changes(
     root: &Path,
-    recorded: RunFile,
+    mut recorded: RunFile,
     settings: &RunSettings<'_>,
 ) -> Result<Vec<SettingChange>, RunDirError> {
     if recorded.kind != settings.kind {
@@ -361,6 +363,10 @@ fn allowed_changes(
             found: recorded.kind,
             expected: settings.kind.to_owned(),
         });
+    }
+    for (key, value) in settings.defaults {
+        let entry = recorded.settings.entry(key);
+        entry.or_insert_with(|| value.clone());
     }
     let mut changes = Vec::new();
     compare_objects("", &recorded.settings, settings.resolved, &mut changes);

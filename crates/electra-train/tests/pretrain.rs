@@ -315,6 +315,31 @@ fn other_settings_are_refused_by_name_and_harmless_ones_taken() {
 }
 
 #[test]
+fn a_run_begun_before_a_setting_was_there_goes_on_with_its_default_alone() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    run_on(&mut cpu(1), config(&[]), &shards, &out, 2)
+        .outcome
+        .expect("a stop");
+    let file = out.join("run.json");
+    let text = std::fs::read_to_string(&file).expect("the settings");
+    let mut run: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let settings = run["settings"].as_object_mut().expect("an object");
+    settings.remove("optimizer").expect("a setting");
+    std::fs::write(&file, run.to_string()).expect("a file");
+    let lamb = config(&["optimizer=lamb"]);
+    let refused = run_on(&mut cpu(1), lamb, &shards, &out, 0).outcome;
+    let message = refused.expect_err("another optimizer").to_string();
+    assert!(
+        message.contains("\"adamw\" there, \"lamb\" now"),
+        "{message}"
+    );
+    let taken = run_on(&mut cpu(1), config(&[]), &shards, &out, 3);
+    assert_eq!(taken.outcome.expect("a stop"), Outcome::Interrupted(3));
+}
+
+#[test]
 fn non_finite_steps_are_skipped_and_then_stop_the_run() {
     let dir = TempDir::new().expect("a directory");
     let shards = corpus(dir.path());

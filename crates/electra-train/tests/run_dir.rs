@@ -28,6 +28,7 @@ fn open(
         &RunSettings {
             kind: "pretrain",
             resolved,
+            defaults: &Map::new(),
             may_change,
             must_exist,
         },
@@ -140,6 +141,7 @@ fn another_kind_of_run_and_a_damaged_run_file_are_refused() {
     let other = RunSettings {
         kind: "finetune",
         resolved,
+        defaults: &Map::new(),
         may_change: &[],
         must_exist: false,
     };

@@ -14,7 +14,7 @@ use super::results::{Summary, Trial};
 use super::score::{Evaluation, NamedScores, evaluate};
 use super::trainer::Trainer;
 use crate::checkpoint::{CheckpointError, CheckpointStore};
-use crate::finetune::config::MAY_CHANGE;
+use crate::finetune::config::{FinetuneConfig, MAY_CHANGE};
 use crate::metrics_log::{MetricsLog, MetricsLogError, StepMetrics};
 use crate::pretrain::RunContext;
 use crate::progress::{Speed, StepLine, peak_memory_bytes};
@@ -211,6 +211,7 @@ impl<'a, B: Backend> Run<'a, B> {
             &RunSettings {
                 kind: "finetune",
                 resolved: &settings,
+                defaults: &FinetuneConfig::default().to_map(),
                 may_change: MAY_CHANGE,
                 must_exist: context.resume_only,
             },
