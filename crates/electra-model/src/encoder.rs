@@ -215,7 +215,7 @@ pub struct Encoder {
     /// Number of this network among those trained together: keeps their random numbers apart.
     pub network: u32,
     /// Whether training keeps of each layer its output alone, and computes the rest again for
-    /// backward (Chen and others, 2016): less memory, a third more time, the same bits.
+    /// backward (Chen and others, 2016): less memory, another forward pass, the same bits.
     pub checkpointing: bool,
 }
 

@@ -56,7 +56,7 @@ pub enum CudaError {
         "out of memory on {device}: {} asked for, {} in use by this process, {} of {} free; lower \
          the number of tokens a batch (train_batch_size or max_seq_length), or raise \
          gradient_accumulation_steps, which cuts a batch into parts and changes nothing else, or set \
-         gradient_checkpointing=true, which takes a third more time",
+         gradient_checkpointing=true, which takes more time and changes nothing else",
         size(*.asked), size(*.used), size(*.free), size(*.total)
     )]
     OutOfMemory {
