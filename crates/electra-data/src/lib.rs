@@ -10,11 +10,13 @@
 //!   the work is split;
 //! - [`examples`]: examples by number over the shards, at any length, held-out documents apart;
 //! - [`order`]: a shuffle that needs no memory;
+//! - [`cooccurrence`]: frequencies and vectors of tokens, for parameters to begin with;
 //! - [`loader`]: packed batches that are a function of a cursor;
 //! - [`masking`]: dynamic masking of a batch;
 //! - [`tasks`]: labelled examples for fine-tuning;
 //! - [`metrics`]: scores of predictions.
 
+pub mod cooccurrence;
 pub mod examples;
 pub mod held_out;
 pub mod loader;

@@ -195,7 +195,7 @@ pub(crate) fn trust_ratio(params: f64, direction: f64) -> f32 {
 }
 
 /// Settings of Adam that hold for all parameters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
     /// Decay of the first moment.
     pub beta1: f32,

@@ -71,6 +71,18 @@ pub enum ExampleKind {
     TwoSegments,
 }
 
+/// What parameters begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initialization {
+    /// Random numbers, as in the reference.
+    #[default]
+    Random,
+    /// Word embeddings from which tokens stand near each other in the text, the generator's output
+    /// bias from how frequent they are ([`electra_data::cooccurrence`]); the rest random.
+    Counts,
+}
+
 /// Hyper-parameters of a pre-training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +107,8 @@ pub struct PretrainConfig {
     pub lr_decay_power: f64,
     /// Weight decay.
     pub weight_decay_rate: f64,
+    /// Decay of Adam's second moment a step. The reference's 0.999 remembers a thousand steps.
+    pub adam_beta2: f64,
     /// Steps of warm-up.
     pub num_warmup_steps: u64,
     /// Steps of the run.
@@ -111,6 +125,8 @@ pub struct PretrainConfig {
     pub held_out: f64,
     /// Sizes that differ from the preset's: keys of the discriminator's `config.json`.
     pub model_hparam_overrides: Map<String, Value>,
+    /// What parameters begin with.
+    pub initialization: Initialization,
     /// Embedding size; null for the preset's.
     pub embedding_size: Option<usize>,
     /// Size of the vocabulary; null for the tokenizer's.
@@ -181,6 +197,7 @@ impl PretrainConfig {
             learning_rate: p.learning_rate,
             lr_decay_power: 1.0,
             weight_decay_rate: 0.01,
+            adam_beta2: 0.999,
             num_warmup_steps: p.warmup,
             num_train_steps: p.steps,
             save_checkpoints_steps: 1000,
@@ -189,6 +206,7 @@ impl PretrainConfig {
             num_eval_steps: 100,
             held_out: 0.01,
             model_hparam_overrides: Map::new(),
+            initialization: Initialization::Random,
             embedding_size: None,
             vocab_size: None,
             max_seq_length: p.max_seq_length,
@@ -389,6 +407,11 @@ impl PretrainConfig {
             "must not be negative",
         )?;
         check(
+            (0.0..1.0).contains(&self.adam_beta2),
+            "adam_beta2",
+            "must be from 0 up to below 1",
+        )?;
+        check(
             self.gen_weight.is_finite() && self.gen_weight >= 0.0,
             "gen_weight",
             "must not be negative",
@@ -495,6 +518,14 @@ impl PretrainConfig {
                 self.generator_hidden_size != preset.generator_hidden_size,
             ),
         ];
+        if self.initialization != Initialization::Random {
+            return Err(PretrainConfigError::Value {
+                place: "hyper-parameters".into(),
+                key: "initialization".into(),
+                problem: "cannot be set together with --init-from: the models bring their parameters"
+                    .into(),
+            });
+        }
         let overrides = self.model_hparam_overrides.keys();
         let fixed = overrides
             .map(String::as_str)

@@ -1,12 +1,13 @@
 //! What a pre-training run works on: networks, data and their settings, opened and checked before
 //! the first step.
 
-use crate::config::{ExampleKind, PretrainConfig, PretrainConfigError};
+use crate::config::{Initialization, ExampleKind, PretrainConfig, PretrainConfigError};
 use crate::export::{Network, hash_network, read_network};
 use crate::finetune::config::FinetuneConfig;
 use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
 use crate::progress::available_memory_bytes;
 use crate::run_dir::{RUN_FILE, RunDirError, RunFile};
+use electra_data::cooccurrence::TokenCounts;
 use electra_data::examples::{Builder, ExampleError, ExampleOptions, Examples, Split};
 use electra_data::held_out::HeldOut;
 use electra_data::loader::{BatchSize, Loader};
@@ -149,6 +150,11 @@ impl InitFrom {
     }
 }
 
+/// How the name of a network's word embeddings ends.
+const WORD_EMBEDDINGS: &str = "electra.embeddings.word_embeddings.weight";
+/// How the name of the bias of a generator's logits ends.
+const OUTPUT_BIAS: &str = "generator_lm_head.bias";
+
 /// The name of the models in the settings of a run.
 const INIT_FROM: &str = "init_from";
 
@@ -182,6 +188,8 @@ pub struct PretrainJob {
     pub held_out: Option<Loader>,
     /// Tasks to probe the encoder with.
     probes: Option<Probes>,
+    /// Threads of counting the text.
+    threads: usize,
     init_from: Option<InitFrom>,
     /// What the run records of the models to begin with, discriminator and generator.
     given: [Option<ModelRecord>; 2],
@@ -311,6 +319,7 @@ impl PretrainJob {
             train,
             held_out,
             probes: None,
+            threads: 1,
             init_from,
             given,
         };
@@ -348,6 +357,12 @@ impl PretrainJob {
         }
         self.probes = (!jobs.is_empty()).then_some(Probes { jobs, steps });
         Ok(())
+    }
+
+    /// Lets the work before the first step that is not the device's take so many threads; one without
+    /// this. No number depends on it.
+    pub fn set_threads(&mut self, threads: usize) {
+        self.threads = threads.max(1);
     }
 
     /// The tasks to probe with, if there are any.
@@ -400,10 +415,14 @@ impl PretrainJob {
         preset.map_or_else(|_| Map::new(), |preset| preset.to_map())
     }
 
-    /// Parameters at step 0: drawn by the seed, or read from the models to begin with.
+    /// Parameters at step 0: drawn by the seed, counted from the text, or read from the models to begin
+    /// with.
     pub fn initial_values(&self) -> Result<Vec<f32>, JobError> {
         let layout = &self.networks.layout;
         let mut values = initial_values(layout, self.config.seed);
+        if self.config.initialization == Initialization::Counts {
+            self.count_text(&mut values)?;
+        }
         let Some(from) = &self.init_from else {
             return Ok(values);
         };
@@ -435,6 +454,33 @@ impl PretrainJob {
             values = generator;
         }
         Ok(values)
+    }
+
+    /// Puts what counts of the text say into `values`: vectors where they have word embeddings, of the
+    /// size that random numbers have, and log frequencies where they have the generator's output
+    /// bias. Tokens too rare for a vector keep their random numbers.
+    fn count_text(&self, values: &mut [f32]) -> Result<(), JobError> {
+        let size = self.encoder_config().embedding_size;
+        let counts = TokenCounts::of(self.train.examples(), size, self.threads)?;
+        let deviation = self.encoder_config().initializer_range as f32;
+        for param in self.networks.layout.params() {
+            let is = |end: &str| param.names.iter().any(|name| name.ends_with(end));
+            let values = &mut values[param.view.range()];
+            if is(WORD_EMBEDDINGS) {
+                let rows = values.chunks_exact_mut(param.view.cols);
+                for (token, row) in rows.enumerate() {
+                    let vector = counts.vector(token).unwrap_or_default();
+                    for (value, &x) in row.iter_mut().zip(vector) {
+                        *value = deviation * x;
+                    }
+                }
+            } else if is(OUTPUT_BIAS) {
+                for (token, value) in values.iter_mut().enumerate() {
+                    *value = counts.log_frequency(token);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that a run takes at the least: parameters, gradients, moments and packed weights, and

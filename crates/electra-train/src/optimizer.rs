@@ -25,6 +25,8 @@ pub struct OptimizerConfig {
     pub weight_decay_rate: f64,
     /// Gradients are scaled down to this global norm.
     pub clip_norm: f64,
+    /// Decays of the moments.
+    pub adam: Adam,
 }
 
 impl Default for OptimizerConfig {
@@ -33,6 +35,7 @@ impl Default for OptimizerConfig {
             kind: OptimizerKind::AdamW,
             weight_decay_rate: 0.01,
             clip_norm: 1.0,
+            adam: Adam::default(),
         }
     }
 }
@@ -126,14 +129,14 @@ impl<B: Backend> TrainingState<B> {
         self.updates.extend(each.map(update));
         let (params, grads) = (&mut self.params, &mut self.grads);
         let (first, second) = (&mut self.first, &mut self.second);
-        let (adam, clip, updates) = (Adam::default(), clip as f32, &self.updates);
+        let (adam, clip, updates) = (&config.adam, clip as f32, &self.updates);
         match config.kind {
             OptimizerKind::AdamW => {
-                backend.adamw(params, grads, first, second, &adam, clip, updates);
+                backend.adamw(params, grads, first, second, adam, clip, updates);
             }
             OptimizerKind::Lamb => {
                 let adapted = &self.decays;
-                backend.lamb(params, grads, first, second, &adam, clip, updates, adapted);
+                backend.lamb(params, grads, first, second, adam, clip, updates, adapted);
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::replacements::uniform_replacements;
 use crate::report::{DetectedToken, SampleDetection};
 use electra_data::examples::ExampleError;
 use electra_data::masking::MaskedBatch;
-use electra_engine::backend::Backend;
+use electra_engine::backend::{Adam, Backend};
 use electra_engine::batch::PackedBatch;
 use electra_engine::rng::Rng;
 use electra_model::flops::{NetSize, train_flops_per_token};
@@ -164,6 +164,10 @@ impl<'a, B: Backend> Trainer<'a, B> {
             let optimizer = OptimizerConfig {
                 kind: config.optimizer,
                 weight_decay_rate: config.weight_decay_rate,
+                adam: Adam {
+                    beta2: config.adam_beta2 as f32,
+                    ..Adam::default()
+                },
                 ..OptimizerConfig::default()
             };
             self.training.step(backend, &optimizer, norm.norm, lr);
