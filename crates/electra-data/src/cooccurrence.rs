@@ -252,7 +252,9 @@ fn count(text: &[u32], rows: std::ops::Range<usize>, core: usize) -> Counted {
                 *count += 1;
             }
         };
-        before.take_while(|&&near| near != BORDER).for_each(&mut add);
+        before
+            .take_while(|&&near| near != BORDER)
+            .for_each(&mut add);
         after.take_while(|&&near| near != BORDER).for_each(&mut add);
     }
     let mut counted = Counted {
@@ -263,7 +265,9 @@ fn count(text: &[u32], rows: std::ops::Range<usize>, core: usize) -> Counted {
     for row in counts.chunks_exact(core) {
         let before = counted.pairs.len();
         let frequent = row.iter().enumerate().filter(|(_, c)| **c >= LEAST_PAIRS);
-        counted.pairs.extend(frequent.map(|(column, &c)| (column as u32, c)));
+        counted
+            .pairs
+            .extend(frequent.map(|(column, &c)| (column as u32, c)));
         counted.lengths.push(counted.pairs.len() - before);
         counted.sums.push(row.iter().map(|&c| u64::from(c)).sum());
     }
@@ -366,9 +370,8 @@ mod tests {
         let rng = Rng::new(1, 0);
         let mut text = vec![BORDER, 10, BORDER];
         for i in 0..4000 {
-            let draw = |which, below: f64| {
-                (rng.uniform(Purpose::Test, which, i, 0, 0) * below) as u32
-            };
+            let draw =
+                |which, below: f64| (rng.uniform(Purpose::Test, which, i, 0, 0) * below) as u32;
             let kind = draw(0, 2.0);
             text.extend([
                 2 * kind + draw(1, 2.0),
@@ -487,7 +490,9 @@ mod tests {
             for column in row.saturating_sub(1)..(row + 2).min(core) {
                 matrix.columns.push(column as u32);
                 let diagonal = row == column;
-                matrix.values.push(if diagonal { 2.0 + row as f32 } else { 1.0 });
+                matrix
+                    .values
+                    .push(if diagonal { 2.0 + row as f32 } else { 1.0 });
             }
             matrix.starts.push(matrix.columns.len());
         }

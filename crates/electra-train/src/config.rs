@@ -522,8 +522,9 @@ impl PretrainConfig {
             return Err(PretrainConfigError::Value {
                 place: "hyper-parameters".into(),
                 key: "initialization".into(),
-                problem: "cannot be set together with --init-from: the models bring their parameters"
-                    .into(),
+                problem:
+                    "cannot be set together with --init-from: the models bring their parameters"
+                        .into(),
             });
         }
         let overrides = self.model_hparam_overrides.keys();

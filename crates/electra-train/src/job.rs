@@ -1,7 +1,7 @@
 //! What a pre-training run works on: networks, data and their settings, opened and checked before
 //! the first step.
 
-use crate::config::{Initialization, ExampleKind, PretrainConfig, PretrainConfigError};
+use crate::config::{ExampleKind, Initialization, PretrainConfig, PretrainConfigError};
 use crate::export::{Network, hash_network, read_network};
 use crate::finetune::config::FinetuneConfig;
 use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};

@@ -7,7 +7,7 @@ use electra_engine::reference::Reference;
 use electra_model::files::{ModelDir, ModelKind};
 use electra_train::export::{Network, write_network};
 use electra_train::job::{GivenModel, InitFrom, JobError, PretrainJob};
-use electra_train::metrics_log::{EvalMetrics, MetricsLine};
+use electra_train::metrics_log::{EvalMetrics, MetricsLine, read_metrics};
 use electra_train::pretrain::Outcome;
 use electra_train::trainer::{Position, Trainer};
 use small_run::*;
@@ -276,6 +276,8 @@ fn every_option_of_the_generator_runs_and_changes_the_run() {
         &["weight_decay_rate=0.5"],
         &["lr_decay_power=2"],
         &["optimizer=lamb"],
+        &["adam_beta2=0.9"],
+        &["initialization=counts"],
     ] {
         assert_ne!(plain, first_loss(settings), "{settings:?} changes nothing");
     }
@@ -477,6 +479,16 @@ fn a_run_can_begin_with_the_models_of_another() {
         }
     }
 
+    // What the models bring cannot be counted.
+    let both = PretrainJob::open(
+        continued(&["initialization=counts"]),
+        &shards,
+        None,
+        InitFrom::recorded(&third).expect("a run"),
+    );
+    let message = both.expect_err("two beginnings").to_string();
+    assert!(message.contains("\"initialization\" cannot"), "{message}");
+
     // The reverse is refused with a word of what to use.
     let swapped = InitFrom {
         discriminator: Some(GivenModel::Directory(first.join("generator"))),
@@ -492,12 +504,66 @@ fn a_run_can_begin_with_the_models_of_another() {
 }
 
 #[test]
+fn a_run_that_begins_with_counts_knows_frequencies_at_the_first_step() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let first_mlm = |setting: &str| {
+        let out = dir.path().join(setting);
+        run_on(&mut cpu(1), config(&[setting]), &shards, &out, 1)
+            .outcome
+            .expect("a step");
+        let line = read_metrics(&out.join("metrics.jsonl"))
+            .expect("metrics")
+            .swap_remove(0);
+        match line {
+            MetricsLine::Step(step) => step.mlm_loss.expect("a generator's loss"),
+            other => panic!("not a step: {other:?}"),
+        }
+    };
+    let (random, counts) = (
+        first_mlm("initialization=random"),
+        first_mlm("initialization=counts"),
+    );
+    let job = |settings: &[&str]| PretrainJob::open(config(settings), &shards, None, None);
+    let values = |threads: usize, settings: &[&str]| {
+        let mut job = job(settings).expect("a job");
+        job.set_threads(threads);
+        (job.initial_values().expect("values"), job)
+    };
+    let settings = ["initialization=counts", "untied_generator_embeddings=true"];
+    let (one, job) = values(1, &settings);
+    // All entries alike, or 16 words and a full stop as often as they are there.
+    let uniform = (job.tokenizer.vocab_size() as f32).ln();
+    assert!((random - uniform).abs() < 0.1, "{random} for {uniform}");
+    assert!((counts - 17f32.ln()).abs() < 0.1, "{counts}");
+    assert_eq!(one, values(3, &settings).0);
+    // Both tables have the same vectors, of the size that random numbers would have.
+    let words = |network: &str| {
+        let name = format!("{network}.electra.embeddings.word_embeddings.weight");
+        let view = job.networks.layout.get(&name).expect("a tensor").view;
+        let row = |word: String| {
+            let id = job.tokenizer.id(&word).expect("a word") as usize;
+            one[view.range()][id * view.cols..][..view.cols].to_vec()
+        };
+        (0..8)
+            .flat_map(|i| [row(format!("w{i}")), row(format!("v{i}"))])
+            .collect::<Vec<_>>()
+            .concat()
+    };
+    let table = words("generator");
+    assert_eq!(table, words("discriminator"));
+    let square = table.iter().map(|x| x * x).sum::<f32>() / table.len() as f32;
+    assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.2, "{square}");
+}
+
+#[test]
 fn what_cannot_begin_says_why() {
     let dir = TempDir::new().expect("a directory");
     let shards = corpus(dir.path());
     let open = |settings: &[&str]| PretrainJob::open(config(settings), &shards, None, None);
     let message = |job: Result<PretrainJob, JobError>| job.expect_err("an error").to_string();
     assert!(message(open(&["train_batch_size=100000"])).contains("too small for one batch"));
+    assert!(message(open(&["adam_beta2=1"])).contains("adam_beta2"));
     assert!(message(open(&["vocab_size=10"])).contains("vocab_size"));
     assert!(message(open(&["max_seq_length=1000"])).contains("position table"));
     assert!(message(open(&["max_seq_length=4"])).contains("at least 5"));
