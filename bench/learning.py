@@ -4,9 +4,10 @@
     python bench/learning.py --text DIR --vocab bert-base-uncased.txt --work DIR [--electra target/release/electra]
 
 `--text` holds en_*.txt and zh_reviews.txt (blank lines between documents). One text is made up here: on real text a
-`tiny` pair at temperature 1 stays at the entropy of its labels for millions of tokens. Each side draws its own numbers, so losses
-agree as those of two seeds do. A finished run in `--work` is not run again. Prints a Markdown row a run: means over
-the last 50 steps and, where evaluated, measures on held-out documents.
+`tiny` pair that begins with random numbers stays at temperature 1 at the entropy of its labels for millions of tokens.
+Where a run begins with counts of the text, PyTorch begins with the same parameters, which a run of one step writes. Each
+side draws its own numbers, so losses agree as those of two seeds do. A finished run in `--work` is not run again. Prints
+a Markdown row a run: means over the last 50 steps and, where evaluated, measures on held-out documents.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Case:
 
 MADE_UP = "made up"
 NO_DROPOUT = ("hidden_dropout_prob=0", "attention_probs_dropout_prob=0")
+COUNTS = "initialization=counts"
 SMALL = ("train_batch_size=16", "num_train_steps=300", "num_warmup_steps=50")
 CASES = [
     Case("small, English", "small", "en_*.txt", "given", SMALL, 100),
@@ -50,6 +52,8 @@ CASES = [
     Case("tiny, joint, temperature 1", "tiny", MADE_UP, 100,
          ("learning_rate=3e-4", "max_seq_length=32", "num_train_steps=400", "num_warmup_steps=100", *NO_DROPOUT), 100,
          seeds=6),
+    Case("tiny, joint, begun with counts", "tiny", "en_*.txt", 8000,
+         (COUNTS, "num_train_steps=1500", "num_warmup_steps=150", *NO_DROPOUT), 250, seeds=3),
 ]  # fmt: skip
 
 
@@ -81,22 +85,36 @@ def peer_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str],
     out = args.work / f"peer-{slug(case)}-{seed}.jsonl"
     steps = int(next(s for s in case.settings if s.startswith("num_train_steps")).partition("=")[2])
     if not out.exists() or sum('"loss"' in line for line in out.read_text().splitlines()) < steps:
-        call([sys.executable, str(PEER), "--preset", case.preset, "--input", *inputs, "--vocab", str(vocab),
-              "--out", str(out), "--eval-steps", str(case.eval_steps), "--threads", str(args.threads),
-              "--set", *case.settings, f"seed={seed}"])  # fmt: skip
+        command = [sys.executable, str(PEER), "--preset", case.preset, "--input", *inputs, "--vocab", str(vocab),
+                   "--out", str(out), "--eval-steps", str(case.eval_steps), "--threads", str(args.threads)]  # fmt: skip
+        if COUNTS in case.settings:
+            # The first step's learning rate is 0: the models of a run of one step are what it began with.
+            start = args.work / f"start-{slug(case)}-{seed}"
+            our_command(case, seed, args, start, "num_train_steps=1")
+            command += ["--init-from", str(start)]
+        call([*command, "--set", *(s for s in case.settings if s != COUNTS), f"seed={seed}"])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 def our_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str], vocab: Path) -> list[dict[str, float]]:
-    data, out = args.work / f"shards-{slug(case)}", args.work / f"ours-{slug(case)}-{seed}"
-    threads = ["--threads", str(args.threads)]
-    call([args.electra, "prepare", "--input", *inputs, "--tokenizer", str(vocab), "--out", str(data), *threads])
-    command = [args.electra, "pretrain", "--preset", case.preset, "--data", str(data), "--out", str(out), *threads]
-    for setting in (*case.settings, f"eval_steps={case.eval_steps}", f"seed={seed}"):
+    call([args.electra, "prepare", "--input", *inputs, "--tokenizer", str(vocab), "--out", str(shards(case, args)),
+          "--threads", str(args.threads)])  # fmt: skip
+    out = args.work / f"ours-{slug(case)}-{seed}"
+    our_command(case, seed, args, out)
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def our_command(case: Case, seed: int, args: argparse.Namespace, out: Path, *settings: str) -> None:
+    command = [args.electra, "pretrain", "--preset", case.preset, "--data", str(shards(case, args)), "--out", str(out),
+               "--threads", str(args.threads)]  # fmt: skip
+    for setting in (*case.settings, f"eval_steps={case.eval_steps}", f"seed={seed}", *settings):
         nested = "model_hparam_overrides." if "dropout" in setting else ""
         command += ["--set", nested + setting]
     call(command)
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def shards(case: Case, args: argparse.Namespace) -> Path:
+    return args.work / f"shards-{slug(case)}"
 
 
 def slug(case: Case) -> str:

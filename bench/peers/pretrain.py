@@ -7,7 +7,8 @@
 Text files hold documents apart by blank lines. A document becomes runs of max_seq_length - 2 tokens between [CLS]
 and [SEP], the tail a short example. Masks are drawn anew each time, without replacement: of n = max(1, min(cap,
 round(length * mask_prob))) positions 85% become [MASK] and 15% stay, and the generator samples all of them again,
-in its one forward pass, dropout on. Hyper-parameters (`--set`) have the names of the reference code.
+in its one forward pass, dropout on. Hyper-parameters (`--set`) have the names of the reference code. `--init-from`
+takes a folder with `discriminator` and `generator` to begin with.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Iterator
 import electra_reference as er
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers.implementations import BertWordPieceTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -101,6 +103,20 @@ def build(h: Hyper, vocab_size: int) -> er.Pair:
     pair = er.Pair(discriminator, None if h.uniform_generator else generator, sharing)
     er.initialize(pair)
     return pair
+
+
+def load(pair: er.Pair, models: Path) -> None:
+    """Takes all parameters from the models' files."""
+    for network in ("discriminator", "generator"):
+        module = getattr(pair, network)
+        if module is None:
+            continue
+        state = load_file(models / network / "model.safetensors")
+        missing, unexpected = module.load_state_dict(state, strict=False)
+        # The head's table is the embeddings', and in no file twice.
+        wrong = [name for name in missing if name != "generator_lm_head.weight"] + unexpected
+        if wrong:
+            sys.exit(f"{models / network}: {', '.join(wrong)}")
 
 
 @dataclass
@@ -306,6 +322,7 @@ def main() -> None:
     p.add_argument("--held-out", type=float, default=0.02, help="fraction of documents")
     p.add_argument("--eval-steps", type=int, default=0, help="evaluate every so many steps; 0: only at the end")
     p.add_argument("--eval-batches", type=int, default=100)
+    p.add_argument("--init-from", type=Path, metavar="DIR", help="models to begin with")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     args = p.parse_args()
@@ -323,6 +340,8 @@ def main() -> None:
     whole = len(held_out.starts) // h.train_batch_size
     evaluation = [fixed.batch(next(order)) for _ in range(min(args.eval_batches, whole))] if order else []
     trainer = Trainer(h, vocab, args.precision)
+    if args.init_from:
+        load(trainer.pair, args.init_from)
     out = args.out.open("w") if args.out else sys.stdout
 
     def write(line: dict[str, object]) -> None:
