@@ -47,6 +47,8 @@ pub struct TokenCounts {
     size: usize,
     /// `[vocab_size, size]`, row-major: mean 0 and mean square 1 over the tokens that have a vector.
     vectors: Vec<f32>,
+    /// Which tokens have one.
+    known: Vec<bool>,
 }
 
 impl TokenCounts {
@@ -67,14 +69,21 @@ impl TokenCounts {
         let (seen, core) = (by_rank.len(), by_rank.len().min(CORE));
         let size = size.min(core);
         let mut vectors = vec![0.0; vocab_size * size];
+        let mut known = vec![false; vocab_size];
         if size > 0 {
             let association = association(&text, seen, core, threads);
             drop(text);
             let basis = basis(&association, core, size, threads);
-            let mut rows = association.times(&basis, seen, threads);
+            let products = association.times(&basis, seen, threads);
+            // A row without entries says nothing: all of these would get one vector.
+            let told: Vec<usize> = (0..seen).filter(|&row| association.len(row) > 0).collect();
+            let row = |&row: &usize| &products[row * size..][..size];
+            let mut rows: Vec<f32> = told.iter().flat_map(row).copied().collect();
             standardize(&mut rows, size);
-            for (row, &token) in rows.chunks_exact(size).zip(&by_rank) {
-                vectors[token as usize * size..][..size].copy_from_slice(row);
+            for (row, &rank) in rows.chunks_exact(size).zip(&told) {
+                let token = by_rank[rank] as usize;
+                vectors[token * size..][..size].copy_from_slice(row);
+                known[token] = true;
             }
         }
         TokenCounts {
@@ -82,13 +91,14 @@ impl TokenCounts {
             frequencies,
             size,
             vectors,
+            known,
         }
     }
 
-    /// The vector of `token`, if it was seen often enough.
+    /// The vector of `token`, if its neighbours tell anything of it.
     pub fn vector(&self, token: usize) -> Option<&[f32]> {
-        let frequency = self.frequencies.get(token).copied().unwrap_or(0);
-        (frequency >= LEAST_SEEN).then(|| &self.vectors[token * self.size..][..self.size])
+        let known = self.known.get(token).copied().unwrap_or(false);
+        known.then(|| &self.vectors[token * self.size..][..self.size])
     }
 
     /// Logarithm of the share of `token` in the text, each token counted once more than it was seen.
@@ -155,6 +165,11 @@ struct Sparse {
 }
 
 impl Sparse {
+    /// Entries of a row.
+    fn len(&self, row: usize) -> usize {
+        self.starts[row + 1] - self.starts[row]
+    }
+
     /// The product of the first `rows` rows with the transpose of `right`, `[size, columns]`; row-major,
     /// `[rows, size]`.
     fn times(&self, right: &DMatrix<f32>, rows: usize, threads: usize) -> Vec<f32> {
@@ -432,6 +447,16 @@ mod tests {
             assert_eq!(counts.vector(0), None);
             assert!(counts.log_frequency(0).is_finite());
         }
+    }
+
+    #[test]
+    fn tokens_whose_neighbours_say_nothing_have_no_vectors() {
+        // Token 0 stands alone, 1 beside itself.
+        let text = [[0, BORDER, 1, 1, BORDER]; 20].concat();
+        let counts = TokenCounts::of_text(text, 2, 2, 1);
+        assert_eq!(counts.vector(0), None);
+        assert_eq!(counts.vector(1), None);
+        assert!(counts.log_frequency(1) > counts.log_frequency(0));
     }
 
     #[test]
