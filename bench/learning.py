@@ -5,7 +5,8 @@
 
 `--text` holds en_*.txt and zh_reviews.txt (blank lines between documents). One text is made up here: on real text a
 `tiny` pair that begins with random numbers stays at temperature 1 at the entropy of its labels for millions of tokens.
-Where a run begins with counts of the text, PyTorch begins with the same parameters, which a run of one step writes. Each
+Where a run begins with counts of the text, PyTorch begins with the same parameters, which a run of one step writes (of text
+of which PyTorch holds out another part than we do). Each
 side draws its own numbers, so losses agree as those of two seeds do. A finished run in `--work` is not run again. Prints
 a Markdown row a run: means over the last 50 steps and, where evaluated, measures on held-out documents.
 """

@@ -2,8 +2,8 @@
 //! which tokens stand near it. Parameters can begin with that.
 //!
 //! A token's vector is its row of positive pointwise mutual information with the tokens around it,
-//! brought down to few dimensions by the eigenvectors of the largest eigenvalues, each scaled by the
-//! root of its own (Levy, Goldberg and Dagan 2015). Tokens of like use get like vectors. What a masked
+//! brought down to few dimensions by the eigenvectors of the eigenvalues largest in magnitude, each
+//! scaled by the root of its own (Levy, Goldberg and Dagan 2015). Tokens of like use get like vectors. What a masked
 //! language model learns first, and needs millions of tokens for, is there at the first step.
 
 use crate::examples::{ExampleError, Examples};
@@ -76,7 +76,10 @@ impl TokenCounts {
             let basis = basis(&association, core, size, threads);
             let products = association.times(&basis, seen, threads);
             // A row without entries says nothing: all of these would get one vector.
-            let told: Vec<usize> = (0..seen).filter(|&row| association.len(row) > 0).collect();
+            let mut told: Vec<usize> = (0..seen).filter(|&row| association.len(row) > 0).collect();
+            if told.len() < 2 {
+                told.clear();
+            }
             let row = |&row: &usize| &products[row * size..][..size];
             let mut rows: Vec<f32> = told.iter().flat_map(row).copied().collect();
             standardize(&mut rows, size);
@@ -222,8 +225,12 @@ fn association(text: &[u32], seen: usize, core: usize, threads: usize) -> Sparse
     let smooth: Vec<f64> = sums[..core].iter().map(|s| s.powf(SMOOTHING)).collect();
     let smooth_total: f64 = smooth.iter().sum();
     let positive = |count: u32, row: usize, column: usize| {
-        let share = smooth[column] / smooth_total;
-        (f64::from(count) / (sums[row] * share)).ln().max(0.0)
+        let expected = sums[row] * smooth[column] / smooth_total;
+        // A context that has none in the core itself has no share to compare with.
+        match expected > 0.0 {
+            true => (f64::from(count) / expected).ln().max(0.0),
+            false => 0.0,
+        }
     };
     let mut matrix = Sparse {
         starts: vec![0],
@@ -344,7 +351,11 @@ fn standardize(rows: &mut [f32], size: usize) {
             square += f64::from(*x).powi(2);
         }
     }
-    let scale = (rows.len() as f64 / square.max(f64::MIN_POSITIVE)).sqrt();
+    // Rows that are all alike are all 0 now.
+    let scale = match square > f64::from(f32::MIN_POSITIVE) {
+        true => (rows.len() as f64 / square).sqrt(),
+        false => 1.0,
+    };
     for x in rows {
         *x *= scale as f32;
     }
@@ -457,6 +468,29 @@ mod tests {
         assert_eq!(counts.vector(0), None);
         assert_eq!(counts.vector(1), None);
         assert!(counts.log_frequency(1) > counts.log_frequency(0));
+    }
+
+    #[test]
+    fn a_single_token_with_neighbours_makes_nothing_infinite() {
+        // Token 0 beside itself, each of many others once beside token 1.
+        let mut text = [[0, 0, BORDER]; 20].concat();
+        for other in 2..14 {
+            text.extend([[1, other, BORDER], [other, BORDER, other]].concat());
+            text.extend([BORDER, other, BORDER].repeat(9));
+        }
+        let counts = TokenCounts::of_text(text, 14, 4, 1);
+        let vectors = (0..14).filter_map(|token| counts.vector(token));
+        assert!(vectors.flatten().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn a_context_without_a_share_of_its_own_says_nothing() {
+        // A core of two; token 1 stands near token 2 alone, which is outside of it.
+        let text = [[0, 0, 0, BORDER], [1, 2, BORDER, BORDER]]
+            .concat()
+            .repeat(20);
+        let matrix = association(&text, 3, 2, 1);
+        assert!(matrix.values.iter().all(|x| x.is_finite()));
     }
 
     #[test]

@@ -407,9 +407,9 @@ impl PretrainConfig {
             "must not be negative",
         )?;
         check(
-            (0.0..1.0).contains(&self.adam_beta2),
+            self.adam_beta2 >= 0.0 && (self.adam_beta2 as f32) < 1.0,
             "adam_beta2",
-            "must be from 0 up to below 1",
+            "must be from 0 up to clearly below 1",
         )?;
         check(
             self.gen_weight.is_finite() && self.gen_weight >= 0.0,

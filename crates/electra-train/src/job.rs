@@ -456,8 +456,8 @@ impl PretrainJob {
         Ok(values)
     }
 
-    /// Puts what counts of the text say into `values`: vectors where they have word embeddings, of the
-    /// size that random numbers have, and log frequencies where they have the generator's output
+    /// Puts what counts of the text say into `values`: vectors where they have word embeddings, with a
+    /// root mean square of `initializer_range`, and log frequencies where they have the generator's output
     /// bias. Tokens too rare for a vector keep their random numbers.
     fn count_text(&self, values: &mut [f32]) -> Result<(), JobError> {
         let size = self.encoder_config().embedding_size;

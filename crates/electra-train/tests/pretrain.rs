@@ -537,7 +537,7 @@ fn a_run_that_begins_with_counts_knows_frequencies_at_the_first_step() {
     assert!((random - uniform).abs() < 0.1, "{random} for {uniform}");
     assert!((counts - 17f32.ln()).abs() < 0.1, "{counts}");
     assert_eq!(one, values(3, &settings).0);
-    // Both tables have the same vectors, of the size that random numbers would have.
+    // Both tables have the same vectors, about as large as initializer_range.
     let words = |network: &str| {
         let name = format!("{network}.electra.embeddings.word_embeddings.weight");
         let view = job.networks.layout.get(&name).expect("a tensor").view;
