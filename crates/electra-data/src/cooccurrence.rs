@@ -29,10 +29,10 @@ const SMOOTHING: f64 = 0.75;
 const OVERSAMPLING: usize = 32;
 /// Rounds of subspace iteration.
 const ROUNDS: usize = 5;
-/// Bytes of a thread's counts at the most.
-const COUNT_BYTES: usize = 128 << 20;
-/// Rows that a thread multiplies at a time.
-const PRODUCT_ROWS: usize = 256;
+/// Bytes of a thread's counts at the most; in tests so few that there are several blocks.
+const COUNT_BYTES: usize = if cfg!(test) { 128 } else { 128 << 20 };
+/// Rows that a thread multiplies at a time; in tests likewise.
+const PRODUCT_ROWS: usize = if cfg!(test) { 3 } else { 256 };
 /// Between two stretches of text.
 const BORDER: u32 = u32::MAX;
 
