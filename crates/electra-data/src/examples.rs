@@ -442,4 +442,4 @@ impl Examples {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

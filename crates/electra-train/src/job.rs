@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Why a run cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -416,12 +417,12 @@ impl PretrainJob {
     }
 
     /// Parameters at step 0: drawn by the seed, counted from the text, or read from the models to begin
-    /// with.
-    pub fn initial_values(&self) -> Result<Vec<f32>, JobError> {
+    /// with. What is counted, which takes a while, is told to `say`.
+    pub fn initial_values(&self, say: &mut dyn FnMut(&str)) -> Result<Vec<f32>, JobError> {
         let layout = &self.networks.layout;
         let mut values = initial_values(layout, self.config.seed);
         if self.config.initialization == Initialization::Counts {
-            self.count_text(&mut values)?;
+            self.count_text(&mut values, say)?;
         }
         let Some(from) = &self.init_from else {
             return Ok(values);
@@ -459,9 +460,18 @@ impl PretrainJob {
     /// Puts what counts of the text say into `values`: vectors where they have word embeddings, with a
     /// root mean square of `initializer_range`, and log frequencies where they have the generator's output
     /// bias. Tokens too rare for a vector keep their random numbers.
-    fn count_text(&self, values: &mut [f32]) -> Result<(), JobError> {
+    fn count_text(&self, values: &mut [f32], say: &mut dyn FnMut(&str)) -> Result<(), JobError> {
+        say("counting the text's tokens and which stand near each other, to begin with that");
+        let start = Instant::now();
         let size = self.encoder_config().embedding_size;
         let counts = TokenCounts::of(self.train.examples(), size, self.threads)?;
+        say(&format!(
+            "counted {} tokens: {} of the vocabulary's {} have a vector; {:.1} s",
+            counts.tokens(),
+            counts.with_vector(),
+            self.tokenizer.vocab_size(),
+            start.elapsed().as_secs_f64()
+        ));
         let deviation = self.encoder_config().initializer_range as f32;
         for param in self.networks.layout.params() {
             let is = |end: &str| param.names.iter().any(|name| name.ends_with(end));

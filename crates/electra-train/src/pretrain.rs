@@ -4,7 +4,7 @@
 //! that a checkpoint holds is the parameters, the moments and a cursor into the examples.
 
 use crate::checkpoint::{CheckpointError, CheckpointStore};
-use crate::config::{Initialization, MAY_CHANGE};
+use crate::config::MAY_CHANGE;
 use crate::export::{Network, tensor, write_network};
 use crate::finetune::probe::probe;
 use crate::interrupt::StopFlag;
@@ -198,12 +198,7 @@ impl<'a, B: Backend> Run<'a, B> {
             }
         };
         if restored.is_none() {
-            if job.config.initialization == Initialization::Counts {
-                context.observer.on_message(
-                    "counting the text's tokens and which stand near each other, to begin with that",
-                );
-            }
-            params = job.initial_values()?;
+            params = job.initial_values(&mut |message| context.observer.on_message(message))?;
         }
         let trainer = Trainer::new(backend, job, [&params, &first, &second], state.position);
         drop((params, first, second));

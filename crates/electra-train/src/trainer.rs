@@ -359,7 +359,7 @@ fn split(batch: PackedBatch, parts: usize, mut each: impl FnMut(PackedBatch, u32
 /// away.
 pub fn seconds_per_step<B: Backend>(backend: &mut B, job: &PretrainJob) -> Result<f64, JobError> {
     let zeros = vec![0.0; job.networks.layout.len()];
-    let values = job.initial_values()?;
+    let values = job.initial_values(&mut |_| ())?;
     let mut trainer = Trainer::new(backend, job, [&values, &zeros, &zeros], Position::default());
     let mut seconds = Vec::new();
     for index in 0..TIMED_STEPS {

@@ -3,6 +3,7 @@
 
 mod small_run;
 
+use electra_data::cooccurrence::TokenCounts;
 use electra_engine::reference::Reference;
 use electra_model::files::{ModelDir, ModelKind};
 use electra_train::export::{Network, write_network};
@@ -392,7 +393,7 @@ fn the_first_place_that_is_not_finite_is_named() {
             "the discriminator's logits",
         ),
     ] {
-        let mut values = job.initial_values().expect("values");
+        let mut values = job.initial_values(&mut |_| ()).expect("values");
         values[layout.get(tensor).expect("a tensor").view.offset] = f32::NAN;
         let mut cpu = cpu(1);
         let mut trainer = Trainer::new(
@@ -419,7 +420,7 @@ fn a_run_can_begin_with_the_models_of_another() {
         generator: Some(GivenModel::Directory(first.join("generator"))),
     };
     let job = PretrainJob::open(continued(&["seed=5"]), &shards, None, Some(from)).expect("a job");
-    let values = job.initial_values().expect("values");
+    let values = job.initial_values(&mut |_| ()).expect("values");
     let end = last_checkpoint(&first, 12);
     assert_eq!(values, end.arrays[0].1);
     run_job(&mut cpu(1), &job, &second, 0)
@@ -439,7 +440,7 @@ fn a_run_can_begin_with_the_models_of_another() {
         .expect("an end");
     assert_same_end(&second, &third, whole);
     let message = gone
-        .initial_values()
+        .initial_values(&mut |_| ())
         .expect_err("no models to begin with")
         .to_string();
     assert!(message.contains("needs the models"), "{message}");
@@ -495,7 +496,7 @@ fn a_run_can_begin_with_the_models_of_another() {
         generator: Some(GivenModel::Directory(first.join("discriminator"))),
     };
     let job = PretrainJob::open(continued(&[]), &shards, None, Some(swapped))
-        .map(|job| job.initial_values());
+        .map(|job| job.initial_values(&mut |_| ()));
     let message = match job {
         Err(error) => error.to_string(),
         Ok(values) => values.expect_err("the wrong kind").to_string(),
@@ -528,7 +529,7 @@ fn a_run_that_begins_with_counts_knows_frequencies_at_the_first_step() {
     let values = |threads: usize, settings: &[&str]| {
         let mut job = job(settings).expect("a job");
         job.set_threads(threads);
-        (job.initial_values().expect("values"), job)
+        (job.initial_values(&mut |_| ()).expect("values"), job)
     };
     let settings = ["initialization=counts", "untied_generator_embeddings=true"];
     let (one, job) = values(1, &settings);
@@ -552,6 +553,14 @@ fn a_run_that_begins_with_counts_knows_frequencies_at_the_first_step() {
     };
     let table = words("generator");
     assert_eq!(table, words("discriminator"));
+    // Each row is its token's vector, counted on the examples to train on and no others.
+    let examples = job.train.examples();
+    let counts = TokenCounts::of(examples, 16, 1).expect("counts");
+    assert_eq!(counts.tokens(), examples.tokens() - 2 * examples.len());
+    let id = job.tokenizer.id("w3").expect("a word") as usize;
+    let vector = counts.vector(id).expect("a frequent word");
+    let row = &table[6 * 16..7 * 16];
+    assert!(vector.iter().zip(row).all(|(x, &value)| 0.02 * x == value));
     let square = table.iter().map(|x| x * x).sum::<f32>() / table.len() as f32;
     assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.2, "{square}");
 }

@@ -7,7 +7,7 @@ use crate::loader::{BatchSize, Loader};
 use crate::order::Order;
 use crate::shards::tests::write_corpus;
 
-const SPECIAL: SpecialIds = SpecialIds {
+pub(crate) const SPECIAL: SpecialIds = SpecialIds {
     pad: 0,
     unk: 1,
     cls: 2,
@@ -15,10 +15,10 @@ const SPECIAL: SpecialIds = SpecialIds {
     mask: 4,
 };
 
-type Documents = Vec<Vec<Vec<u32>>>;
+pub(crate) type Documents = Vec<Vec<Vec<u32>>>;
 
 /// Documents of lines; each token is a number of its own, from 10.
-fn documents(shape: &[Vec<usize>]) -> Documents {
+pub(crate) fn documents(shape: &[Vec<usize>]) -> Documents {
     let mut next = 9;
     let mut line = |length: &usize| -> Vec<u32> {
         (0..*length)
@@ -34,7 +34,7 @@ fn documents(shape: &[Vec<usize>]) -> Documents {
         .collect()
 }
 
-fn open(documents: &Documents) -> Arc<Corpus> {
+pub(crate) fn open(documents: &Documents) -> Arc<Corpus> {
     let dir = tempfile::tempdir().unwrap();
     let middle = documents.len() / 2;
     let (a, b) = documents.split_at(middle);
@@ -42,7 +42,11 @@ fn open(documents: &Documents) -> Arc<Corpus> {
     Arc::new(Corpus::open(dir.path()).unwrap())
 }
 
-fn options(max_seq_length: usize, builder: Builder, held_out: HeldOut) -> ExampleOptions {
+pub(crate) fn options(
+    max_seq_length: usize,
+    builder: Builder,
+    held_out: HeldOut,
+) -> ExampleOptions {
     ExampleOptions {
         max_seq_length,
         builder,

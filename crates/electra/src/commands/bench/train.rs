@@ -110,7 +110,7 @@ impl Measured for Train<'_> {
     ) -> Result<Vec<Repetition>> {
         let job = self.job;
         let flops_per_token = self.flops_per_token()?;
-        let values = job.initial_values()?;
+        let values = job.initial_values(&mut |_| ())?;
         let zeros = vec![0.0; values.len()];
         let start = [&values[..], &zeros, &zeros];
         let mut trainer = Trainer::new(backend, job, start, Position::default());
