@@ -3,19 +3,24 @@
 //! residual sums with their norm, activations.
 
 use super::elementwise::activate;
-use super::gemm::{Form, PANEL, Product};
+use super::gemm::{Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::Left;
 use super::norm;
 use super::params::{CpuParams, Weight};
 use super::simd::{LANES, Simd};
+use super::view::part;
 use crate::backend::{Activation, LayerParams, LayerSpec, Norm};
+use std::ops::Range;
 
 /// Words of a block's widest intermediate values: with a panel of weights they stay in the L2 cache.
 const BLOCK_WORDS: usize = 132 << 10;
 /// Rows of a block, at least and at most.
 const MIN_ROWS: usize = 24;
 const MAX_ROWS: usize = 132;
+/// Rows of a tile of results that are taken up at once: it stays in the L1 cache. The matrix unit
+/// reads a panel too fast for the L2 cache, so it takes a whole block with it.
+const TILE_ROWS: usize = 24;
 
 /// Rows that are taken through a chain at once, at most: as many as the L2 cache allows, since the
 /// weights of a layer come by once for each block.
@@ -84,14 +89,16 @@ pub(super) unsafe fn multiply_rows(
     to: *mut f32,
     stride: usize,
 ) {
+    let product = product(left, weight.panels, weight.start(&left), to, stride);
     // SAFETY: as the caller says.
-    unsafe { product(left, weight, 0..weight.panels.count(), to, stride).run(isa, weight.form) };
+    unsafe { product.run(isa, weight.form) };
 }
 
-fn product(
+/// A left side by all panels of a right side; `to` has `stride` words a row.
+pub(super) fn product(
     left: Left,
-    weight: &Weight,
-    panels: std::ops::Range<usize>,
+    panels: Panels,
+    start: Start,
     to: *mut f32,
     stride: usize,
 ) -> Product {
@@ -101,40 +108,98 @@ fn product(
         a: left.data,
         row_step: left.row_step,
         unit_step: 1,
-        b: weight.panels,
+        b: panels,
         first_unit: 0,
-        panels,
+        panels: 0..panels.count(),
         c: to,
         c_stride: stride,
-        start: weight.start(&left),
+        start,
     }
 }
 
-/// `x Wᵀ + b` for a block of rows, panel by panel: `finish` gets the first column of each and a
-/// tile of `PANEL` words a row, of which as many count as there are columns left.
+/// The right side of [`by_panels`].
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    /// A weight and its bias.
+    Weight(&'a Weight),
+    /// Panels alone.
+    Panels(Panels),
+}
+
+impl Right<'_> {
+    fn panels(self) -> Panels {
+        match self {
+            Right::Weight(weight) => weight.panels,
+            Right::Panels(panels) => panels,
+        }
+    }
+
+    fn start(self, left: &Left) -> Start {
+        match self {
+            Right::Weight(weight) => weight.start(left),
+            Right::Panels(_) => Start::Zero,
+        }
+    }
+}
+
+/// Rows of a tile of [`by_panels`], at most.
+fn tile_rows(isa: Isa, form: Form) -> usize {
+    if isa.has_tiles() && form != Form::F32 {
+        MAX_ROWS
+    } else {
+        TILE_ROWS
+    }
+}
+
+/// Words of scratch that [`by_panels`] needs.
+pub(super) fn tile_words(isa: Isa) -> usize {
+    let rows = if isa.has_tiles() { MAX_ROWS } else { TILE_ROWS };
+    rows * PANEL
+}
+
+/// A product for a block of rows, a panel after the other, some rows at a time: `finish` gets these
+/// rows of the block, the first column, and a tile of `PANEL` words a row, of which as many count
+/// as there are columns left. `ahead` gets rows and column of the tile that comes next.
 ///
 /// # Safety
-/// The left side and the weight can be read.
+/// Both sides and the bias can be read.
 pub(super) unsafe fn by_panels(
     isa: Isa,
     left: Left,
-    weight: &Weight,
+    right: Right,
     tile: &mut [f32],
-    mut finish: impl FnMut(usize, Tile),
+    ahead: impl Fn(Range<usize>, usize),
+    mut finish: impl FnMut(Range<usize>, usize, Tile),
 ) {
-    assert!(tile.len() >= left.rows * PANEL);
-    let cols = weight.panels.cols;
-    for panel in 0..weight.panels.count() {
+    let panels = right.panels();
+    let size = tile_rows(isa, left.form);
+    let parts = left.rows.div_ceil(size);
+    assert!(tile.len() >= left.rows.min(size) * PANEL);
+    ahead(part(left.rows, size, 0), 0);
+    for panel in 0..panels.count() {
         let first = panel * PANEL;
-        let to = tile.as_mut_ptr().wrapping_sub(first);
-        // SAFETY: as the caller says; the panel's columns land in the tile.
-        unsafe { product(left, weight, panel..panel + 1, to, PANEL).run(isa, weight.form) };
-        let tile = Tile {
-            values: &mut tile[..left.rows * PANEL],
-            stride: PANEL,
-            cols: PANEL.min(cols - first),
-        };
-        finish(first, tile);
+        for index in 0..parts {
+            match index + 1 {
+                next if next < parts => ahead(part(left.rows, size, next), first),
+                _ if panel + 1 < panels.count() => ahead(part(left.rows, size, 0), first + PANEL),
+                _ => {}
+            }
+            let rows = part(left.rows, size, index);
+            let left = left.part(rows.clone());
+            let to = tile.as_mut_ptr().wrapping_sub(first);
+            let product = Product {
+                panels: panel..panel + 1,
+                ..product(left, panels, right.start(&left), to, PANEL)
+            };
+            // SAFETY: as the caller says; the panel's columns land in the tile.
+            unsafe { product.run(isa, left.form) };
+            let tile = Tile {
+                values: &mut tile[..rows.len() * PANEL],
+                stride: PANEL,
+                cols: PANEL.min(panels.cols - first),
+            };
+            finish(rows, first, tile);
+        }
     }
 }
 

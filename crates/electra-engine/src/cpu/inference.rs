@@ -7,10 +7,11 @@
 use super::Cpu;
 use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
-    Accuracy, AddNorm, LayerWeights, StoreTile, block_rows, by_panels, multiply_rows,
+    Accuracy, AddNorm, LayerWeights, Right, StoreTile, block_rows, by_panels, multiply_rows,
+    tile_words,
 };
 use super::clock::{Part, PartClock};
-use super::gemm::{Form, PANEL};
+use super::gemm::Form;
 use super::isa::Isa;
 use super::linear::{left_side, left_words};
 use super::pack::Source;
@@ -61,7 +62,7 @@ impl Run<'_> {
         };
         [
             left(spec.hidden),
-            rows * PANEL,
+            tile_words(self.isa),
             rows * spec.hidden,
             rows * middle_form(self.form).units(spec.intermediate),
             match self.form {
@@ -93,17 +94,26 @@ impl Run<'_> {
         // SAFETY: as the caller says.
         unsafe {
             let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
-            by_panels(self.isa, left, &layer.qkv, tile, |first, tile| {
-                let at = (rows.start - to.first) * stride + self.attention.units(first);
-                let store = StoreTile {
-                    tile,
-                    activation: None,
-                    form: self.attention,
-                    to: to.qkv.add(at),
-                    stride,
-                };
-                store.run_on(self.isa);
-            });
+            let right = Right::Weight(&layer.qkv);
+            by_panels(
+                self.isa,
+                left,
+                right,
+                tile,
+                |_, _| {},
+                |part, first, tile| {
+                    let row = rows.start + part.start - to.first;
+                    let at = row * stride + self.attention.units(first);
+                    let store = StoreTile {
+                        tile,
+                        activation: None,
+                        form: self.attention,
+                        to: to.qkv.add(at),
+                        stride,
+                    };
+                    store.run_on(self.isa);
+                },
+            );
         }
         lap.done(Part::Qkv);
     }
@@ -147,16 +157,26 @@ impl Run<'_> {
             lap.done(Part::Norm);
             let form = layer.intermediate.form;
             let left = left_side(isa, form, self.input(&rows), packed);
-            by_panels(isa, left, &layer.intermediate, tile, |first, tile| {
-                let store = StoreTile {
-                    tile,
-                    activation: Some((spec.activation, Accuracy::of(form))),
-                    form: middle_form,
-                    to: middle.as_mut_ptr().wrapping_add(middle_form.units(first)),
-                    stride: units,
-                };
-                store.run_on(isa);
-            });
+            let right = Right::Weight(&layer.intermediate);
+            by_panels(
+                isa,
+                left,
+                right,
+                tile,
+                |_, _| {},
+                |part, first, tile| {
+                    let store = StoreTile {
+                        tile,
+                        activation: Some((spec.activation, Accuracy::of(form))),
+                        form: middle_form,
+                        to: middle
+                            .as_mut_ptr()
+                            .wrapping_add(part.start * units + middle_form.units(first)),
+                        stride: units,
+                    };
+                    store.run_on(isa);
+                },
+            );
             lap.done(Part::Intermediate);
             let activated = Source {
                 form: middle_form,

@@ -5,13 +5,16 @@
 //! activation, and leaves them in its place for the weight's gradient.
 
 use super::attention::{HeadRoom, Heads, attend_head};
-use super::chain::{Accuracy, NormWeights, StoreTile, Tile, block_rows, by_panels, multiply_rows};
+use super::chain::{
+    Accuracy, NormWeights, Right, StoreTile, Tile, block_rows, by_panels, multiply_rows, product,
+    tile_words,
+};
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
 use super::elementwise::activate;
-use super::gemm::{Form, PANEL, Panels, Product, Start};
+use super::gemm::{Form, PANEL, Start};
 use super::isa::{Isa, Kernel};
-use super::linear::{Left, left_side, left_words, source};
+use super::linear::{left_side, left_words, source};
 use super::norm;
 use super::params::CpuParams;
 use super::simd::{LANES, Simd};
@@ -90,13 +93,14 @@ impl Cpu {
         self.pool.run(blocks, |task, scratch| {
             let rows = part(tokens, block, task);
             let [packed, tile] =
-                scratch.split([left_words(form, rows.len(), hidden), rows.len() * PANEL]);
+                scratch.split([left_words(form, rows.len(), hidden), tile_words(isa)]);
             let mut lap = clock.start();
             // SAFETY: nobody writes to the input; these rows of qkv are this task's.
             unsafe {
                 let left = left_side(isa, form, source(input, rows.clone()), packed);
-                by_panels(isa, left, &weights.qkv, tile, |first, tile| {
-                    store(isa, tile, kept.qkv, rows.start, first);
+                let (right, used) = (Right::Weight(&weights.qkv), ahead([kept.qkv], &rows));
+                by_panels(isa, left, right, tile, used, |part, first, tile| {
+                    store(isa, tile, kept.qkv, rows.start + part.start, first);
                 });
             }
             lap.done(Part::Qkv);
@@ -159,7 +163,7 @@ impl Cpu {
             let width = kept.intermediate.form.units(spec.intermediate);
             let [packed, tile, branch, normed, middle, wide] = scratch.split([
                 left_words(form, count, hidden),
-                count * PANEL,
+                tile_words(isa),
                 count * hidden,
                 count * hidden,
                 count * width,
@@ -198,7 +202,9 @@ impl Cpu {
                     packed,
                 );
                 let middle_form = kept.intermediate.form;
-                by_panels(isa, left, &weights.intermediate, tile, |first, tile| {
+                let right = Right::Weight(&weights.intermediate);
+                let used = ahead([kept.intermediate], &rows);
+                by_panels(isa, left, right, tile, used, |part, first, tile| {
                     let Tile {
                         values,
                         stride,
@@ -209,7 +215,13 @@ impl Cpu {
                         stride,
                         cols,
                     };
-                    store(isa, again, kept.intermediate, rows.start, first);
+                    store(
+                        isa,
+                        again,
+                        kept.intermediate,
+                        rows.start + part.start,
+                        first,
+                    );
                     StoreTile {
                         tile: Tile {
                             values,
@@ -218,7 +230,9 @@ impl Cpu {
                         },
                         activation: Some((spec.activation, Accuracy::of(form))),
                         form: middle_form,
-                        to: middle.as_mut_ptr().wrapping_add(middle_form.units(first)),
+                        to: middle
+                            .as_mut_ptr()
+                            .wrapping_add(part.start * width + middle_form.units(first)),
                         stride: width,
                     }
                     .run_on(isa);
@@ -303,7 +317,7 @@ impl Cpu {
             let count = rows.len();
             let [packed, tile, residual, wide] = scratch.split([
                 left_words(form, count, hidden),
-                count * PANEL,
+                tile_words(isa),
                 count * hidden,
                 left_words(form, count, spec.intermediate),
             ]);
@@ -329,14 +343,16 @@ impl Cpu {
                 .run_on(isa);
                 lap.done(Part::NormBackward);
                 let left = left_side(isa, form, source(output_branch, rows.clone()), packed);
-                panels_of(isa, left, output, tile, |first, tile| {
+                let right = Right::Panels(output);
+                let used = ahead([kept.intermediate, d_middle], &rows);
+                by_panels(isa, left, right, tile, used, |part, first, tile| {
                     isa.run_in(
                         d_middle.form,
                         ActivationGradient {
                             activation: spec.activation,
                             accuracy: Accuracy::of(form),
                             tile,
-                            rows: rows.clone(),
+                            rows: rows.start + part.start..rows.start + part.end,
                             first,
                             z: kept.intermediate,
                             d: d_middle,
@@ -346,7 +362,7 @@ impl Cpu {
                 lap.done(Part::OutputBackward);
                 let left = left_side(isa, form, source(d_middle, rows.clone()), wide);
                 let to = residual.as_mut_ptr();
-                product(left, intermediate, to, hidden, Start::Sum).run(isa, form);
+                product(left, intermediate, Start::Sum, to, hidden).run(isa, form);
                 lap.done(Part::IntermediateBackward);
                 NormGradient {
                     rows: rows.clone(),
@@ -362,8 +378,10 @@ impl Cpu {
                 .run_on(isa);
                 lap.done(Part::NormBackward);
                 let left = left_side(isa, form, source(attention_branch, rows.clone()), packed);
-                panels_of(isa, left, attention_output, tile, |first, tile| {
-                    store(isa, tile, d_context, rows.start, first);
+                let right = Right::Panels(attention_output);
+                let used = ahead([d_context], &rows);
+                by_panels(isa, left, right, tile, used, |part, first, tile| {
+                    store(isa, tile, d_context, rows.start + part.start, first);
                 });
             }
             lap.done(Part::AttentionOutputBackward);
@@ -392,20 +410,13 @@ impl Cpu {
             thirds(d.qkv),
         );
         // What stood before the activation is what came out of it by now.
-        self.linear_gradient(keep.intermediate, d.output_branch, &layer.output, grads);
-        self.linear_gradient(
-            keep.attention_normed,
-            d.intermediate,
-            &layer.intermediate,
-            grads,
-        );
-        self.linear_gradient(
-            keep.context,
-            d.attention_branch,
-            &layer.attention_output,
-            grads,
-        );
-        self.linear_gradient(input, d.qkv, &layer.qkv, grads);
+        let layers = [
+            (keep.intermediate, d.output_branch, &layer.output),
+            (keep.attention_normed, d.intermediate, &layer.intermediate),
+            (keep.context, d.attention_branch, &layer.attention_output),
+            (input, d.qkv, &layer.qkv),
+        ];
+        self.linear_gradients(layers, grads);
         self.linear_backward(params, d.qkv, &layer.qkv, d.hidden, true);
     }
 }
@@ -485,6 +496,18 @@ fn row_dropout(drops: RowDrops, row: usize) -> Option<RowDropout> {
     })
 }
 
+/// Asks for the places of a panel's rows in some views; `rows` are a block's, which the asked ones
+/// are counted from.
+fn ahead<const N: usize>(views: [View; N], rows: &Range<usize>) -> impl Fn(Range<usize>, usize) {
+    let from = rows.start;
+    move |rows, first| {
+        for view in views {
+            let cols = PANEL.min(view.cols - first);
+            view.prefetch_to_write(from + rows.start..from + rows.end, first, cols);
+        }
+    }
+}
+
 /// Takes a tile to rows and columns of a view.
 ///
 /// # Safety
@@ -499,54 +522,6 @@ unsafe fn store(isa: Isa, tile: Tile, view: View, row: usize, column: usize) {
     };
     // SAFETY: as the caller says.
     unsafe { store.run_on(isa) };
-}
-
-fn product(left: Left, panels: Panels, to: *mut f32, stride: usize, start: Start) -> Product {
-    Product {
-        rows: left.rows,
-        depth: left.units,
-        a: left.data,
-        row_step: left.row_step,
-        unit_step: 1,
-        b: panels,
-        first_unit: 0,
-        panels: 0..panels.count(),
-        c: to,
-        c_stride: stride,
-        start,
-    }
-}
-
-/// As [`by_panels`], without bias.
-///
-/// # Safety
-/// The left side and the panels can be read.
-unsafe fn panels_of(
-    isa: Isa,
-    left: Left,
-    panels: Panels,
-    tile: &mut [f32],
-    mut finish: impl FnMut(usize, Tile),
-) {
-    assert!(tile.len() >= left.rows * PANEL);
-    for panel in 0..panels.count() {
-        let first = panel * PANEL;
-        let to = tile.as_mut_ptr().wrapping_sub(first);
-        let product = Product {
-            panels: panel..panel + 1,
-            ..product(left, panels, to, PANEL, Start::Zero)
-        };
-        // SAFETY: as the caller says; the panel's columns land in the tile.
-        unsafe { product.run(isa, left.form) };
-        finish(
-            first,
-            Tile {
-                values: &mut tile[..left.rows * PANEL],
-                stride: PANEL,
-                cols: PANEL.min(panels.cols - first),
-            },
-        );
-    }
 }
 
 /// `normed = norm(residual + dropout(branch))` for some rows; keeps the sum and its statistics.

@@ -4,11 +4,14 @@ use super::buffer::Scratch;
 use super::clock::Part;
 use super::gemm::{Form, PANEL, Panels, Product, Start};
 use super::isa::Isa;
-use super::pack::{Columns, Source, Strips, pack_panel, pack_rows_bf16, pack_strip, quantize_rows};
+use super::pack::{
+    Source, Strips, add_column_sums, pack_rows, pack_rows_bf16, pack_strips, quantize_rows,
+};
 use super::params::CpuParams;
 use super::view::{Shared, View, part};
 use super::{Cpu, Flat};
 use crate::backend::{Array, Linear};
+use std::ops::Range;
 
 /// Rows that a task takes through a product: its part of both sides stays in the L2 cache.
 pub(super) const ROW_BLOCK: usize = 96;
@@ -16,10 +19,14 @@ pub(super) const ROW_BLOCK: usize = 96;
 const MIN_TASKS: usize = 8;
 /// Multiplications below which a product is one task.
 const SMALL: usize = 1 << 17;
-/// Tokens whose rows are packed together for a weight's gradient.
-const TOKEN_CHUNK: usize = 512;
-/// Rows that a task of a weight's gradient takes, about.
-const GRADIENT_ROWS: usize = 96;
+/// Units of depth that are packed together for a weight's gradient: both sides of a tile stay in the
+/// L2 cache with it.
+const GRADIENT_UNITS: usize = 256;
+/// Rows and columns of a weight's gradient that a task takes, in whole panels; fewer where there
+/// would be too few tasks.
+const GRADIENT_TILES: [usize; 3] = [4 * PANEL, 2 * PANEL, PANEL];
+/// Tasks of weights' gradients for each thread, at least.
+const TASKS_A_THREAD: usize = 4;
 
 /// Rows of an activation as left side of a product.
 #[derive(Clone, Copy)]
@@ -31,6 +38,19 @@ pub(super) struct Left {
     pub(super) units: usize,
     /// For bytes, step and least value of each row.
     pub(super) ranges: *const f32,
+}
+
+impl Left {
+    /// Some of the rows.
+    pub(super) fn part(self, rows: Range<usize>) -> Left {
+        assert!(rows.end <= self.rows);
+        Left {
+            data: self.data.wrapping_add(rows.start * self.row_step),
+            rows: rows.len(),
+            ranges: self.ranges.wrapping_add(2 * rows.start),
+            ..self
+        }
+    }
 }
 
 /// Words of scratch that [`left_side`] needs.
@@ -77,7 +97,7 @@ pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut 
 }
 
 /// Rows `rows` of a view to pack.
-pub(super) fn source(view: View, rows: std::ops::Range<usize>) -> Source {
+pub(super) fn source(view: View, rows: Range<usize>) -> Source {
     Source {
         form: view.form,
         data: view.word(rows.start, 0),
@@ -168,92 +188,147 @@ impl Cpu {
             });
     }
 
-    pub(super) fn linear_gradient(
+    /// Adds the gradients of weights and biases of some layers, each given its input and the gradient
+    /// of its output.
+    pub(super) fn linear_gradients<const N: usize>(
         &mut self,
-        x: Array,
-        dy: Array,
-        linear: &Linear,
+        layers: [(Array, Array, &Linear); N],
         grads: &mut Flat,
     ) {
-        assert!(linear.weight.rows == dy.cols && linear.weight.cols == x.cols);
-        assert!(linear.bias.len() == dy.cols && x.rows == dy.rows);
-        assert!(linear.weight.range().end.max(linear.bias.range().end) <= grads.len());
-        let grads = Shared(grads.as_ptr());
-        let (x, dy) = (self.view(x), self.view(dy));
-        let (weight, bias) = (linear.weight.offset, linear.bias.offset);
-        for first in (0..x.rows).step_by(TOKEN_CHUNK) {
-            let tokens = first..x.rows.min(first + TOKEN_CHUNK);
-            self.accumulate_outer(
-                source(dy, tokens.clone()),
-                source(x, tokens),
-                Shared(grads.add(weight)),
-                Shared(grads.add(bias)),
-            );
+        for (x, dy, linear) in &layers {
+            assert!(linear.weight.rows == dy.cols && linear.weight.cols == x.cols);
+            assert!(linear.bias.len() == dy.cols && x.rows == dy.rows);
+            assert!(linear.weight.range().end.max(linear.bias.range().end) <= grads.len());
         }
+        let grads = Shared(grads.as_ptr());
+        let outer = layers.map(|(x, dy, linear)| Outer {
+            dy: self.view(dy),
+            x: self.view(x),
+            weight: grads.offset(linear.weight.offset),
+            bias: grads.offset(linear.bias.offset),
+        });
+        let tasks = |size: usize| outer.iter().map(|o| o.tiles(size)).sum::<usize>();
+        let enough = |size: &usize| tasks(*size) >= TASKS_A_THREAD * self.pool.threads();
+        let size = GRADIENT_TILES.into_iter().find(enough).unwrap_or(PANEL);
+        let (isa, form, clock) = (self.isa, self.form, &self.clock);
+        self.pool.run(tasks(size), |mut task, scratch| {
+            let mut lap = clock.start();
+            for outer in &outer {
+                if task < outer.tiles(size) {
+                    let groups = outer.dy.cols.div_ceil(size);
+                    let rows = part(outer.dy.cols, size, task % groups);
+                    let cols = part(outer.x.cols, size, task / groups);
+                    // SAFETY: nobody writes to x and dy; this tile of the gradient, inside the flat
+                    // array as asserted, is this task's, and so are its biases if it has the first
+                    // columns.
+                    unsafe { outer.add(isa, form, rows, cols, scratch) };
+                    break;
+                }
+                task -= outer.tiles(size);
+            }
+            lap.done(Part::Weights);
+        });
+    }
+}
+
+/// A weight's gradient `dyᵀ x`, and the bias's, which are the sums of the columns of dy.
+struct Outer {
+    dy: View,
+    x: View,
+    /// `[dy.cols, x.cols]`
+    weight: Shared,
+    /// `[dy.cols]`
+    bias: Shared,
+}
+
+impl Outer {
+    /// Tiles of `size` rows and columns.
+    fn tiles(&self, size: usize) -> usize {
+        self.dy.cols.div_ceil(size) * self.x.cols.div_ceil(size)
     }
 
-    /// Adds `dyᵀ x` to `weight` and the column sums of dy to `bias`.
-    fn accumulate_outer(&mut self, dy: Source, x: Source, weight: Shared, bias: Shared) {
-        let (isa, form, clock) = (self.isa, self.form, &self.clock);
-        let units = form.units(x.rows);
-        let layout = Strips::new(isa, form, units);
-        let count = dy.cols.div_ceil(layout.rows);
-        self.left.reserve(count * layout.words());
-        self.right.reserve(Panels::words(units, x.cols));
-        let left = Shared(self.left.as_ptr());
-        let panels = Panels {
-            data: self.right.as_ptr(),
-            depth: units,
-            cols: x.cols,
+    /// Adds a tile, some tokens after the other, and if it has the first columns the biases of its
+    /// rows. Both sides are packed where only this core writes.
+    ///
+    /// # Safety
+    /// Nobody writes to x and dy, or uses what is added to, meanwhile.
+    unsafe fn add(
+        &self,
+        isa: Isa,
+        form: Form,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let tokens = match form {
+            Form::F32 => GRADIENT_UNITS,
+            _ => 2 * GRADIENT_UNITS,
         };
-        let group = GRADIENT_ROWS.div_ceil(layout.rows);
-        let groups = count.div_ceil(group);
-        let strips = move |index: usize| part(count, group, index);
-        self.pool.run(groups + panels.count(), |task, _| {
-            let mut lap = clock.start();
-            if task >= groups {
-                // SAFETY: nobody writes to x; the panel is this task's.
-                unsafe { pack_panel(isa, form, x, Columns::Columns, panels, task - groups) };
-                lap.done(Part::Weights);
-                return;
-            }
-            for strip in strips(task) {
-                let columns = part(dy.cols, layout.rows, strip);
-                let words = layout.words();
-                // SAFETY: nobody writes to dy; the strip and its bias are this task's.
-                unsafe {
-                    let to = left.slice_mut(strip * words, words);
-                    let sums = bias.slice_mut(columns.start, columns.len());
-                    pack_strip(isa, form, dy, layout, strip, to, sums);
+        let tiles = isa.has_tiles() && form == Form::Bf16;
+        for first in (0..self.x.rows).step_by(tokens) {
+            let tokens = first..self.x.rows.min(first + tokens);
+            let units = form.units(tokens.len());
+            let strips = Strips::new(units);
+            // Odd, so that panels spread over the caches.
+            let depth = units | 1;
+            let left_words = match tiles {
+                true => rows.len().div_ceil(Strips::ROWS) * strips.words(),
+                false => Panels::words(depth, rows.len()),
+            };
+            let right_words = Panels::words(depth, cols.len());
+            let [left, right] = scratch.split([left_words, right_words]);
+            let [dy, x] = [(self.dy, &rows), (self.x, &cols)]
+                .map(|(view, part)| source(view.columns(part.start, part.len()), tokens.clone()));
+            let panels = |room: &mut [f32], cols: &Range<usize>| Panels {
+                data: room.as_ptr(),
+                depth,
+                cols: cols.len(),
+            };
+            let right = panels(right, &cols);
+            let product = Product {
+                rows: rows.len(),
+                depth: units,
+                a: left.as_ptr(),
+                row_step: strips.row_step,
+                unit_step: 1,
+                b: right,
+                first_unit: 0,
+                panels: 0..right.count(),
+                c: self.weight.add(rows.start * self.x.cols + cols.start),
+                c_stride: self.x.cols,
+                start: Start::Sum,
+            };
+            // SAFETY: as the caller says; what is packed lies in the scratch.
+            unsafe {
+                let sums = match cols.start {
+                    0 => self.bias.slice_mut(rows.start, rows.len()),
+                    _ => &mut [],
+                };
+                pack_rows(isa, form, x, right, 0..right.count());
+                if tiles {
+                    pack_strips(isa, dy, strips, left, sums);
+                    product.run(isa, form);
+                    continue;
+                }
+                let left = panels(left, &rows);
+                pack_rows(isa, form, dy, left, 0..left.count());
+                if !sums.is_empty() {
+                    add_column_sums(isa, form, left, units, sums);
+                }
+                for panel in 0..left.count() {
+                    let first = panel * PANEL;
+                    let product = Product {
+                        rows: PANEL.min(rows.len() - first),
+                        a: left.data.add(first * depth),
+                        row_step: 1,
+                        unit_step: left.width(panel),
+                        c: product.c.add(first * self.x.cols),
+                        ..product.clone()
+                    };
+                    product.run(isa, form);
                 }
             }
-            lap.done(Part::Weights);
-        });
-        self.pool.run(groups * panels.count(), |task, _| {
-            let mut lap = clock.start();
-            let panel = task / groups;
-            for strip in strips(task % groups) {
-                let rows = part(dy.cols, layout.rows, strip);
-                let product = Product {
-                    rows: rows.len(),
-                    depth: units,
-                    a: left.add(strip * layout.words()),
-                    row_step: layout.row_step,
-                    unit_step: layout.unit_step,
-                    b: panels,
-                    first_unit: 0,
-                    panels: panel..panel + 1,
-                    c: weight.add(rows.start * x.cols),
-                    c_stride: x.cols,
-                    start: Start::Sum,
-                };
-                // SAFETY: strips and panels are packed; this tile of the gradient, inside the flat
-                // array as the caller asserted, is this task's.
-                unsafe { product.run(isa, form) };
-            }
-            lap.done(Part::Weights);
-        });
-        debug_assert!(panels.count() * PANEL >= x.cols);
+        }
     }
 }
 

@@ -306,7 +306,7 @@ impl Backend for Cpu {
     }
 
     fn linear_backward_params(&mut self, x: Array, dy: Array, linear: &Linear, grads: &mut Flat) {
-        self.linear_gradient(x, dy, linear, grads);
+        self.linear_gradients([(x, dy, linear)], grads);
     }
 
     fn activation(&mut self, activation: Activation, z: Array, y: Array) {

@@ -1,9 +1,10 @@
 //! Packing: values into the order and the form in which a product reads them.
 
-use super::gemm::{Form, PANEL, Panels, STRIP};
+use super::gemm::{Form, PANEL, Panels};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 use crate::quantize::{quantize, row_step};
+use std::ops::Range;
 
 /// Weights of a row that are made bytes at once.
 const QUANTIZED: usize = 256;
@@ -130,27 +131,101 @@ pub(crate) unsafe fn pack_panel(
     to: Panels,
     index: usize,
 ) {
-    let (depth, cols) = match columns {
-        Columns::Columns => (source.rows, source.cols),
-        Columns::Rows => (source.cols, source.rows),
-    };
-    assert!(form.units(depth) == to.depth && cols == to.cols && index < to.count());
-    let kernel = PackPanel {
+    match columns {
+        // SAFETY: as the caller says.
+        Columns::Columns => unsafe {
+            pack_rows(isa, form, source, to, index..index + 1);
+        },
+        Columns::Rows => {
+            assert!(form.units(source.cols) == to.depth && source.rows == to.cols);
+            assert!(index < to.count());
+            isa.run_in(
+                form,
+                Transpose {
+                    form,
+                    source,
+                    first: index * PANEL,
+                    width: to.width(index),
+                    depth: to.depth,
+                    to: to.data.wrapping_add(index * PANEL * to.depth).cast_mut(),
+                },
+            );
+        }
+    }
+}
+
+/// Packs some panels of `to`, which stand for `source`: the depth runs over its rows.
+///
+/// # Safety
+/// The source can be read, and nobody else uses these panels meanwhile.
+pub(crate) unsafe fn pack_rows(
+    isa: Isa,
+    form: Form,
+    source: Source,
+    to: Panels,
+    panels: Range<usize>,
+) {
+    let units = form.units(source.rows);
+    assert!(units <= to.depth && source.cols == to.cols && panels.end <= to.count());
+    let kernel = PackRows {
         form,
+        units,
         source,
-        columns,
-        first: index * PANEL,
-        width: to.width(index),
-        depth: to.depth,
-        to: to.data.wrapping_add(index * PANEL * to.depth).cast_mut(),
+        to,
+        panels,
     };
     isa.run_in(form, kernel);
 }
 
-struct PackPanel {
+struct PackRows {
+    form: Form,
+    /// Units of the source.
+    units: usize,
+    source: Source,
+    to: Panels,
+    panels: Range<usize>,
+}
+
+impl Kernel for PackRows {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for unit in 0..self.units {
+            for panel in self.panels.clone() {
+                let (width, first) = (self.to.width(panel), panel * PANEL);
+                let to = self.to.data.cast_mut();
+                let to = to.wrapping_add(first * self.to.depth + unit * width);
+                // SAFETY: the caller of `pack_rows` vouches for both sides, whose sizes it has
+                // compared.
+                unsafe {
+                    match self.form {
+                        Form::F32 => {
+                            for j in (0..width).step_by(LANES) {
+                                S::store(to.add(j), self.source.read::<S>(unit, first + j));
+                            }
+                        }
+                        Form::Bf16 => {
+                            for j in (0..width).step_by(2 * LANES) {
+                                let (low, high) = self.source.zipped::<S>(2 * unit, first + j);
+                                S::store(to.add(j), low);
+                                if j + LANES < width {
+                                    S::store(to.add(j + LANES), high);
+                                }
+                            }
+                        }
+                        Form::Int8 => unreachable!("bytes are packed by `pack_panel_int8`"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Packs a panel whose columns are rows of the source.
+struct Transpose {
     form: Form,
     source: Source,
-    columns: Columns,
     /// First column.
     first: usize,
     width: usize,
@@ -159,64 +234,19 @@ struct PackPanel {
     to: *mut f32,
 }
 
-impl Kernel for PackPanel {
+impl Kernel for Transpose {
     type Output = ();
 
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        // SAFETY: the caller of `pack_panel` vouches for both sides, whose sizes it has compared.
-        unsafe {
-            match self.columns {
-                Columns::Columns => self.copy::<S>(),
-                Columns::Rows => self.transpose::<S>(),
-            }
-        }
-    }
-}
-
-impl PackPanel {
-    /// # Safety
-    /// As for [`pack_panel`].
-    #[inline(always)]
-    unsafe fn copy<S: Simd>(&self) {
-        for unit in 0..self.depth {
-            let to = self.to.wrapping_add(unit * self.width);
-            match self.form {
-                Form::F32 => {
-                    for j in (0..self.width).step_by(LANES) {
-                        // SAFETY: as the caller says.
-                        unsafe { S::store(to.add(j), self.source.read::<S>(unit, self.first + j)) };
-                    }
-                }
-                Form::Bf16 => {
-                    for j in (0..self.width).step_by(2 * LANES) {
-                        // SAFETY: as the caller says.
-                        unsafe {
-                            let (first, second) = self.source.zipped::<S>(2 * unit, self.first + j);
-                            S::store(to.add(j), first);
-                            if j + LANES < self.width {
-                                S::store(to.add(j + LANES), second);
-                            }
-                        }
-                    }
-                }
-                Form::Int8 => unreachable!("bytes are packed by `pack_panel_int8`"),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`pack_panel`].
     // Counted loops over arrays of registers unroll; iterators over them end up in memory.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    unsafe fn transpose<S: Simd>(&self) {
+    fn run<S: Simd>(self) {
         for j in (0..self.width).step_by(LANES) {
             for unit in (0..self.depth).step_by(LANES) {
                 let mut block = [S::splat(0.0); LANES];
                 for i in 0..LANES {
                     let row = self.first + j + i;
-                    // SAFETY: as the caller says.
+                    // SAFETY: the caller of `pack_panel` says that the source can be read.
                     block[i] = unsafe {
                         match self.form {
                             Form::F32 => self.source.read::<S>(row, unit),
@@ -227,9 +257,69 @@ impl PackPanel {
                 }
                 S::transpose(&mut block);
                 for i in 0..LANES.min(self.depth - unit) {
-                    // SAFETY: as the caller says.
-                    unsafe { S::store(self.to.add((unit + i) * self.width + j), block[i]) };
+                    let to = self.to.wrapping_add((unit + i) * self.width + j);
+                    // SAFETY: nobody else uses the panel, says the caller of `pack_panel`.
+                    unsafe { S::store(to, block[i]) };
                 }
+            }
+        }
+    }
+}
+
+/// Adds the sums of the columns of panels' first units to `to`; of bf16, of both values of a pair.
+///
+/// # Safety
+/// The panels can be read.
+pub(crate) unsafe fn add_column_sums(
+    isa: Isa,
+    form: Form,
+    panels: Panels,
+    units: usize,
+    to: &mut [f32],
+) {
+    assert!(to.len() == panels.cols && units <= panels.depth);
+    let kernel = ColumnSums {
+        form,
+        panels,
+        units,
+        to,
+    };
+    isa.run_in(form, kernel);
+}
+
+struct ColumnSums<'a> {
+    form: Form,
+    panels: Panels,
+    units: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let panels = self.panels;
+        for (panel, to) in self.to.chunks_mut(PANEL).enumerate() {
+            let from = panels.data.wrapping_add(panel * PANEL * panels.depth);
+            let width = panels.width(panel);
+            let mut sums = [S::splat(0.0); PANEL / LANES];
+            for unit in 0..self.units {
+                for (sum, first) in sums.iter_mut().zip((0..width).step_by(LANES)) {
+                    // SAFETY: the caller of `add_column_sums` says that panels can be read.
+                    let words = unsafe { S::load(from.wrapping_add(unit * width + first)) };
+                    *sum = match self.form {
+                        Form::F32 => S::add(*sum, words),
+                        _ => {
+                            let ones = S::pair_bf16(S::splat(1.0), S::splat(1.0));
+                            S::dot_bf16(*sum, words, ones)
+                        }
+                    };
+                }
+            }
+            for (to, sum) in to.chunks_mut(LANES).zip(sums) {
+                let before = S::read(to);
+                S::write(to, S::add(before, sum));
             }
         }
     }
@@ -241,15 +331,15 @@ impl PackPanel {
 /// The source can be read.
 pub(crate) unsafe fn pack_rows_bf16(isa: Isa, source: Source, to: &mut [f32]) {
     assert_eq!(to.len(), source.rows * source.cols.div_ceil(2));
-    isa.run_bf16(PackRows { source, to });
+    isa.run_bf16(RowsBf16 { source, to });
 }
 
-struct PackRows<'a> {
+struct RowsBf16<'a> {
     source: Source,
     to: &'a mut [f32],
 }
 
-impl Kernel for PackRows<'_> {
+impl Kernel for RowsBf16<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -265,78 +355,65 @@ impl Kernel for PackRows<'_> {
     }
 }
 
-/// How the left side of a product lies whose depth runs over the rows of a source: strips of some
-/// of its columns, row `i` and unit `k` of each at `i · row_step + k · unit_step`.
+/// A left side whose depth runs over the rows of a source, as the matrix unit reads it: strips of
+/// some columns of the source, each a row of units.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strips {
-    /// Columns of the source, which are rows of the left side.
-    pub(crate) rows: usize,
+    /// Words from row to row.
     pub(crate) row_step: usize,
-    pub(crate) unit_step: usize,
+    /// Units of depth.
     units: usize,
 }
 
 impl Strips {
+    /// Rows of a strip, which are columns of the source.
+    pub(crate) const ROWS: usize = 2 * LANES;
+
     /// Strips of a depth of `units`.
-    pub(crate) fn new(isa: Isa, form: Form, units: usize) -> Self {
-        if isa.has_tiles() && form == Form::Bf16 {
-            // The matrix unit reads rows; their distance is no power of two, so that they spread
-            // over the cache.
-            Strips {
-                rows: 2 * LANES,
-                row_step: units.next_multiple_of(LANES) + LANES,
-                unit_step: 1,
-                units,
-            }
-        } else {
-            Strips {
-                rows: STRIP,
-                row_step: 1,
-                unit_step: STRIP,
-                units,
-            }
+    pub(crate) fn new(units: usize) -> Self {
+        Strips {
+            // No power of two, so that rows spread over the cache.
+            row_step: units.next_multiple_of(LANES) + LANES,
+            units,
         }
     }
 
     /// Words of a strip.
     pub(crate) fn words(&self) -> usize {
-        self.rows * self.row_step.max(self.units)
+        Strips::ROWS * self.row_step
     }
 }
 
-/// Packs strip `index` of the source. Adds the sums of its columns to `sums`, of as many elements as
-/// the strip has columns.
+/// Packs strips of a source as pairs of bf16. Adds the sums of its columns to `sums`, unless that is
+/// empty.
 ///
 /// # Safety
 /// The source can be read.
-pub(crate) unsafe fn pack_strip(
+pub(crate) unsafe fn pack_strips(
     isa: Isa,
-    form: Form,
     source: Source,
     strips: Strips,
-    index: usize,
     to: &mut [f32],
     sums: &mut [f32],
 ) {
-    let first = index * strips.rows;
-    let cols = source.cols.min(first + strips.rows);
-    assert!(strips.units == form.units(source.rows) && to.len() == strips.words());
-    assert!(first + sums.len() == cols);
-    let kernel = PackStrip {
-        form,
-        source: Source { cols, ..source },
-        first,
-        strips,
-        to,
-        sums,
-    };
-    isa.run_in(form, kernel);
+    assert!(strips.units == Form::Bf16.units(source.rows));
+    assert!(to.len() == source.cols.div_ceil(Strips::ROWS) * strips.words());
+    assert!(sums.is_empty() || sums.len() == source.cols);
+    let mut sums = sums.chunks_mut(Strips::ROWS);
+    for (index, to) in to.chunks_exact_mut(strips.words()).enumerate() {
+        isa.run_bf16(PackStrip {
+            source,
+            first: index * Strips::ROWS,
+            strips,
+            to,
+            sums: sums.next().unwrap_or_default(),
+        });
+    }
 }
 
 struct PackStrip<'a> {
-    form: Form,
-    /// Its columns end where the strip does.
     source: Source,
+    /// First column.
     first: usize,
     strips: Strips,
     to: &'a mut [f32],
@@ -349,29 +426,9 @@ impl Kernel for PackStrip<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self) {
         let mut sums = [S::splat(0.0); 2];
-        let columns = self.columns();
-        // SAFETY: the caller of `pack_strip` says that the source can be read.
-        unsafe {
-            match (self.form, self.strips.unit_step) {
-                (Form::F32, _) => {
-                    for (unit, words) in self.to.chunks_exact_mut(STRIP).enumerate() {
-                        let values = self.source.read::<S>(unit, self.first);
-                        sums[0] = S::add(sums[0], values);
-                        S::write(words, values);
-                    }
-                }
-                (Form::Bf16, 1) => {
-                    for unit in (0..self.strips.units).step_by(LANES) {
-                        self.rows::<S>(unit, &mut sums);
-                    }
-                }
-                (Form::Bf16, _) => {
-                    for (unit, words) in self.to.chunks_exact_mut(STRIP).enumerate() {
-                        S::write(words, columns.unit::<S>(unit, &mut sums[..1]).0);
-                    }
-                }
-                (Form::Int8, _) => unreachable!("gradients have no bytes"),
-            }
+        for unit in (0..self.strips.units).step_by(LANES) {
+            // SAFETY: the caller of `pack_strips` says that the source can be read.
+            unsafe { self.rows::<S>(unit, &mut sums) };
         }
         for (to, sums) in self.sums.chunks_mut(LANES).zip(sums) {
             let before = S::read(to);
@@ -380,53 +437,22 @@ impl Kernel for PackStrip<'_> {
     }
 }
 
-/// The columns of a strip.
-#[derive(Clone, Copy)]
-struct StripColumns {
-    source: Source,
-    first: usize,
-}
-
-impl StripColumns {
-    /// Unit `unit` of up to thirty-two columns; adds their values to `sums`.
-    ///
-    /// # Safety
-    /// The source can be read.
-    #[inline(always)]
-    unsafe fn unit<S: Simd>(&self, unit: usize, sums: &mut [S::V]) -> (S::V, S::V) {
-        // SAFETY: as the caller says.
-        unsafe {
-            for row in [2 * unit, 2 * unit + 1] {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let values = self.source.values::<S>(row, self.first + i * LANES);
-                    *sum = S::add(*sum, values);
-                }
-            }
-            self.source.zipped::<S>(2 * unit, self.first)
-        }
-    }
-}
-
 impl PackStrip<'_> {
-    fn columns(&self) -> StripColumns {
-        StripColumns {
-            source: self.source,
-            first: self.first,
-        }
-    }
-
     /// Sixteen units from `unit` on, to rows.
     ///
     /// # Safety
     /// The source can be read.
     #[inline(always)]
     unsafe fn rows<S: Simd>(&mut self, unit: usize, sums: &mut [S::V; 2]) {
-        let (columns, mut halves) = (self.columns(), [[S::splat(0.0); LANES]; 2]);
+        let ones = S::pair_bf16(S::splat(1.0), S::splat(1.0));
+        let mut halves = [[S::splat(0.0); LANES]; 2];
         let [first, second] = &mut halves;
         let places = first.iter_mut().zip(second.iter_mut());
         for (i, (first, second)) in places.take(self.strips.units - unit).enumerate() {
             // SAFETY: as the caller says.
-            (*first, *second) = unsafe { columns.unit::<S>(unit + i, sums) };
+            (*first, *second) = unsafe { self.source.zipped::<S>(2 * (unit + i), self.first) };
+            sums[0] = S::dot_bf16(sums[0], *first, ones);
+            sums[1] = S::dot_bf16(sums[1], *second, ones);
         }
         for (half, block) in halves.iter_mut().enumerate() {
             S::transpose(block);

@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::gemm::Form;
 use crate::backend::Array;
+use std::ops::Range;
 
 /// A matrix inside a buffer, of f32 or of pairs of bf16; in bounds by construction.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,17 @@ impl View {
             .wrapping_add(row * self.stride + self.form.units(col))
     }
 
+    /// Asks for columns `first .. first + cols` of some rows, which will be written: pieces of rows
+    /// that lie far apart do not come by themselves.
+    pub(crate) fn prefetch_to_write(&self, rows: Range<usize>, first: usize, cols: usize) {
+        for row in rows {
+            let from = self.word(row, first);
+            for word in (0..self.form.units(cols)).step_by(LINE) {
+                prefetch_to_write(from.wrapping_add(word));
+            }
+        }
+    }
+
     /// Whether the two share an element.
     pub(crate) fn overlaps(&self, other: &View) -> bool {
         self.slot == other.slot
@@ -107,6 +119,21 @@ impl View {
         // SAFETY: in bounds by construction; not used by others, says the caller.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.cols) }
     }
+}
+
+/// Words of a cache line.
+const LINE: usize = 16;
+
+/// Asks for a cache line that will be written: where another core holds it too, that takes longest.
+#[inline(always)]
+pub(crate) fn prefetch_to_write(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: no CPU with x86-64 faults at the instruction, whatever the address.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// An address that tasks share; who reads or writes through it says why that is sound.
