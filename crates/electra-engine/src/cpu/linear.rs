@@ -26,7 +26,7 @@ const GRADIENT_UNITS: usize = 256;
 /// would be too few tasks.
 const GRADIENT_TILES: [usize; 3] = [4 * PANEL, 2 * PANEL, PANEL];
 /// Tasks of weights' gradients for each thread, at least.
-const TASKS_A_THREAD: usize = 4;
+const TASKS_A_THREAD: usize = 3;
 
 /// Rows of an activation as left side of a product.
 #[derive(Clone, Copy)]
@@ -279,16 +279,17 @@ impl Outer {
             let [left, right] = scratch.split([left_words, right_words]);
             let [dy, x] = [(self.dy, &rows), (self.x, &cols)]
                 .map(|(view, part)| source(view.columns(part.start, part.len()), tokens.clone()));
-            let panels = |room: &mut [f32], cols: &Range<usize>| Panels {
-                data: room.as_ptr(),
+            let left_data = left.as_mut_ptr();
+            let panels = |data: *mut f32, cols: &Range<usize>| Panels {
+                data,
                 depth,
                 cols: cols.len(),
             };
-            let right = panels(right, &cols);
+            let right = panels(right.as_mut_ptr(), &cols);
             let product = Product {
                 rows: rows.len(),
                 depth: units,
-                a: left.as_ptr(),
+                a: left_data,
                 row_step: strips.row_step,
                 unit_step: 1,
                 b: right,
@@ -306,11 +307,12 @@ impl Outer {
                 };
                 pack_rows(isa, form, x, right, 0..right.count());
                 if tiles {
+                    let left = std::slice::from_raw_parts_mut(left_data, left_words);
                     pack_strips(isa, dy, strips, left, sums);
                     product.run(isa, form);
                     continue;
                 }
-                let left = panels(left, &rows);
+                let left = panels(left_data, &rows);
                 pack_rows(isa, form, dy, left, 0..left.count());
                 if !sums.is_empty() {
                     add_column_sums(isa, form, left, units, sums);

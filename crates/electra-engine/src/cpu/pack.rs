@@ -131,14 +131,17 @@ pub(crate) unsafe fn pack_panel(
     to: Panels,
     index: usize,
 ) {
+    let (depth, cols) = match columns {
+        Columns::Columns => (source.rows, source.cols),
+        Columns::Rows => (source.cols, source.rows),
+    };
+    assert!(form.units(depth) == to.depth && cols == to.cols && index < to.count());
     match columns {
         // SAFETY: as the caller says.
         Columns::Columns => unsafe {
             pack_rows(isa, form, source, to, index..index + 1);
         },
         Columns::Rows => {
-            assert!(form.units(source.cols) == to.depth && source.rows == to.cols);
-            assert!(index < to.count());
             isa.run_in(
                 form,
                 Transpose {
@@ -154,7 +157,8 @@ pub(crate) unsafe fn pack_panel(
     }
 }
 
-/// Packs some panels of `to`, which stand for `source`: the depth runs over its rows.
+/// Packs some panels of `to`, which stand for `source`: the depth runs over its rows, of which there
+/// may be fewer than the panels have room for.
 ///
 /// # Safety
 /// The source can be read, and nobody else uses these panels meanwhile.
