@@ -229,6 +229,53 @@ fn what_is_no_number_stays_so() {
     }
 }
 
+/// More rows, columns and tokens than a task packs at once, none of them a multiple. Sixteenths make
+/// every product and sum exact in each precision, so that nothing may differ.
+#[test]
+fn a_weights_gradient_of_many_tiles_is_exact() {
+    const TOKENS: usize = 1101;
+    const INPUTS: usize = 330;
+    const OUTPUTS: usize = 602;
+    let sixteenths = |len: usize, seed: usize| -> Vec<f32> {
+        (0..len)
+            .map(|i| ((i * 31 + i / 7 * 13 + seed) % 65) as f32 / 16.0 - 2.0)
+            .collect()
+    };
+    let (x, dy) = (
+        sixteenths(TOKENS * INPUTS, 3),
+        sixteenths(TOKENS * OUTPUTS, 11),
+    );
+    let mut layout = ParamLayout::new();
+    let weight = layout.push("weight", &[OUTPUTS, INPUTS], Init::Zeros, 0);
+    let bias = layout.push("bias", &[OUTPUTS], Init::Zeros, 0);
+    layout.register_linear(weight);
+    let mut expected = vec![1.0f32; layout.len()];
+    for (x, dy) in x.chunks_exact(INPUTS).zip(dy.chunks_exact(OUTPUTS)) {
+        for (o, dy) in dy.iter().enumerate() {
+            expected[bias.offset + o] += dy;
+            let row = weight.offset + o * INPUTS;
+            for (sum, x) in expected[row..row + INPUTS].iter_mut().zip(x) {
+                *sum += dy * x;
+            }
+        }
+    }
+    for (isa, precision) in kinds() {
+        for threads in [1, 3] {
+            let mut cpu = cpu(isa, precision, threads);
+            let (input, gradient) = (cpu.array(TOKENS, INPUTS), cpu.array(TOKENS, OUTPUTS));
+            cpu.write(input, &x);
+            cpu.write(gradient, &dy);
+            let mut grads = cpu.flat(layout.len());
+            cpu.write_flat(&mut grads, &vec![1.0; layout.len()]);
+            cpu.linear_backward_params(input, gradient, &Linear { weight, bias }, &mut grads);
+            let mut found = vec![0.0; layout.len()];
+            cpu.read_flat(&grads, &mut found);
+            let wrong = found.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!(wrong, None, "{isa:?} {precision:?} on {threads} threads");
+        }
+    }
+}
+
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }

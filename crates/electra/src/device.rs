@@ -70,7 +70,7 @@ pub struct DeviceArgs {
 /// Work that any backend can do.
 pub trait Work {
     /// Whether it trains, which takes a precision that has gradients.
-    const TRAINS: bool = false;
+    const TRAINS: bool;
     /// What comes of it.
     type Output;
     /// Does it.

@@ -249,6 +249,10 @@ fn what_cannot_be_measured_is_refused() {
     ] {
         electra(&[&["bench"], &arguments[..], &["--repetitions", "1"]].concat()).fails(1, &parts);
     }
+    for subject in ["train", "finetune", "operators"] {
+        let shape = ["--preset", "tiny", "--batch", "1", "--precision", "int8"];
+        electra(&[&["bench", subject], &shape[..]].concat()).fails(1, &["int8", "f32 or bf16"]);
+    }
     electra(&["bench", "infer", "--model", "m", "--preset", "tiny"]).fails(2, &["--preset"]);
     electra(&["bench", "infer", "--steps", "1", "--seconds", "1"]).fails(2, &["--steps"]);
     electra(&["bench", "prepare", "--input", "a.txt"]).fails(2, &["--tokenizer"]);

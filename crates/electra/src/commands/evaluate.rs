@@ -103,6 +103,7 @@ struct Evaluate<'a> {
 }
 
 impl Work for Evaluate<'_> {
+    const TRAINS: bool = false;
     type Output = Evaluation;
 
     fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<Evaluation> {

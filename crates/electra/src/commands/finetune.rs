@@ -207,6 +207,7 @@ pub struct Finetune<'a> {
 }
 
 impl Work for Finetune<'_> {
+    const TRAINS: bool = true;
     type Output = FinetuneOutcome;
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<FinetuneOutcome> {

@@ -166,6 +166,7 @@ struct Plan<'a> {
 }
 
 impl Work for Plan<'_> {
+    const TRAINS: bool = true;
     type Output = PretrainConfig;
 
     fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<PretrainConfig> {

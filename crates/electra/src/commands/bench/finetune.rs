@@ -96,6 +96,7 @@ struct Finetune<'a> {
 }
 
 impl Work for Finetune<'_> {
+    const TRAINS: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

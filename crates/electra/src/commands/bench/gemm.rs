@@ -94,6 +94,7 @@ struct Gemm<'a> {
 }
 
 impl Work for Gemm<'_> {
+    const TRAINS: bool = false;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

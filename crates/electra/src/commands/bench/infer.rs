@@ -97,6 +97,7 @@ struct Infer<'a> {
 }
 
 impl Work for Infer<'_> {
+    const TRAINS: bool = false;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

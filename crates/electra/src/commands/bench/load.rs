@@ -57,6 +57,7 @@ struct Load<'a> {
 }
 
 impl Work for Load<'_> {
+    const TRAINS: bool = false;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

@@ -124,6 +124,7 @@ fn uploaded<B: Backend>(backend: &mut B, values: &[u32]) -> Ints {
 }
 
 impl Work for Operators<'_> {
+    const TRAINS: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

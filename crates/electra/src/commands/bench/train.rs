@@ -93,6 +93,7 @@ struct Train<'a> {
 }
 
 impl Work for Train<'_> {
+    const TRAINS: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

@@ -292,6 +292,7 @@ struct Predict<'a> {
 }
 
 impl Work for Predict<'_> {
+    const TRAINS: bool = false;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<()> {

@@ -119,6 +119,7 @@ struct Prompt<'a> {
 }
 
 impl Work for Prompt<'_> {
+    const TRAINS: bool = false;
     type Output = ();
 
     fn run<B: Backend>(mut self, backend: &mut B, _: &Facts) -> Result<()> {

@@ -243,6 +243,7 @@ struct Answers<'a> {
 }
 
 impl Work for Answers<'_> {
+    const TRAINS: bool = false;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<()> {
