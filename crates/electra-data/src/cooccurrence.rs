@@ -59,6 +59,13 @@ impl TokenCounts {
         Ok(Self::of_text(text, vocab_size, size, threads.max(1)))
     }
 
+    /// Bytes that counting takes at the least, of `tokens` tokens in all of a vocabulary.
+    pub fn least_bytes(tokens: u64, vocab_size: usize) -> u64 {
+        let text = tokens.min(SAMPLE) as usize * size_of::<u32>();
+        let counts = vocab_size * vocab_size.min(CORE) * size_of::<u32>();
+        (text + counts.min(COUNT_BYTES)) as u64
+    }
+
     fn of_text(mut text: Vec<u32>, vocab_size: usize, size: usize, threads: usize) -> Self {
         let frequencies = frequencies(&text, vocab_size);
         let by_rank = rank(&mut text, &frequencies);

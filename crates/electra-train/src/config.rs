@@ -5,7 +5,7 @@
 
 use crate::optimizer::OptimizerKind;
 use crate::preset::preset;
-use crate::suggestion::nearest;
+use crate::setting::{Setting, SettingError, nearest, to_map};
 use electra_model::config::{Activation, ElectraConfig};
 use electra_model::pretraining::{Objective, Sharing};
 use serde::{Deserialize, Serialize};
@@ -18,26 +18,9 @@ pub enum PretrainConfigError {
     /// No such preset.
     #[error("there is no preset \"{0}\"; the presets are tiny, small, base and large")]
     UnknownPreset(String),
-    /// No such hyper-parameter.
-    #[error("{place}: there is no hyper-parameter \"{key}\"{suggestion}")]
-    UnknownKey {
-        /// Where it was given.
-        place: String,
-        /// What was given.
-        key: String,
-        /// "; did you mean …?" or empty.
-        suggestion: String,
-    },
-    /// A value of the wrong type.
-    #[error("{place}: \"{key}\" {problem}")]
-    Value {
-        /// Where it was given.
-        place: String,
-        /// The hyper-parameter.
-        key: String,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
+    /// A hyper-parameter.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// An option of the reference that is not built.
     #[error(
         "\"{key}\" is an option of the reference code that is not built here; leave it {leave}"
@@ -255,7 +238,11 @@ impl PretrainConfig {
         place: &str,
     ) -> Result<(), PretrainConfigError> {
         for (key, value) in given {
-            self.set_value(key, value.clone(), place)?;
+            self.assign(Setting {
+                key,
+                value: value.clone(),
+                place: place.to_owned(),
+            })?;
         }
         Ok(())
     }
@@ -267,86 +254,49 @@ impl PretrainConfig {
             path: path.to_owned(),
             source,
         })?;
+        let whole = |problem: String| SettingError::value(&place, "(whole file)", problem).into();
         match serde_json::from_str(&text) {
             Ok(Value::Object(given)) => self.merge(&given, &place),
-            Ok(_) => Err(PretrainConfigError::Value {
-                place,
-                key: "(whole file)".into(),
-                problem: "must be one JSON object of hyper-parameters".into(),
-            }),
-            Err(error) => Err(PretrainConfigError::Value {
-                place,
-                key: "(whole file)".into(),
-                problem: format!("is not JSON: {error}"),
-            }),
+            Ok(_) => Err(whole("must be one JSON object of hyper-parameters".into())),
+            Err(error) => Err(whole(format!("is not JSON: {error}"))),
         }
     }
 
     /// Sets one hyper-parameter from `key=value`; the value is JSON, or text where it is not.
     /// `model_hparam_overrides.KEY=value` sets one size.
     pub fn set(&mut self, assignment: &str) -> Result<(), PretrainConfigError> {
-        let place = format!("--set {assignment}");
-        let Some((key, text)) = assignment.split_once('=') else {
-            return Err(PretrainConfigError::Value {
-                place,
-                key: assignment.to_owned(),
-                problem: "needs a value: --set name=value".into(),
-            });
-        };
-        let (key, text) = (key.trim(), text.trim());
-        let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-        if let Some(size) = key.strip_prefix("model_hparam_overrides.") {
-            self.model_hparam_overrides.insert(size.to_owned(), value);
+        let setting = Setting::parse(assignment)?;
+        if let Some(size) = setting.key.strip_prefix("model_hparam_overrides.") {
+            self.model_hparam_overrides
+                .insert(size.to_owned(), setting.value);
             return Ok(());
         }
-        self.set_value(key, value, &place)
+        Ok(self.assign(setting)?)
     }
 
-    fn set_value(
-        &mut self,
-        key: &str,
-        value: Value,
-        place: &str,
-    ) -> Result<(), PretrainConfigError> {
-        let mut all = self.to_map();
-        let Some(slot) = all.get_mut(key) else {
-            return Err(PretrainConfigError::UnknownKey {
-                place: place.to_owned(),
-                key: key.to_owned(),
-                suggestion: if OVERRIDES.contains(&key) {
-                    format!("; did you mean \"model_hparam_overrides.{key}\"?")
-                } else {
-                    nearest(key, all.keys())
-                },
-            });
-        };
-        if key == "model_size" && *slot != value {
-            return Err(PretrainConfigError::Value {
-                place: place.to_owned(),
-                key: key.to_owned(),
-                problem: format!(
-                    "is {value}, but the preset is {slot} and carries the hyper-parameters of that \
-                     size; use --preset"
-                ),
+    fn assign(&mut self, setting: Setting) -> Result<(), SettingError> {
+        if OVERRIDES.contains(&setting.key) {
+            let suggestion = format!("; did you mean \"model_hparam_overrides.{}\"?", setting.key);
+            return Err(SettingError::UnknownKey {
+                place: setting.place,
+                key: setting.key.to_owned(),
+                suggestion,
             });
         }
-        *slot = value;
-        *self = serde_json::from_value(Value::Object(all)).map_err(|error| {
-            PretrainConfigError::Value {
-                place: place.to_owned(),
-                key: key.to_owned(),
-                problem: format!("has a value of the wrong type or range: {error}"),
-            }
-        })?;
-        Ok(())
+        if setting.key == "model_size" && setting.value != self.model_size.as_str() {
+            let problem = format!(
+                "is {}, but the preset is {:?} and carries the hyper-parameters of that size; use \
+                 --preset",
+                setting.value, self.model_size
+            );
+            return Err(SettingError::value(&setting.place, setting.key, problem));
+        }
+        setting.assign(self)
     }
 
     /// The hyper-parameters as a JSON object.
     pub fn to_map(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(map)) => map,
-            _ => Map::new(),
-        }
+        to_map(self)
     }
 
     /// Masked positions of an example at the most: `int((mask_prob + 0.005) · max_seq_length)`.
@@ -380,14 +330,7 @@ impl PretrainConfig {
                 return Err(PretrainConfigError::NotBuilt { key, leave });
             }
         }
-        let check = |fine: bool, key: &str, problem: &str| match fine {
-            true => Ok(()),
-            false => Err(PretrainConfigError::Value {
-                place: "hyper-parameters".into(),
-                key: key.into(),
-                problem: problem.into(),
-            }),
-        };
+        let check = SettingError::check;
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let share = |v: f64| v > 0.0 && v < 1.0;
         check(
@@ -519,13 +462,9 @@ impl PretrainConfig {
             ),
         ];
         if self.initialization != Initialization::Random {
-            return Err(PretrainConfigError::Value {
-                place: "hyper-parameters".into(),
-                key: "initialization".into(),
-                problem:
-                    "cannot be set together with --init-from: the models bring their parameters"
-                        .into(),
-            });
+            let problem =
+                "cannot be set together with --init-from: the models bring their parameters";
+            return Err(SettingError::hyper_parameter("initialization", problem).into());
         }
         let overrides = self.model_hparam_overrides.keys();
         let fixed = overrides
@@ -536,14 +475,10 @@ impl PretrainConfig {
             .filter(|(_, set)| *set)
             .map(|(key, _)| *key);
         if let Some(key) = set.chain(fixed).next() {
-            return Err(PretrainConfigError::Value {
-                place: "hyper-parameters".into(),
-                key: key.into(),
-                problem: "cannot be set together with --init-from: sizes are those of the models"
-                    .into(),
-            });
+            let problem = "cannot be set together with --init-from: sizes are those of the models";
+            return Err(SettingError::hyper_parameter(key, problem).into());
         }
-        self.apply_overrides(network)
+        Ok(self.apply_overrides(network)?)
     }
 
     /// Refuses examples that are longer than the position table of `network`.
@@ -551,24 +486,17 @@ impl PretrainConfig {
         if self.max_seq_length <= network.max_position_embeddings {
             return Ok(());
         }
-        Err(PretrainConfigError::Value {
-            place: "hyper-parameters".into(),
-            key: "max_seq_length".into(),
-            problem: format!(
-                "is {}, but the position table has {} entries; lower it or set \
-                 model_hparam_overrides.max_position_embeddings",
-                self.max_seq_length, network.max_position_embeddings
-            ),
-        })
+        let problem = format!(
+            "is {}, but the position table has {} entries; lower it or set \
+             model_hparam_overrides.max_position_embeddings",
+            self.max_seq_length, network.max_position_embeddings
+        );
+        Err(SettingError::hyper_parameter("max_seq_length", problem).into())
     }
 
-    fn apply_overrides(&self, config: &mut ElectraConfig) -> Result<(), PretrainConfigError> {
+    fn apply_overrides(&self, config: &mut ElectraConfig) -> Result<(), SettingError> {
         let place = "model_hparam_overrides";
-        let wrong = |key: &str, problem: &str| PretrainConfigError::Value {
-            place: place.into(),
-            key: key.into(),
-            problem: problem.into(),
-        };
+        let wrong = |key: &str, problem: &str| SettingError::value(place, key, problem);
         for (key, value) in &self.model_hparam_overrides {
             let size = || {
                 value
@@ -596,11 +524,10 @@ impl PretrainConfig {
                     }
                 }
                 _ => {
-                    let known = OVERRIDES.iter().map(|&k| k.to_owned()).collect::<Vec<_>>();
-                    return Err(PretrainConfigError::UnknownKey {
+                    return Err(SettingError::UnknownKey {
                         place: place.into(),
                         key: key.clone(),
-                        suggestion: nearest(key, known.iter()),
+                        suggestion: nearest(key, OVERRIDES.into_iter()),
                     });
                 }
             }
@@ -690,6 +617,8 @@ mod tests {
             text.contains("\"model_hparam_overrides.hidden_dropout_prob\""),
             "{text}"
         );
+        let text = message(config.set("initialization=1"));
+        assert!(text.contains("`random` or `counts`"), "{text}");
         assert!(message(config.set("seed=-1")).contains("\"seed\""));
         assert!(message(config.set("train_batch_size=many")).contains("\"train_batch_size\""));
         assert!(message(config.set("seed")).contains("--set name=value"));

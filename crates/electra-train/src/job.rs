@@ -7,6 +7,7 @@ use crate::finetune::config::FinetuneConfig;
 use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
 use crate::progress::available_memory_bytes;
 use crate::run_dir::{RUN_FILE, RunDirError, RunFile};
+use crate::setting::SettingError;
 use electra_data::cooccurrence::TokenCounts;
 use electra_data::examples::{Builder, ExampleError, ExampleOptions, Examples, Split};
 use electra_data::held_out::HeldOut;
@@ -218,15 +219,12 @@ impl PretrainJob {
         corpus.verify()?;
         let vocab_size = *config.vocab_size.get_or_insert(tokenizer.vocab_size());
         if vocab_size < tokenizer.vocab_size() {
-            return Err(PretrainConfigError::Value {
-                place: "hyper-parameters".into(),
-                key: "vocab_size".into(),
-                problem: format!(
-                    "is {vocab_size}, but the tokenizer has {} entries; leave it null",
-                    tokenizer.vocab_size()
-                ),
-            }
-            .into());
+            let problem = format!(
+                "is {vocab_size}, but the tokenizer has {} entries; leave it null",
+                tokenizer.vocab_size()
+            );
+            let error = SettingError::hyper_parameter("vocab_size", problem);
+            return Err(PretrainConfigError::from(error).into());
         }
         let (mut generator_config, mut discriminator_config) = config.networks(vocab_size)?;
         let mut given = [None, None];
@@ -493,8 +491,9 @@ impl PretrainJob {
         Ok(())
     }
 
-    /// Bytes that a run takes at the least: parameters, gradients, moments and packed weights, and
-    /// what the layers keep of a micro-batch of ordinary length.
+    /// Bytes that a run takes at the least: while it trains, parameters, gradients, moments and packed
+    /// weights, and what the layers keep of a micro-batch of ordinary length; before that, what
+    /// counting the text takes beside parameters and moments.
     fn memory_bytes(&self) -> u64 {
         let examples = self.train.examples();
         let mean_length = examples.tokens() as f64 / examples.len().max(1) as f64;
@@ -523,8 +522,17 @@ impl PretrainJob {
             .map_or(0, |_| kept(&self.discriminator_config));
         let activations = tokens * (generator + discriminator) as f64;
         // Four arrays of the parameters, and each weight packed for both directions.
-        let words = 6.0 * networks.layout.len() as f64 + activations;
-        (words * size_of::<f32>() as f64) as u64
+        let parameters = networks.layout.len() as f64;
+        let bytes = |words: f64| (words * size_of::<f32>() as f64) as u64;
+        let training = bytes(6.0 * parameters + activations);
+        let counting = match self.config.initialization {
+            Initialization::Random => 0,
+            Initialization::Counts => {
+                let vocab_size = self.tokenizer.vocab_size();
+                bytes(3.0 * parameters) + TokenCounts::least_bytes(examples.tokens(), vocab_size)
+            }
+        };
+        training.max(counting)
     }
 
     /// Most tokens, sequences and masked rows of a micro-batch.

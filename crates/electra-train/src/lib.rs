@@ -16,6 +16,6 @@ pub mod replacements;
 pub mod report;
 pub mod run_dir;
 pub mod schedule;
-mod suggestion;
+pub mod setting;
 pub mod tensorboard;
 pub mod trainer;

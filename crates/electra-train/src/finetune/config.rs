@@ -1,36 +1,11 @@
 //! Hyper-parameters of fine-tuning, with the names of the published system where it has them.
 
-use crate::suggestion::nearest;
+use crate::setting::{Setting, SettingError, to_map};
 use electra_data::tasks::Metric;
 use electra_model::config::ElectraConfig;
 use electra_model::heads::HeadStyle;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-
-/// What can be wrong with hyper-parameters.
-#[derive(Debug, thiserror::Error)]
-pub enum FinetuneConfigError {
-    /// No such hyper-parameter.
-    #[error("{place}: there is no hyper-parameter \"{key}\"{suggestion}")]
-    UnknownKey {
-        /// Where it was given.
-        place: String,
-        /// What was given.
-        key: String,
-        /// "; did you mean …?" or empty.
-        suggestion: String,
-    },
-    /// A value of the wrong type or range.
-    #[error("{place}: \"{key}\" {problem}")]
-    Value {
-        /// Where it was given.
-        place: String,
-        /// The hyper-parameter.
-        key: String,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
-}
 
 /// Weights of classes in the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,42 +129,13 @@ impl FinetuneConfig {
     ///
     /// # Errors
     /// An unknown name, or a value of the wrong type.
-    pub fn set(&mut self, assignment: &str) -> Result<(), FinetuneConfigError> {
-        let place = format!("--set {assignment}");
-        let Some((key, text)) = assignment.split_once('=') else {
-            return Err(FinetuneConfigError::Value {
-                place,
-                key: assignment.to_owned(),
-                problem: "needs a value: --set name=value".into(),
-            });
-        };
-        let (key, text) = (key.trim(), text.trim());
-        let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-        let mut all = self.to_map();
-        let Some(slot) = all.get_mut(key) else {
-            return Err(FinetuneConfigError::UnknownKey {
-                place,
-                key: key.to_owned(),
-                suggestion: nearest(key, all.keys()),
-            });
-        };
-        *slot = value;
-        *self = serde_json::from_value(Value::Object(all)).map_err(|error| {
-            FinetuneConfigError::Value {
-                place,
-                key: key.to_owned(),
-                problem: format!("has a value of the wrong type or range: {error}"),
-            }
-        })?;
-        Ok(())
+    pub fn set(&mut self, assignment: &str) -> Result<(), SettingError> {
+        Setting::parse(assignment)?.assign(self)
     }
 
     /// The hyper-parameters as a JSON object.
     pub fn to_map(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(map)) => map,
-            _ => Map::new(),
-        }
+        to_map(self)
     }
 
     /// Whether pairs without an order are learned from both ways round.
@@ -218,15 +164,8 @@ impl FinetuneConfig {
     ///
     /// # Errors
     /// The first value that is out of range.
-    pub fn validate(&self) -> Result<(), FinetuneConfigError> {
-        let check = |fine: bool, key: &str, problem: &str| match fine {
-            true => Ok(()),
-            false => Err(FinetuneConfigError::Value {
-                place: "hyper-parameters".into(),
-                key: key.into(),
-                problem: problem.into(),
-            }),
-        };
+    pub fn validate(&self) -> Result<(), SettingError> {
+        let check = SettingError::check;
         let above_zero = |v: f64| v.is_finite() && v > 0.0;
         let share = |v: f64| (0.0..1.0).contains(&v);
         for (key, value) in [

@@ -1,11 +1,12 @@
 //! What a fine-tuning run works on: model, tasks and data, opened and checked before the first
 //! step.
 
-use super::config::{ClassWeights, FinetuneConfig, FinetuneConfigError};
+use super::config::{ClassWeights, FinetuneConfig};
 use super::model::check_fit;
 use super::plan::Plan;
 use super::trainer::StepSettings;
 use crate::schedule::Schedule;
+use crate::setting::SettingError;
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, Input, LabelColumn,
     LabelSet, Metric, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out,
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 pub enum FinetuneJobError {
     /// The hyper-parameters.
     #[error(transparent)]
-    Config(#[from] FinetuneConfigError),
+    Config(#[from] SettingError),
     /// The data.
     #[error(transparent)]
     Task(#[from] TaskError),
