@@ -5,9 +5,8 @@
 
 `--text` holds en_*.txt and zh_reviews.txt (blank lines between documents). One text is made up here: on real text a
 `tiny` pair that begins with random numbers stays at temperature 1 at the entropy of its labels for millions of tokens.
-Where a run begins with counts of the text, PyTorch begins with the same parameters, which a run of one step writes (of text
-of which PyTorch holds out another part than we do). Each
-side draws its own numbers, so losses agree as those of two seeds do. A finished run in `--work` is not run again. Prints
+Where a run begins with counts of the text, PyTorch begins with the same parameters, which a run of one step writes. Each
+side draws its own numbers and holds out documents of its own, as many, so losses agree as those of two seeds do. A finished run in `--work` is not run again. Prints
 a Markdown row a run: means over the last 50 steps and, where evaluated, measures on held-out documents.
 """
 
@@ -40,6 +39,7 @@ class Case:
 
 
 MADE_UP = "made up"
+HELD_OUT = 0.02
 NO_DROPOUT = ("hidden_dropout_prob=0", "attention_probs_dropout_prob=0")
 COUNTS = "initialization=counts"
 SMALL = ("train_batch_size=16", "num_train_steps=300", "num_warmup_steps=50")
@@ -87,7 +87,8 @@ def peer_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str],
     steps = int(next(s for s in case.settings if s.startswith("num_train_steps")).partition("=")[2])
     if not out.exists() or sum('"loss"' in line for line in out.read_text().splitlines()) < steps:
         command = [sys.executable, str(PEER), "--preset", case.preset, "--input", *inputs, "--vocab", str(vocab),
-                   "--out", str(out), "--eval-steps", str(case.eval_steps), "--threads", str(args.threads)]  # fmt: skip
+                   "--out", str(out), "--eval-steps", str(case.eval_steps), "--threads", str(args.threads),
+                   "--held-out", str(HELD_OUT)]  # fmt: skip
         if COUNTS in case.settings:
             # The first step's learning rate is 0: the models of a run of one step are what it began with.
             start = args.work / f"start-{slug(case)}-{seed}"
@@ -108,7 +109,7 @@ def our_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str], 
 def our_command(case: Case, seed: int, args: argparse.Namespace, out: Path, *settings: str) -> None:
     command = [args.electra, "pretrain", "--preset", case.preset, "--data", str(shards(case, args)), "--out", str(out),
                "--threads", str(args.threads)]  # fmt: skip
-    for setting in (*case.settings, f"eval_steps={case.eval_steps}", f"seed={seed}", *settings):
+    for setting in (*case.settings, f"eval_steps={case.eval_steps}", f"held_out={HELD_OUT}", f"seed={seed}", *settings):
         nested = "model_hparam_overrides." if "dropout" in setting else ""
         command += ["--set", nested + setting]
     call(command)

@@ -93,9 +93,9 @@ impl Bound {
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Name in reports.
-    pub name: &'static str,
+    pub name: String,
     /// Length of each sequence.
-    pub lengths: &'static [usize],
+    pub lengths: Vec<usize>,
     /// Attention heads.
     pub heads: usize,
     /// Columns of a head.
@@ -110,12 +110,49 @@ pub struct Case {
     pub zero_rows: bool,
 }
 
+impl Case {
+    /// Sizes and magnitude drawn at random: small sizes as often as large ones.
+    fn random(number: u64) -> Self {
+        let rng = Rng::new(2, number);
+        let mut draws = 0;
+        // From 1 to `most`, by the logarithm.
+        let mut draw = |most: usize| {
+            draws += 1;
+            let u = rng.uniform(Purpose::Test, 0, draws, 0, 0);
+            (((most + 1) as f64).powf(u) as usize).clamp(1, most)
+        };
+        let mut lengths = Vec::new();
+        for _ in 0..draw(6) {
+            let room = RANDOM_TOKENS - lengths.iter().sum::<usize>();
+            if room > 0 {
+                lengths.push(draw(room));
+            }
+        }
+        Case {
+            name: format!("random {number}"),
+            lengths,
+            heads: draw(4),
+            // Of one or two values a norm leaves nothing to differentiate.
+            head_size: 3 + draw(61),
+            width: draw(200),
+            entries: 2 + draw(900),
+            magnitude: draw(1000) as f32 / 30.0,
+            zero_rows: draw(2) == 1,
+        }
+    }
+}
+
+/// Cases of random sizes, and their tokens at the most: one may be a sequence of 512.
+const RANDOM: u64 = 16;
+const RANDOM_TOKENS: usize = 512;
+
 /// The cases that [`run`] goes through: every head size, lengths from 1 to 512 and shapes that are
-/// no multiple of a vector, a tile or a block, and values from tiny to large.
+/// no multiple of a vector, a tile or a block, values from tiny to large, and random ones, the same
+/// each time.
 pub fn cases() -> Vec<Case> {
-    let case = |name, lengths, heads, head_size, width, entries| Case {
-        name,
-        lengths,
+    let case = |name: &str, lengths: &[usize], heads, head_size, width, entries| Case {
+        name: name.to_owned(),
+        lengths: lengths.to_vec(),
         heads,
         head_size,
         width,
@@ -124,7 +161,7 @@ pub fn cases() -> Vec<Case> {
         zero_rows: false,
     };
     let ragged: &[usize] = &[3, 17, 1, 64, 40];
-    vec![
+    let mut cases = vec![
         case("one token", &[1], 1, 8, 5, 3),
         case("ragged", ragged, 2, 12, 40, 700),
         case("longest", &[512, 1], 2, 16, 96, 385),
@@ -143,7 +180,9 @@ pub fn cases() -> Vec<Case> {
             zero_rows: true,
             ..case("zero rows", ragged, 4, 8, 48, 100)
         },
-    ]
+    ];
+    cases.extend((0..RANDOM).map(Case::random));
+    cases
 }
 
 /// Runs every program on `backend`, and on the reference in f64. Beside the operators one by one
@@ -276,7 +315,7 @@ impl<B: Backend> Context<'_, B> {
     }
 
     fn keys(&mut self) -> RowKeys {
-        let lengths = self.case.lengths;
+        let lengths = &self.case.lengths;
         let examples: Vec<u32> = lengths
             .iter()
             .enumerate()
@@ -290,9 +329,9 @@ impl<B: Backend> Context<'_, B> {
     }
 
     fn sequences(&mut self) -> Sequences {
-        let lengths = self.case.lengths;
+        let lengths = &self.case.lengths;
         let mut cu_seqlens = vec![0];
-        for &n in lengths {
+        for &n in lengths.iter() {
             cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + n as u32);
         }
         Sequences {

@@ -62,8 +62,8 @@ pub enum CheckpointError {
     },
     /// There are checkpoints, and not one of them can be used.
     #[error(
-        "no checkpoint in {dir} can be used:\n  {problems}\nRestore one from a backup, or remove \
-         that directory to begin again at step 0", dir = dir.display(), problems = problems.join("\n  ")
+        "no checkpoint in {dir} can be used:\n  {problems}\nRestore one from a backup, or choose \
+         another output directory", dir = dir.display(), problems = problems.join("\n  ")
     )]
     NoneUsable {
         /// The directory of all checkpoints.

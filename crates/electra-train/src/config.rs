@@ -6,7 +6,7 @@
 use crate::optimizer::OptimizerKind;
 use crate::preset::preset;
 use crate::setting::{Setting, SettingError, nearest, to_map};
-use electra_model::config::{Activation, ElectraConfig};
+use electra_model::config::{Activation, ConfigError, ElectraConfig};
 use electra_model::pretraining::{Objective, Sharing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -41,7 +41,10 @@ pub enum PretrainConfigError {
     },
     /// The sizes make no network.
     #[error(transparent)]
-    Network(#[from] electra_model::config::ConfigError),
+    Network(#[from] ConfigError),
+    /// Those of the generator do not.
+    #[error("the generator, sized by generator_hidden_size and generator_layers: {0}")]
+    Generator(ConfigError),
 }
 
 /// How examples are made from documents.
@@ -52,6 +55,16 @@ pub enum ExampleKind {
     Runs,
     /// The reference's builder of two segments.
     TwoSegments,
+}
+
+impl ExampleKind {
+    /// Token types that such examples have.
+    pub fn token_types(self) -> usize {
+        match self {
+            ExampleKind::Runs => 1,
+            ExampleKind::TwoSegments => 2,
+        }
+    }
 }
 
 /// What parameters begin with.
@@ -393,6 +406,12 @@ impl PretrainConfig {
         ] {
             check(value > 0, key, "must be at least 1")?;
         }
+        check(
+            self.gradient_accumulation_steps
+                <= self.train_batch_tokens.unwrap_or(self.train_batch_size),
+            "gradient_accumulation_steps",
+            "must not be above what a batch can be cut into",
+        )?;
         if let Some(tokens) = self.train_batch_tokens {
             check(
                 tokens >= self.max_seq_length,
@@ -420,11 +439,12 @@ impl PretrainConfig {
             num_hidden_layers: p.layers,
             num_attention_heads: (p.hidden / 64).max(1),
             intermediate_size: 4 * p.hidden,
-            embedding_size: self.embedding_size.unwrap_or(p.embedding),
             architectures: Some(vec!["ElectraForPreTraining".into()]),
             ..ElectraConfig::default()
         };
         self.apply_overrides(&mut discriminator)?;
+        let embedding = self.embedding_size.or(p.embedding);
+        discriminator.embedding_size = embedding.unwrap_or(discriminator.hidden_size);
         discriminator.validate()?;
         self.check_positions(&discriminator)?;
         let mut generator = ElectraConfig {
@@ -439,8 +459,14 @@ impl PretrainConfig {
             generator.num_hidden_layers = (layers as usize).max(1);
             generator.num_attention_heads = (hidden / 64).max(1);
             generator.intermediate_size = 4 * hidden;
+            if self.untied_generator_embeddings {
+                // As in the reference: tables of its own are as wide as its layers.
+                generator.embedding_size = hidden;
+            }
         }
-        generator.validate()?;
+        generator
+            .validate()
+            .map_err(PretrainConfigError::Generator)?;
         Ok((generator, discriminator))
     }
 
@@ -580,6 +606,18 @@ mod tests {
             (12, 3072)
         );
 
+        // Where embeddings are as wide as the layers, they follow them.
+        let mut narrow = base.clone();
+        for setting in [
+            "generator_hidden_size=1/4",
+            "model_hparam_overrides.hidden_size=512",
+            "model_hparam_overrides.num_attention_heads=8",
+        ] {
+            narrow.set(setting).expect("a known name");
+        }
+        let sizes = narrow.networks(30522).expect("networks");
+        assert_eq!(sizes.1.embedding_size, 512);
+
         let large = PretrainConfig::preset("large").expect("a preset");
         assert_eq!((large.mask_prob, large.train_batch_size), (0.25, 2048));
         assert_eq!(large.networks(30522).expect("networks").0.hidden_size, 256);
@@ -596,6 +634,26 @@ mod tests {
             (64, 1, 256)
         );
         assert_eq!(generator.embedding_size, 128);
+
+        // Tables of its own are as wide as the generator's layers.
+        let mut apart = small.clone();
+        for setting in [
+            "untied_generator_embeddings=true",
+            "generator_hidden_size=1/2",
+        ] {
+            apart.set(setting).expect("a known name");
+        }
+        let (generator, discriminator) = apart.networks(30522).expect("networks");
+        assert_eq!(
+            (generator.embedding_size, discriminator.embedding_size),
+            (128, 128)
+        );
+        assert_eq!(generator.hidden_size, 128);
+        apart
+            .set("generator_hidden_size=0.25")
+            .expect("a known name");
+        let (generator, _) = apart.networks(30522).expect("networks");
+        assert_eq!((generator.hidden_size, generator.embedding_size), (64, 64));
     }
 
     fn message(result: Result<(), PretrainConfigError>) -> String {
@@ -637,6 +695,10 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_refused() {
+        let mut config = PretrainConfig::preset("base").expect("a preset");
+        config.set("generator_hidden_size=0.3").expect("a number");
+        let text = config.networks(100).expect_err("230 / 3").to_string();
+        assert!(text.contains("the generator, sized by"), "{text}");
         let mut config = PretrainConfig::preset("tiny").expect("a preset");
         config
             .set("model_hparam_overrides.num_attention_heads=3")

@@ -16,6 +16,7 @@ use electra_data::masking::Masking;
 use electra_data::order::Order;
 use electra_data::shards::{Corpus, ShardError};
 use electra_data::tokenizer::{Tokenizer, TokenizerError};
+use electra_engine::params::ParamLayout;
 use electra_model::config::ElectraConfig;
 use electra_model::files::atomic::readable_bytes;
 use electra_model::files::{FileError, ModelDir};
@@ -56,6 +57,23 @@ pub enum JobError {
     Vocabulary {
         /// The model.
         path: PathBuf,
+    },
+    /// The models to begin with have too few word vectors, or token types, for the data.
+    #[error(
+        "{path}: \"{key}\" in its config.json is {rows}, but the data needs {needed}: {reason}",
+        path = path.display()
+    )]
+    TooFewRows {
+        /// The model.
+        path: PathBuf,
+        /// The size.
+        key: &'static str,
+        /// What it is.
+        rows: usize,
+        /// What it must be at the least.
+        needed: usize,
+        /// Why.
+        reason: &'static str,
     },
     /// More memory than there is.
     #[error(
@@ -227,6 +245,12 @@ impl PretrainJob {
             return Err(PretrainConfigError::from(error).into());
         }
         let (mut generator_config, mut discriminator_config) = config.networks(vocab_size)?;
+        let types = discriminator_config.type_vocab_size;
+        if types < config.examples.token_types() {
+            let problem = format!("is {types}, but examples of two segments need 2");
+            let error = SettingError::value("model_hparam_overrides", "type_vocab_size", problem);
+            return Err(PretrainConfigError::from(error).into());
+        }
         let mut given = [None, None];
         if let Some(from) = &init_from {
             for ((network, model), record) in from.networks().into_iter().zip(&mut given) {
@@ -240,6 +264,7 @@ impl PretrainJob {
                                 path: path.to_owned(),
                             });
                         }
+                        check_rows(path, &own, &config, &tokenizer)?;
                         (own, String::new())
                     }
                 };
@@ -265,6 +290,12 @@ impl PretrainJob {
                     let dir = ModelDir::open(path)?;
                     record.blake3 = hash_network(&dir, network, &networks.layout)?;
                 }
+            }
+            if let (Some(GivenModel::Directory(_)), Some(GivenModel::Directory(_))) =
+                (&from.discriminator, &from.generator)
+            {
+                // Models that do not fit each other are refused before anything is written.
+                read_given(from, &networks.layout, vec![0.0; networks.layout.len()])?;
             }
         }
         let special = tokenizer.special();
@@ -299,10 +330,11 @@ impl PretrainJob {
                 // What is measured does not depend on how it is cut; so evaluation takes no more
                 // memory than training.
                 let length = config.max_seq_length;
-                let micro_batch = match config.train_batch_tokens {
+                let sequences = match config.train_batch_tokens {
                     Some(tokens) => tokens / length,
-                    None => config.train_batch_size / config.gradient_accumulation_steps,
+                    None => config.train_batch_size,
                 };
+                let micro_batch = sequences / config.gradient_accumulation_steps;
                 let size = BatchSize::Sequences(config.eval_batch_size.min(micro_batch).max(1));
                 Some(Loader::for_pass(Arc::new(examples), order, size)?)
             }
@@ -422,37 +454,10 @@ impl PretrainJob {
         if self.config.initialization == Initialization::Counts {
             self.count_text(&mut values, say)?;
         }
-        let Some(from) = &self.init_from else {
-            return Ok(values);
-        };
-        let open = |model: &GivenModel| match model {
-            GivenModel::Directory(path) => Ok(ModelDir::open(path)?),
-            GivenModel::Recorded(_) => Err(JobError::ModelsNeeded),
-        };
-        if let Some(model) = &from.discriminator {
-            let dir = open(model)?;
-            read_network(&dir, Network::Discriminator, layout, &mut values)?;
+        match &self.init_from {
+            Some(from) => read_given(from, layout, values),
+            None => Ok(values),
         }
-        if let Some(model) = &from.generator {
-            let mut generator = values.clone();
-            let dir = open(model)?;
-            read_network(&dir, Network::Generator, layout, &mut generator)?;
-            let shared = layout.params().iter().filter(|p| {
-                let prefixes = [Network::Generator.prefix(), Network::Discriminator.prefix()];
-                prefixes
-                    .iter()
-                    .all(|prefix| p.names.iter().any(|name| name.starts_with(prefix)))
-            });
-            for param in shared {
-                if values[param.view.range()] != generator[param.view.range()] {
-                    return Err(JobError::NotShared {
-                        tensor: param.names[0].clone(),
-                    });
-                }
-            }
-            values = generator;
-        }
-        Ok(values)
     }
 
     /// Puts what counts of the text say into `values`: vectors where they have word embeddings, with a
@@ -552,4 +557,75 @@ impl PretrainJob {
         let per_sequence = config.max_predictions_per_seq().max(1);
         [tokens, sequences, (sequences * per_sequence).min(tokens)]
     }
+}
+
+/// The values of the models to begin with; of a network that none is given for, those in `values`.
+fn read_given(
+    from: &InitFrom,
+    layout: &ParamLayout,
+    mut values: Vec<f32>,
+) -> Result<Vec<f32>, JobError> {
+    let open = |model: &GivenModel| match model {
+        GivenModel::Directory(path) => Ok(ModelDir::open(path)?),
+        GivenModel::Recorded(_) => Err(JobError::ModelsNeeded),
+    };
+    if let Some(model) = &from.discriminator {
+        let dir = open(model)?;
+        read_network(&dir, Network::Discriminator, layout, &mut values)?;
+    }
+    let Some(model) = &from.generator else {
+        return Ok(values);
+    };
+    let mut generator = values.clone();
+    let dir = open(model)?;
+    read_network(&dir, Network::Generator, layout, &mut generator)?;
+    let shared = layout.params().iter().filter(|p| {
+        let prefixes = [Network::Generator.prefix(), Network::Discriminator.prefix()];
+        prefixes
+            .iter()
+            .all(|prefix| p.names.iter().any(|name| name.starts_with(prefix)))
+    });
+    for param in shared {
+        if values[param.view.range()] != generator[param.view.range()] {
+            return Err(JobError::NotShared {
+                tensor: param.names[0].clone(),
+            });
+        }
+    }
+    Ok(generator)
+}
+
+/// Refuses a model without a row for every token and token type of the data.
+fn check_rows(
+    path: &Path,
+    model: &ElectraConfig,
+    config: &PretrainConfig,
+    tokenizer: &Tokenizer,
+) -> Result<(), JobError> {
+    let (tokens, types) = (tokenizer.vocab_size(), config.examples.token_types());
+    for (key, rows, needed, reason) in [
+        (
+            "vocab_size",
+            model.vocab_size,
+            tokens,
+            "its tokenizer has more entries than its word table rows",
+        ),
+        (
+            "type_vocab_size",
+            model.type_vocab_size,
+            types,
+            "examples of two segments tell them apart by type",
+        ),
+    ] {
+        if rows < needed {
+            return Err(JobError::TooFewRows {
+                path: path.to_owned(),
+                key,
+                rows,
+                needed,
+                reason,
+            });
+        }
+    }
+    Ok(())
 }

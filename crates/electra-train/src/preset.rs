@@ -7,7 +7,8 @@ use crate::config::PretrainConfigError;
 pub(crate) struct Preset {
     pub(crate) layers: usize,
     pub(crate) hidden: usize,
-    pub(crate) embedding: usize,
+    /// Width of the embeddings where it is not that of the layers.
+    pub(crate) embedding: Option<usize>,
     pub(crate) generator_hidden_size: f64,
     pub(crate) mask_prob: f64,
     pub(crate) learning_rate: f64,
@@ -22,7 +23,7 @@ pub(crate) fn preset(name: &str) -> Result<Preset, PretrainConfigError> {
     let small = Preset {
         layers: 12,
         hidden: 256,
-        embedding: 128,
+        embedding: Some(128),
         generator_hidden_size: 1.0 / 4.0,
         mask_prob: 0.15,
         learning_rate: 5e-4,
@@ -46,7 +47,7 @@ pub(crate) fn preset(name: &str) -> Result<Preset, PretrainConfigError> {
         "small" => small,
         "base" => Preset {
             hidden: 768,
-            embedding: 768,
+            embedding: None,
             generator_hidden_size: 1.0 / 3.0,
             learning_rate: 2e-4,
             batch: 256,
@@ -57,7 +58,7 @@ pub(crate) fn preset(name: &str) -> Result<Preset, PretrainConfigError> {
         "large" => Preset {
             layers: 24,
             hidden: 1024,
-            embedding: 1024,
+            embedding: None,
             mask_prob: 0.25,
             learning_rate: 2e-4,
             batch: 2048,

@@ -11,7 +11,7 @@ use crate::interrupt::StopFlag;
 use crate::job::{JobError, PretrainJob};
 use crate::metrics_log::{EvalMetrics, MetricsLine, MetricsLog, MetricsLogError, ProbeMetrics};
 use crate::progress::{Observer, Speed, StepLine, peak_memory_bytes};
-use crate::report::{Report, ReportError};
+use crate::report::{Report, ReportError, SampleDetection};
 use crate::run_dir::{Opening, RunDir, RunDirError, RunSettings};
 use crate::schedule::Schedule;
 use crate::tensorboard::TensorBoardLog;
@@ -113,6 +113,9 @@ struct State {
     position: Position,
     /// Seconds spent in steps, over all starts.
     seconds: f64,
+    /// What the last evaluation showed.
+    #[serde(default)]
+    samples: Vec<SampleDetection>,
 }
 
 /// Steps over which speed is averaged.
@@ -198,6 +201,7 @@ impl<'a, B: Backend> Run<'a, B> {
             }
         };
         if restored.is_none() {
+            dir.refuse_beginning_again()?;
             params = job.initial_values(&mut |message| context.observer.on_message(message))?;
         }
         let trainer = Trainer::new(backend, job, [&params, &first, &second], state.position);
@@ -213,6 +217,7 @@ impl<'a, B: Backend> Run<'a, B> {
             settings,
             environment: context.environment.clone(),
             total_steps: job.config.num_train_steps,
+            samples: state.samples,
             ..Report::default()
         };
         report.extend(history.lines);
@@ -251,9 +256,8 @@ impl<'a, B: Backend> Run<'a, B> {
             self.trainer.position.tokens,
             first,
         );
-        let mut last_eval = self.report.eval.last().cloned();
-        // A probe that was interrupted.
-        if self.probe_is_due(first) && !self.probe(first)? {
+        // What an earlier start was stopped in.
+        if !self.measure(first)? {
             return Ok(Outcome::Interrupted(first));
         }
         if first >= total {
@@ -261,10 +265,8 @@ impl<'a, B: Backend> Run<'a, B> {
                 .observer
                 .on_message(&format!("all {total} steps are done already"));
             self.export()?;
-            if !self.dir.report().is_file() {
-                self.write_report()?;
-            }
-            return Ok(Outcome::Finished(last_eval));
+            self.write_report()?;
+            return Ok(Outcome::Finished(self.report.eval.last().cloned()));
         }
         for index in first..total {
             if self.context.stop.is_requested() {
@@ -289,7 +291,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.context.observer.on_step(&StepLine {
                 metrics: metrics.clone(),
                 total_steps: total,
-                rtd_auc: last_eval.as_ref().and_then(|e| e.rtd_auc),
+                rtd_auc: self.report.eval.last().and_then(|e| e.rtd_auc),
                 mfu: self.context.peak_flops.map(|peak| {
                     speed.mfu(flops_per_token(self.job, stepped.attended), peak) as f32
                 }),
@@ -297,27 +299,47 @@ impl<'a, B: Backend> Run<'a, B> {
                 seconds_left: speed.seconds_left(total),
             });
             self.report.extend([MetricsLine::Step(metrics)]);
-            let evaluate =
-                config.eval_steps > 0 && (step % config.eval_steps == 0 || step == total);
-            if evaluate
-                && let Some((metrics, samples)) = self.trainer.evaluate(self.backend, step)?
-            {
-                self.report.samples = samples;
-                self.log.eval(&metrics)?;
-                self.events.eval(&metrics)?;
-                self.context.observer.on_eval(&metrics);
-                self.report.extend([MetricsLine::Eval(metrics.clone())]);
-                last_eval = Some(metrics);
-            }
-            let probed = !self.probe_is_due(step) || self.probe(step)?;
-            if step % config.save_checkpoints_steps == 0 || step == total || !probed {
+            let measured = self.measure(step)?;
+            if step % config.save_checkpoints_steps == 0 || step == total || !measured {
                 self.save(step)?;
             }
-            if !probed {
+            if !measured {
                 return Ok(Outcome::Interrupted(step));
             }
         }
-        Ok(Outcome::Finished(last_eval))
+        Ok(Outcome::Finished(self.report.eval.last().cloned()))
+    }
+
+    /// Evaluates and probes after `step`, as far as that is due; `false` if it was asked to stop
+    /// meanwhile.
+    fn measure(&mut self, step: u64) -> Result<bool, PretrainError> {
+        if self.evaluation_is_due(step) && !self.evaluate(step)? {
+            return Ok(false);
+        }
+        Ok(!self.probe_is_due(step) || self.probe(step)?)
+    }
+
+    /// Whether `step` is one after which the held-out part is measured, and no measures of it are
+    /// there.
+    fn evaluation_is_due(&self, step: u64) -> bool {
+        let (every, total) = (self.job.config.eval_steps, self.job.config.num_train_steps);
+        let at = every > 0 && step > 0 && (step.is_multiple_of(every) || step == total);
+        let newest = self.report.eval.last().map(|line| line.step);
+        at && self.job.held_out.is_some() && newest.is_none_or(|newest| newest < step)
+    }
+
+    /// Measures on the held-out part; `false` if it was asked to stop meanwhile.
+    fn evaluate(&mut self, step: u64) -> Result<bool, PretrainError> {
+        let stop = self.context.stop;
+        let Some((metrics, samples)) = self.trainer.evaluate(self.backend, step, stop)? else {
+            return Ok(false);
+        };
+        self.report.samples = samples;
+        self.log.eval(&metrics)?;
+        self.events.eval(&metrics)?;
+        self.context.observer.on_eval(&metrics);
+        self.report.extend([MetricsLine::Eval(metrics)]);
+        Ok(true)
     }
 
     /// Whether `step` is one after which the encoder is probed, and no scores of it are there.
@@ -416,6 +438,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let state = serde_json::to_value(State {
             position: self.trainer.position.clone(),
             seconds: self.seconds,
+            samples: self.report.samples.clone(),
         })
         .map_err(|problem| PretrainError::State { step, problem })?;
         let arrays: [(&str, &[f32]); 3] = [

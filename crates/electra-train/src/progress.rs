@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -224,7 +225,21 @@ pub fn available_memory_bytes() -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kib)
+    let machine = 1024 * kib;
+    Some(group_memory_bytes(Path::new("/sys/fs/cgroup")).map_or(machine, |left| left.min(machine)))
+}
+
+/// Bytes that the control group in `dir`, a container's for one, may take beyond what it has taken;
+/// none where there is no limit. What the kernel keeps of files gives way.
+fn group_memory_bytes(dir: &Path) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let (limit, taken) = (number("memory.max")?, number("memory.current")?);
+    let stat = read("memory.stat").unwrap_or_default();
+    let files = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok());
+    Some(limit.saturating_sub(taken.saturating_sub(files.unwrap_or(0))))
 }
 
 /// Speed over a moving window of steps, whatever unit is counted.
@@ -287,6 +302,20 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_control_group_leaves_counts_what_files_give_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text);
+        assert_eq!(group_memory_bytes(dir.path()), None);
+        write("memory.max", "max\n").expect("writable");
+        write("memory.current", "700\n").expect("writable");
+        assert_eq!(group_memory_bytes(dir.path()), None);
+        write("memory.max", "1000\n").expect("writable");
+        assert_eq!(group_memory_bytes(dir.path()), Some(300));
+        write("memory.stat", "anon 1\ninactive_file 500\n").expect("writable");
+        assert_eq!(group_memory_bytes(dir.path()), Some(800));
+    }
 
     fn line(step: u64) -> StepLine {
         StepLine {

@@ -96,6 +96,18 @@ pub enum RunDirError {
         /// Every setting that differs and may not.
         changes: Vec<SettingChange>,
     },
+    /// A run whose checkpoints are gone.
+    #[error(
+        "{path}: this run has written checkpoints, and {checkpoints} holds none any more; to begin \
+         again would overwrite its models and metrics. Restore them, or choose another output \
+         directory", path = path.display(), checkpoints = checkpoints.display()
+    )]
+    CheckpointsGone {
+        /// The run directory.
+        path: PathBuf,
+        /// Where the checkpoints were.
+        checkpoints: PathBuf,
+    },
     /// Another process works in the directory.
     #[error(
         "another process is working in {path}. Wait until it is done, or choose another output \
@@ -264,6 +276,21 @@ impl RunDir {
             Err(error) => return Err(error),
         };
         Ok((Self { root, _lock: lock }, opening))
+    }
+
+    /// Refuses to begin at step 0 where a checkpoint has been written before.
+    ///
+    /// # Errors
+    /// [`RunDirError::CheckpointsGone`].
+    pub fn refuse_beginning_again(&self) -> Result<(), RunDirError> {
+        // Every checkpoint is followed by a report.
+        match self.report().exists() {
+            false => Ok(()),
+            true => Err(RunDirError::CheckpointsGone {
+                path: self.root.clone(),
+                checkpoints: self.checkpoints(),
+            }),
+        }
     }
 
     /// The directory itself.

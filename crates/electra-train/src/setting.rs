@@ -61,7 +61,7 @@ pub(crate) struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
-    /// Reads `key=value`; the value is JSON, or text where it is not.
+    /// Reads `key=value`; the value is JSON, or text where it is not. A number may be a fraction.
     pub fn parse(assignment: &'a str) -> Result<Self, SettingError> {
         let place = format!("--set {assignment}");
         let Some((key, text)) = assignment.split_once('=') else {
@@ -94,6 +94,7 @@ impl<'a> Setting<'a> {
             (Value::String(_), value @ (Value::Number(_) | Value::Bool(_))) => {
                 value.to_string().into()
             }
+            (Value::Number(_), Value::String(text)) => fraction(&text).unwrap_or(text.into()),
             (_, value) => value,
         };
         *config = serde_json::from_value(Value::Object(all)).map_err(|error| {
@@ -102,6 +103,13 @@ impl<'a> Setting<'a> {
         })?;
         Ok(())
     }
+}
+
+/// The value of a fraction, such as 1/3.
+fn fraction(text: &str) -> Option<Value> {
+    let (above, below) = text.split_once('/')?;
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    serde_json::Number::from_f64(number(above)? / number(below)?).map(Value::Number)
 }
 
 /// Hyper-parameters as a JSON object.

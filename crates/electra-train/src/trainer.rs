@@ -2,6 +2,7 @@
 //! the loop's ([`crate::pretrain`]).
 
 use crate::evaluation::{Evaluation, label_entropy};
+use crate::interrupt::StopFlag;
 use crate::job::{JobError, PretrainJob};
 use crate::metrics_log::{EvalMetrics, StepMetrics};
 use crate::optimizer::{OptimizerConfig, TrainingState};
@@ -108,6 +109,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
         self.training.zero_grads(backend);
         let mut sums = StepSums::default();
+        // What was not finite in a part's forward pass: later parts leave nothing of it.
+        let mut in_forward = None;
         for (i, (part, first)) in parts.iter().enumerate() {
             let options = StepOptions {
                 rng,
@@ -129,7 +132,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 self.ahead = Some(Made::new(job, (index + 1, next)));
             }
             if let Some(launched) = launched {
-                sums += self.arrays.finish(backend, launched, None);
+                let part = self.arrays.finish(backend, launched, None);
+                if in_forward.is_none() && !(part.mlm + part.rtd).is_finite() {
+                    in_forward = self.arrays.first_not_finite(backend);
+                }
+                sums += part;
             }
         }
         let (mlm, rtd) = (
@@ -149,8 +156,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
             None if loss.is_finite() && norm.norm.is_finite() => None,
             // What is wrong in forward is wrong in every gradient: it is named first.
             gradient => Some(
-                self.arrays
-                    .first_not_finite(backend)
+                in_forward
+                    .or_else(|| self.arrays.first_not_finite(backend))
                     .or(gradient.map(|name| format!("the gradient of {name}")))
                     .unwrap_or_else(|| "the loss".to_owned()),
             ),
@@ -192,11 +199,12 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 
     /// Measures on the held-out part, without dropout; always the same masks. Also some
-    /// examples to show. `None` where nothing is held out.
+    /// examples to show. `None` where nothing is held out, or where it was asked to stop meanwhile.
     pub fn evaluate(
         &mut self,
         backend: &mut B,
         step: u64,
+        stop: &StopFlag,
     ) -> Result<Option<(EvalMetrics, Vec<SampleDetection>)>, ExampleError> {
         let Some(loader) = &self.job.held_out else {
             return Ok(None);
@@ -209,6 +217,9 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let mut detections = Detections::default();
         let mut samples = Vec::new();
         while cursor < end {
+            if stop.is_requested() {
+                return Ok(None);
+            }
             let first = cursor as u32;
             let batch = loader.batch_until(cursor, end)?;
             cursor = batch.next;
@@ -262,6 +273,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
                     })
                     .collect(),
             })
+            .filter(|sample: &SampleDetection| sample.tokens.iter().all(|t| t.score.is_finite()))
             .collect()
     }
 }

@@ -12,6 +12,7 @@ use electra_train::metrics_log::{EvalMetrics, MetricsLine, read_metrics};
 use electra_train::pretrain::Outcome;
 use electra_train::trainer::{Position, Trainer};
 use small_run::*;
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 #[test]
@@ -67,6 +68,48 @@ fn only_the_newest_checkpoints_are_kept() {
     kept.sort();
     assert_eq!(kept, ["step-00000008", "step-00000012"]);
     assert!(out.join("report.html").is_file());
+}
+
+#[test]
+fn a_run_whose_checkpoints_are_gone_is_not_begun_again() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    // Killed before its first checkpoint, a run begins again.
+    let stopped = run_on(&mut cpu(1), config(&[]), &shards, &out, 2).outcome;
+    assert_eq!(stopped.expect("a stop"), Outcome::Interrupted(2));
+    for lost in ["checkpoints", "report.html", "discriminator", "generator"] {
+        let path = out.join(lost);
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.expect(lost);
+    }
+    run_on(&mut cpu(1), config(&[]), &shards, &out, 0)
+        .outcome
+        .expect("an end");
+    std::fs::remove_dir_all(out.join("checkpoints")).expect("checkpoints");
+    let before = std::fs::read(out.join("metrics.jsonl")).expect("metrics");
+    let again = run_on(&mut cpu(1), config(&[]), &shards, &out, 0).outcome;
+    let message = again.expect_err("lost checkpoints").to_string();
+    assert!(message.contains("holds none any more"), "{message}");
+    let after = std::fs::read(out.join("metrics.jsonl")).expect("metrics");
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_resumed_run_still_shows_what_it_detected() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let out = dir.path().join("run");
+    for stop in [6, 7] {
+        run_on(&mut cpu(1), config(&[]), &shards, &out, stop)
+            .outcome
+            .expect("a stop");
+        let report = std::fs::read_to_string(out.join("report.html")).expect("a report");
+        assert!(report.contains("class=\"samples\""), "after step {stop}");
+    }
 }
 
 #[test]
@@ -408,6 +451,33 @@ fn the_first_place_that_is_not_finite_is_named() {
 }
 
 #[test]
+fn what_is_not_finite_is_named_in_whichever_part_it_is() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let parts = config(&["gradient_accumulation_steps=8"]);
+    let job = PretrainJob::open(parts, &shards, None, None).expect("a job");
+    let batch = job.train.batch(0).expect("a batch").packed;
+    let last = batch.rows(batch.sequences() - 1);
+    let (before, last) = batch.token_ids.split_at(last.start);
+    let word = before.iter().find(|id| !last.contains(id));
+    let layout = &job.networks.layout;
+    let table = layout
+        .get("discriminator.electra.embeddings.word_embeddings.weight")
+        .expect("a tensor")
+        .view;
+    let mut values = job.initial_values(&mut |_| ()).expect("values");
+    let word = *word.expect("a word of an earlier part alone") as usize;
+    values[table.range()][word * table.cols] = f32::NAN;
+    let zeros = vec![0.0; layout.len()];
+    let arrays = [&values[..], &zeros, &zeros];
+    let mut cpu = cpu(1);
+    let mut trainer = Trainer::new(&mut cpu, &job, arrays, Position::default());
+    let stepped = trainer.step(&mut cpu, 0, 1e-3).expect("a step");
+    let place = "the embeddings of the generator";
+    assert_eq!(stepped.skipped.as_deref(), Some(place));
+}
+
+#[test]
 fn a_run_can_begin_with_the_models_of_another() {
     let dir = TempDir::new().expect("a directory");
     let shards = corpus(dir.path());
@@ -489,6 +559,45 @@ fn a_run_can_begin_with_the_models_of_another() {
     );
     let message = both.expect_err("two beginnings").to_string();
     assert!(message.contains("\"initialization\" cannot"), "{message}");
+
+    // A generator of other embeddings is refused before anything is written.
+    let layout = &job.networks.layout;
+    let words = "generator.electra.embeddings.word_embeddings.weight";
+    let mut values = end.arrays[0].1.clone();
+    values[layout.get(words).expect("a tensor").view.offset] += 1.0;
+    let other = dir.path().join("other-words");
+    write_network(&other, kind, shape, layout, &values).expect("a writable directory");
+    job.tokenizer
+        .save(&other, positions)
+        .expect("a writable directory");
+    let apart = |generator: PathBuf, settings: &[&str]| {
+        let from = InitFrom {
+            discriminator: Some(GivenModel::Directory(first.join("discriminator"))),
+            generator: Some(GivenModel::Directory(generator)),
+        };
+        PretrainJob::open(continued(settings), &shards, None, Some(from))
+    };
+    let message = apart(other, &[]).expect_err("other words").to_string();
+    assert!(message.contains("untied_generator_embeddings"), "{message}");
+
+    // So is one that lacks rows that the data needs.
+    let config_json = first.join("generator/config.json");
+    let text = std::fs::read_to_string(&config_json).expect("a configuration");
+    for (key, rows, settings) in [
+        ("vocab_size", job.tokenizer.vocab_size(), &[][..]),
+        ("type_vocab_size", 2, &["examples=two_segments"]),
+    ] {
+        let line = |rows: usize| format!("\"{key}\": {rows}");
+        assert!(text.contains(&line(rows)), "{text}");
+        let fewer = text.replace(&line(rows), &line(rows - 1));
+        std::fs::write(&config_json, fewer).expect("a writable file");
+        let message = apart(first.join("generator"), settings)
+            .expect_err("too few rows")
+            .to_string();
+        let said = format!("\"{key}\" in its config.json is {}", rows - 1);
+        assert!(message.contains(&said), "{message}");
+    }
+    std::fs::write(&config_json, text).expect("a writable file");
 
     // The reverse is refused with a word of what to use.
     let swapped = InitFrom {
@@ -573,6 +682,10 @@ fn what_cannot_begin_says_why() {
     let message = |job: Result<PretrainJob, JobError>| job.expect_err("an error").to_string();
     assert!(message(open(&["train_batch_size=100000"])).contains("too small for one batch"));
     assert!(message(open(&["adam_beta2=1"])).contains("adam_beta2"));
+    let parts = format!("gradient_accumulation_steps={}", u64::MAX / 2);
+    assert!(message(open(&[&parts])).contains("gradient_accumulation_steps"));
+    let types = "model_hparam_overrides.type_vocab_size=1";
+    assert!(message(open(&["examples=two_segments", types])).contains("type_vocab_size"));
     assert!(message(open(&["vocab_size=10"])).contains("vocab_size"));
     assert!(message(open(&["max_seq_length=1000"])).contains("position table"));
     assert!(message(open(&["max_seq_length=4"])).contains("at least 5"));

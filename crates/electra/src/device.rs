@@ -139,7 +139,7 @@ impl DeviceArgs {
         let mut these = self.clone();
         if dir.quantization().is_some() && these.precision.is_none() {
             these.precision = Some(Precision::Int8);
-            eprintln!(
+            tell!(
                 "{} is an int8 model: computing in int8; --precision says otherwise",
                 dir.path().display()
             );
@@ -216,7 +216,7 @@ impl DeviceArgs {
                 };
                 let isa = Isa::from_name(&name)
                     .with_context(|| format!("ELECTRA_ISA={name}: this machine has {}", known()))?;
-                eprintln!("using ELECTRA_ISA={name}");
+                tell!("using ELECTRA_ISA={name}");
                 Some(isa)
             }
         };
@@ -232,7 +232,7 @@ impl DeviceArgs {
             isa,
         })?;
         if let Some(notice) = backend.notice() {
-            eprintln!("{notice}");
+            tell!("{notice}");
         }
         let (precision, products) = match backend.precision() {
             CpuPrecision::F32 => ("f32", Products::F32),
@@ -259,7 +259,7 @@ impl DeviceArgs {
     fn say_what_the_environment_set(&self) {
         for name in ["ELECTRA_DEVICE", "ELECTRA_PRECISION", "ELECTRA_THREADS"] {
             if let Ok(value) = std::env::var(name) {
-                eprintln!("{name}={value} is set and holds where no option says otherwise");
+                tell!("{name}={value} is set and holds where no option says otherwise");
             }
         }
     }
@@ -271,7 +271,7 @@ fn cuda_is_there() -> bool {
     #[cfg(feature = "cuda")]
     match electra_engine::cuda::devices() {
         Ok(devices) => return !devices.is_empty(),
-        Err(error) => eprintln!("computing on the CPU: {error}"),
+        Err(error) => tell!("computing on the CPU: {error}"),
     }
     false
 }

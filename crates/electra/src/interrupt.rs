@@ -14,7 +14,7 @@ pub fn stop_on_signals() -> anyhow::Result<StopFlag> {
         if handle.request() > 1 {
             std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("stopping after the step under way (again to stop at once)");
+        tell!("stopping after the step under way (again to stop at once)");
     })?;
     Ok(flag)
 }

@@ -3,6 +3,14 @@
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 used wrongly,
 //! 130 interrupted (after a checkpoint).
 
+/// Writes a line to stderr. Where nobody reads that any more, the work goes on.
+macro_rules! tell {
+    ($($arguments:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arguments)*);
+    }};
+}
+
 mod commands;
 mod device;
 mod embedded;
@@ -50,7 +58,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", describe(&error));
+            tell!("error: {}", describe(&error));
             ExitCode::FAILURE
         }
     }

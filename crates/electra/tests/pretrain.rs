@@ -214,6 +214,27 @@ fn a_signal_writes_a_checkpoint_and_exits_130() {
 }
 
 #[test]
+fn a_run_whose_messages_nobody_reads_goes_on() {
+    let (dir, shards) = corpus();
+    let out = path(&dir, "run");
+    let code = |more: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let ended = run::command()
+            .args(arguments(&shards, &out))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .status();
+        ended.expect("the binary runs").code()
+    };
+    // A panic would be 101.
+    assert_eq!(code(&["--resume"]), Some(1));
+    assert_eq!(code(&[]), Some(0));
+}
+
+#[test]
 fn wrong_settings_are_named() {
     let (dir, shards) = corpus();
     let out = path(&dir, "run");
@@ -275,6 +296,36 @@ fn wrong_settings_are_named() {
     assert!(!Path::new(&out).exists(), "a refused run leaves nothing");
     electra(&["pretrain", "--data", "x", "--out", "y", "--no-such-flag"])
         .fails(2, &["--no-such-flag"]);
+}
+
+#[test]
+fn models_are_measured_without_training_them() {
+    let (dir, shards) = corpus();
+    let out = path(&dir, "run");
+    pretrain(&shards, &out, &[]).ok();
+    let last = metrics(&out)
+        .into_iter()
+        .rfind(|line| line.get("eval_mlm_loss").is_some())
+        .expect("an evaluation");
+    let mut all = arguments_without_sizes(&shards, &out);
+    let at = all.iter().position(|a| a == "--out").expect("--out");
+    all.splice(
+        at..at + 2,
+        ["--evaluate", "--init-from", &out].map(str::to_owned),
+    );
+    let before = fs::read_dir(&out).expect("the run").count();
+    let measured = electra(&[&all[..], &["--json".to_owned()]].concat()).json();
+    for name in ["eval_mlm_loss", "eval_rtd_loss", "eval_rtd_auc"] {
+        assert_eq!(measured[name], last[name], "{name}");
+    }
+    let shown = electra(&all).ok();
+    assert!(
+        shown.contains("mlm_loss") && !shown.contains("eval_"),
+        "{shown}"
+    );
+    assert_eq!(fs::read_dir(&out).expect("the run").count(), before);
+    all.extend(["--set", "held_out=0"].map(str::to_owned));
+    electra(&all).fails(1, &["held_out is 0"]);
 }
 
 #[test]
@@ -355,6 +406,10 @@ fn wrong_directories_are_named_and_left_as_they_are() {
     fs::create_dir(&other).expect("a writable directory");
     fs::write(Path::new(&other).join("thesis.txt"), "mine").expect("a writable directory");
     pretrain(&shards, &other, &[]).fails(1, &[&other]);
+    assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1);
+
+    let quickstart = electra(&["quickstart", "--out", &other]);
+    quickstart.fails(1, &["thesis.txt", "choose another with --out"]);
     assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1);
 
     let file = path(&dir, "file");

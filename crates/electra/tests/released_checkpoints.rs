@@ -67,6 +67,20 @@ fn the_base_generator_fills_as_published() {
 }
 
 #[test]
+fn the_small_generator_knows_the_capital_of_its_documentation() {
+    if !wanted() {
+        return;
+    }
+    let text = "The capital of France is [MASK].";
+    let lines = predict("google/electra-small-generator", "fill", text);
+    let first = &lines[0]["masks"][0][0];
+    assert_eq!(first["token"], "paris", "{first}");
+    // The documentation of transformers' ElectraForMaskedLM gives the loss with two digits.
+    let loss = -first["score"].as_f64().unwrap().ln();
+    assert!((loss - 1.22).abs() < 0.0051, "{loss}");
+}
+
+#[test]
 fn the_small_discriminator_flags_the_word_of_its_model_card() {
     if !wanted() {
         return;

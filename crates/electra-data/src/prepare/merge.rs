@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 
-use super::plan::{Job, PARTS, lock, remove_parts};
+use super::plan::{Job, PARTS, PLAN, lock, remove_parts};
 use super::segments::{Entry, SegmentReader, StoredBlock};
 use super::stamps;
 use super::workers::COMPLETE;
@@ -13,6 +13,10 @@ use crate::manifest::{FORMAT_VERSION, MANIFEST, Manifest, ShardEntry};
 use crate::read::identity::Content;
 use crate::shards::{ShardWriter, read_manifest, token_bytes};
 use electra_model::files::atomic::replace_file;
+
+/// How the file of a shard ends, and of one that is being written.
+const SHARD: &str = "bin";
+const SHARD_ASIDE: &str = "tmp";
 
 /// Writes shards and manifest from complete parts, and removes the parts.
 pub(super) fn merge(
@@ -95,11 +99,25 @@ pub(super) fn merge(
     Ok(manifest)
 }
 
+/// The name of a shard, finished or not.
+fn shard_name(number: usize, extension: &str) -> String {
+    format!("shard-{number:05}.{extension}")
+}
+
+/// Whether `name` is one that [`shard_name`] gives.
+pub(super) fn is_shard(name: &str) -> bool {
+    let number = name.strip_prefix("shard-").and_then(|name| {
+        let (number, extension) = name.split_once('.')?;
+        (extension == SHARD || extension == SHARD_ASIDE).then_some(number)
+    });
+    number.is_some_and(|n| n.len() >= 5 && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// Removes the shards of a merge that was cut short.
 fn remove_old_shards(job: &Job) -> Result<(), PrepareError> {
     for entry in fs::read_dir(&job.out).map_err(io_error(&job.out))? {
         let entry = entry.map_err(io_error(&job.out))?;
-        if entry.file_name().to_string_lossy().starts_with("shard-") {
+        if is_shard(&entry.file_name().to_string_lossy()) {
             fs::remove_file(entry.path()).map_err(io_error(&entry.path()))?;
         }
     }
@@ -208,9 +226,8 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(job: &'a Job) -> Result<Self, PrepareError> {
-        let hash = blake3::Hash::from_hex(&job.plan.tokenizer_hash).map_err(|e| {
-            io_error(&job.out.join(PARTS).join("plan.json"))(std::io::Error::other(e))
-        })?;
+        let hash = blake3::Hash::from_hex(&job.plan.tokenizer_hash)
+            .map_err(|e| io_error(&job.out.join(PARTS).join(PLAN))(std::io::Error::other(e)))?;
         Ok(Output {
             job,
             hash,
@@ -224,7 +241,7 @@ impl<'a> Output<'a> {
         match &mut self.shard {
             Some(shard) => Ok(shard),
             slot => {
-                let name = format!("shard-{:05}.bin", self.entries.len());
+                let name = shard_name(self.entries.len(), SHARD);
                 let path = self.job.out.join(name);
                 Ok(slot.insert(ShardWriter::create(
                     &path,
@@ -286,7 +303,7 @@ impl<'a> Output<'a> {
 
 /// Removes the file of a shard that got no token.
 fn remove_old_aside(job: &Job, number: usize) -> Result<(), PrepareError> {
-    let path = job.out.join(format!("shard-{number:05}.tmp"));
+    let path = job.out.join(shard_name(number, SHARD_ASIDE));
     fs::remove_file(&path).map_err(io_error(&path))
 }
 

@@ -405,19 +405,32 @@ fn already_complete(
     Ok(Some(report))
 }
 
-/// Whether `out` may be written to: it is new, empty, or of prepare.
+/// Whether `out` may be written to: it is new, empty, or of prepare. What is named as prepare names its
+/// files is prepare's own where a manifest or a plan lies beside it.
 fn refuse_foreign(out: &Path) -> Result<(), PrepareError> {
-    let entries = match fs::read_dir(out) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io_error(out)(e)),
+    let names = |dir: &Path| -> Result<Vec<String>, PrepareError> {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_error(dir)(e)),
+        };
+        let name = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.map_err(io_error(dir))?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        };
+        entries.map(name).collect()
     };
-    let ours = [MANIFEST, TOKENIZER_DIR, plan::PARTS];
-    for entry in entries {
-        let name = entry.map_err(io_error(out))?.file_name();
-        let name = name.to_string_lossy();
-        let shard = name.starts_with("shard-");
-        if !shard && !name.starts_with('.') && !ours.contains(&name.as_ref()) {
+    let parts = out.join(plan::PARTS);
+    let begun = out.join(MANIFEST).exists() || parts.join(plan::PLAN).exists();
+    for name in names(out)? {
+        let own = match name.as_str() {
+            hidden if hidden.starts_with('.') => true,
+            // A start that was killed before it had a plan.
+            plan::PARTS if !begun => names(&parts)?.iter().all(|name| name.starts_with("plan.")),
+            MANIFEST | TOKENIZER_DIR | plan::PARTS => begun,
+            other => begun && merge::is_shard(other),
+        };
+        if !own {
             return Err(PrepareError::Foreign { dir: out.into() });
         }
     }

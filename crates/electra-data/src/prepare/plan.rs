@@ -14,6 +14,8 @@ use electra_model::files::atomic::put_in_place;
 
 /// The folder of unfinished work.
 pub(super) const PARTS: &str = "parts";
+/// What they are parts of, in that folder.
+pub(super) const PLAN: &str = "plan.json";
 
 /// `parts/plan.json`.
 #[derive(Serialize, Deserialize)]
@@ -129,7 +131,7 @@ impl Job {
     ) -> Result<Self, PrepareError> {
         refuse_foreign(out)?;
         let folder = out.join(PARTS);
-        let path = folder.join("plan.json");
+        let path = folder.join(PLAN);
         if let Some(there) = read_plan(&path)? {
             let difference = difference(&there.plan, &plan).or_else(|| {
                 (there.parts != parts)
@@ -173,7 +175,7 @@ impl Job {
 
     /// The work that lies in `out`.
     pub(super) fn resume(out: &Path) -> Result<Self, PrepareError> {
-        let path = out.join(PARTS).join("plan.json");
+        let path = out.join(PARTS).join(PLAN);
         let there = read_plan(&path)?.ok_or_else(|| PrepareError::NoParts { dir: out.into() })?;
         Ok(Job {
             out: out.into(),

@@ -539,6 +539,21 @@ fn bad_requests_and_outputs_are_refused() {
         &base,
         "not empty, and not a directory of prepare",
     );
+    // What is called like shards, but is none of ours, stays.
+    for name in [
+        "shard-000.jsonl",
+        "shard-00000.bin",
+        "tokenizer/vocab.txt",
+        "parts/a",
+    ] {
+        let theirs = tempfile::tempdir().unwrap();
+        let file = theirs.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "theirs\n").unwrap();
+        let wanted = "not empty, and not a directory of prepare";
+        error(&inputs, theirs.path(), &base, wanted);
+        assert_eq!(fs::read(&file).unwrap(), b"theirs\n");
+    }
     error(&inputs, &path, &base, "Not a directory");
     error(
         &inputs,
@@ -566,12 +581,14 @@ fn two_processes_do_not_do_the_same_part() {
     let path = dir.path().join("a.txt");
     fs::write(&path, "one two\n").unwrap();
     let out = tempfile::tempdir().unwrap();
-    let part = out.path().join("parts/part-00000-of-00001");
-    fs::create_dir_all(&part).unwrap();
-    let lock = fs::File::create(part.join("lock")).unwrap();
-    lock.lock().unwrap();
     let inputs = [Input::File(path)];
-    let error = go(&inputs, out.path(), &options(1, Share::All)).unwrap_err();
+    let part = |index| options(1, Share::Part { index, of: 2 });
+    go(&inputs, out.path(), &part(0)).unwrap();
+    let other = out.path().join("parts/part-00001-of-00002");
+    fs::create_dir_all(&other).unwrap();
+    let lock = fs::File::create(other.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let error = go(&inputs, out.path(), &part(1)).unwrap_err();
     assert!(
         error.to_string().contains("another process is working"),
         "{error}"

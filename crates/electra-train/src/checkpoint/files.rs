@@ -63,8 +63,11 @@ impl ReadFailure {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Damaged(format!("{file} is missing")),
             io::ErrorKind::UnexpectedEof => Self::Damaged(format!("{file} is cut short")),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory => Self::Io(error),
-            _ => Self::Damaged(format!("{file} cannot be read: {error}")),
+            io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory => {
+                Self::Damaged(format!("{file} cannot be read: {error}"))
+            }
+            // A disk or a network that fails now may be well again at the next start.
+            _ => Self::Io(error),
         }
     }
 }

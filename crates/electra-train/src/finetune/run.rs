@@ -232,6 +232,9 @@ impl<'a, B: Backend> Run<'a, B> {
                 (ARRAYS[1], &mut first),
                 (ARRAYS[2], &mut second),
             ])?;
+            if restored.is_none() {
+                dir.refuse_beginning_again()?;
+            }
             if let Some(restored) = restored {
                 for warning in &restored.warnings {
                     context.observer.on_message(warning);

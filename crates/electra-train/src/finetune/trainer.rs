@@ -118,6 +118,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
         };
         self.training.zero_grads(backend);
         let (mut loss, mut tokens) = (0.0, 0);
+        // What was not finite in a part's forward pass: later parts leave nothing of it.
+        let mut in_forward = None;
         for part in &parts {
             tokens += part.tokens();
             let Some(targets) = &part.targets else {
@@ -138,6 +140,9 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 Some(rng),
                 Some(&mut self.training.grads),
             );
+            if in_forward.is_none() && !output.loss.is_finite() {
+                in_forward = self.arrays.first_not_finite(backend);
+            }
             loss += scale * output.loss;
         }
         let norm = self.training.gradient_norm(backend);
@@ -145,8 +150,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
             None if loss.is_finite() && norm.norm.is_finite() => None,
             // What is wrong in forward is wrong in every gradient: it is named first.
             gradient => Some(
-                self.arrays
-                    .first_not_finite(backend)
+                in_forward
+                    .or_else(|| self.arrays.first_not_finite(backend))
                     .or(gradient.map(|name| format!("the gradient of {name}")))
                     .unwrap_or_else(|| "the loss".to_owned()),
             ),

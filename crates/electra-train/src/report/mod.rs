@@ -7,6 +7,7 @@ pub(crate) mod series;
 use std::io::Write;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -53,14 +54,14 @@ pub struct Report {
 }
 
 /// One sentence that the discriminator judged.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SampleDetection {
     /// Its tokens in order, special ones left out.
     pub tokens: Vec<DetectedToken>,
 }
 
 /// One token of such a sentence.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DetectedToken {
     /// The token as the discriminator saw it; `##` marks the continuation of a word.
     pub text: String,

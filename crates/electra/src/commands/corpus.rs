@@ -70,7 +70,7 @@ impl ReadArgs {
 pub fn report_invalid(count: u64) {
     if count > 0 {
         let sequences = counted(count, "invalid UTF-8 sequence");
-        eprintln!("warning: U+FFFD put in the place of {sequences}");
+        tell!("warning: U+FFFD put in the place of {sequences}");
     }
 }
 
@@ -125,7 +125,7 @@ impl Meter {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => eprintln!("{line}"),
+            None => tell!("{line}"),
         }
     }
 

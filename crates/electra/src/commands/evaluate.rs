@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         bail!("{}: holds no example", args.data.display());
     }
     if reader.skipped() > 0 {
-        eprintln!("{} rows were left out as incomplete", reader.skipped());
+        tell!("{} rows were left out as incomplete", reader.skipped());
     }
     labels.check(&examples)?;
     let evaluation = args.device.for_model(&dir).run(Evaluate {
@@ -123,7 +123,7 @@ impl Work for Evaluate<'_> {
             &mut notes,
         )?;
         for note in notes {
-            eprintln!("{note}");
+            tell!("{note}");
         }
         let outputs = model.outputs(backend, self.task.head, &features, self.args.batch_tokens)?;
         Ok(evaluate(

@@ -139,7 +139,7 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     })?;
     let tokens = batch.tokens();
     let mut probe = Probe::<Cpu>::new(&mut backend, dir, batch, CpuParams::keep_exact)?;
-    eprintln!("measuring on {tokens} tokens what int8 costs in each layer");
+    tell!("measuring on {tokens} tokens what int8 costs in each layer");
     let effects = probe.effects(&mut backend);
     let largest = effects.iter().map(|e| e.deviation).fold(0.0, f64::max);
     let mut kept = Vec::new();
@@ -147,7 +147,7 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
         .iter()
         .filter(|e| e.deviation.is_nan() || e.deviation > THRESHOLD)
     {
-        eprintln!(
+        tell!(
             "stays in bf16: {} (alone in int8, the last hidden states deviate by {:.3} of their \
              size; the limit is {THRESHOLD})",
             effect.modules.join(", "),
@@ -160,7 +160,7 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
         !these.iter().any(|m| kept.contains(m))
     });
     let deviation = relative_deviation(&quantized, &exact, dir.config().hidden_size);
-    eprintln!(
+    tell!(
         "the last hidden states deviate by {deviation:.4} of their size in int8; by at most \
          {largest:.4} with one product alone in int8"
     );
@@ -212,7 +212,7 @@ fn sample(path: Option<&Path>, dir: &ModelDir, tokenizer: &Tokenizer) -> Result<
         bail!("the sample holds no text");
     }
     if unknown as f64 > UNKNOWN * all as f64 {
-        eprintln!(
+        tell!(
             "warning: {unknown} of the sample's {all} tokens are unknown to the model; give text \
              like its own with --sample"
         );

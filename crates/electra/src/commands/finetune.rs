@@ -117,7 +117,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         FinetuneOutcome::Interrupted(step) => {
-            eprintln!("stopped after step {step}, with a checkpoint; the same command goes on");
+            tell!("stopped after step {step}, with a checkpoint; the same command goes on");
             Ok(interrupt::exit_code())
         }
     }

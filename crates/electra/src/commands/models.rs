@@ -40,7 +40,7 @@ impl Downloads {
                 self.bar = Some(bar);
             } else {
                 let megabytes = download.total as f64 / 1e6;
-                eprintln!("fetching {} ({megabytes:.1} MB)", self.file);
+                tell!("fetching {} ({megabytes:.1} MB)", self.file);
             }
         }
         if let Some(bar) = &self.bar {

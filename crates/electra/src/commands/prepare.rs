@@ -67,10 +67,13 @@ fn part(text: &str) -> Result<Share, String> {
     Ok(Share::Part { index, of })
 }
 
+/// From so many lines on, a document that is all of the text is perhaps none.
+const LONG_DOCUMENT: u64 = 1000;
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
     if let Ok(value) = std::env::var("ELECTRA_THREADS") {
-        eprintln!("ELECTRA_THREADS={value} is set and holds where no option says otherwise");
+        tell!("ELECTRA_THREADS={value} is set and holds where no option says otherwise");
     }
     let requests = interrupt::stop_on_signals()?;
     let stop = || requests.is_requested();
@@ -86,14 +89,21 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let report = match done {
         Ok(report) => report,
         Err(error) if matches!(error.downcast_ref(), Some(PrepareError::Interrupted)) => {
-            eprintln!("{error}");
+            tell!("{error}");
             return Ok(interrupt::exit_code());
         }
         Err(error) => return Err(error),
     };
     report_invalid(report.invalid_utf8);
     if let Some(name) = &report.again {
-        eprintln!("{name} is not as it was in the run before: tokenized again from there");
+        tell!("{name} is not as it was in the run before: tokenized again from there");
+    }
+    if report.documents == 1 && report.lines >= LONG_DOCUMENT {
+        tell!(
+            "note: all {} lines are one document, for documents end at blank lines; if each line is \
+             one, prepare anew with --one-document-per-line",
+            report.lines
+        );
     }
     print(&args, &report, meter.seconds())?;
     Ok(ExitCode::SUCCESS)
@@ -111,7 +121,7 @@ fn tokenize(
         _ => None,
     };
     let tokenizer = Tokenizer::load(tokenizer, lower_case)?;
-    eprintln!("tokenizer: {}", describe(&tokenizer));
+    tell!("tokenizer: {}", describe(&tokenizer));
     let inputs = expand(&args.input)?;
     let read = args.read.options();
     // What can be refused is refused before anything is written.

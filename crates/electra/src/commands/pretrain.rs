@@ -14,6 +14,7 @@ use electra_train::job::{GivenModel, InitFrom, PretrainJob};
 use electra_train::metrics_log::EvalMetrics;
 use electra_train::pretrain::{Outcome, RunContext, pretrain};
 use electra_train::progress::observer_on_stderr;
+use electra_train::trainer::{Position, Trainer};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,8 +33,8 @@ pub struct Args {
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// Directory of the run
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "evaluate")]
+    out: Option<PathBuf>,
     /// JSON file of hyper-parameters
     #[arg(long)]
     config: Option<PathBuf>,
@@ -50,6 +51,9 @@ pub struct Args {
     /// name of a discriminator
     #[arg(long, value_name = "DIR")]
     init_from: Option<String>,
+    /// Train nothing: measure the models of --init-from on the held-out part of the data
+    #[arg(long, requires = "init_from", conflicts_with_all = ["out", "resume", "probes"])]
+    evaluate: bool,
     /// Probe the encoder during training: fine-tune a copy of it for a task known by name, and
     /// record the score. Without DEV a tenth of TRAIN is held out. May be given again
     #[arg(long = "probe", value_name = "TASK=TRAIN[,DEV]")]
@@ -131,9 +135,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Some(name) => Some(match models_of(name, config.objective()) {
             Ok(models) => models,
             // A run that is under way needs them no more.
-            Err(error) => match InitFrom::recorded(&args.out)? {
+            Err(error) => match args
+                .out
+                .as_deref()
+                .map(InitFrom::recorded)
+                .transpose()?
+                .flatten()
+            {
                 Some(recorded) => {
-                    eprintln!("{error:#}; the run goes on without");
+                    tell!("{error:#}; the run goes on without");
                     recorded
                 }
                 None => return Err(error),
@@ -149,20 +159,31 @@ pub fn run(args: Args) -> Result<ExitCode> {
     job.set_probes(probes, args.probe_steps.unwrap_or(eval_steps))
         .context("--probe")?;
     let stop = interrupt::stop_on_signals()?;
+    let Some(out) = &args.out else {
+        let measured = args.device.run(Evaluate {
+            job: &job,
+            stop: &stop,
+        })?;
+        return match measured {
+            _ if stop.is_requested() => Ok(interrupt::exit_code()),
+            Some(metrics) => print_metrics(&metrics, args.json),
+            None => bail!("held_out is 0, so there is nothing to measure on"),
+        };
+    };
     let outcome = args.device.run(Pretrain {
         job: &job,
-        out: &args.out,
+        out,
         resume_only: args.resume,
         log_steps: args.log_steps,
         stop: &stop,
     })?;
     match outcome {
         Outcome::Finished(evaluation) => {
-            print_result(&args.out, evaluation.as_ref(), args.json)?;
+            print_result(out, evaluation.as_ref(), args.json)?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(step) => {
-            eprintln!("stopped after step {step}, with a checkpoint; the same command goes on");
+            tell!("stopped after step {step}, with a checkpoint; the same command goes on");
             Ok(interrupt::exit_code())
         }
     }
@@ -202,6 +223,45 @@ impl Work for Pretrain<'_> {
             },
         )?)
     }
+}
+
+/// Measures the models that a job begins with.
+struct Evaluate<'a> {
+    job: &'a PretrainJob,
+    stop: &'a StopFlag,
+}
+
+impl Work for Evaluate<'_> {
+    const TRAINS: bool = true;
+    type Output = Option<EvalMetrics>;
+
+    fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<Self::Output> {
+        let values = self.job.initial_values(&mut |_| ())?;
+        let zeros = vec![0.0; values.len()];
+        let arrays = [&values[..], &zeros, &zeros];
+        let mut trainer = Trainer::new(backend, self.job, arrays, Position::default());
+        let measured = trainer.evaluate(backend, 0, self.stop)?;
+        Ok(measured.map(|(metrics, _)| metrics))
+    }
+}
+
+fn print_metrics(metrics: &EvalMetrics, json: bool) -> Result<ExitCode> {
+    let mut stdout = std::io::stdout().lock();
+    if json {
+        writeln!(stdout, "{}", serde_json::to_string(metrics)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, value) in serde_json::to_value(metrics)?
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        // What is no measure is of a run.
+        if let (true, Some(value)) = (name.starts_with("eval_"), value.as_f64()) {
+            writeln!(stdout, "{:<18}{value:.4}", &name["eval_".len()..])?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print_result(out: &Path, evaluation: Option<&EvalMetrics>, json: bool) -> Result<()> {

@@ -14,6 +14,7 @@ use electra_data::vocabulary::{VocabularyOptions, WordCounts};
 use electra_data::words::Normalisation;
 use electra_engine::backend::Backend;
 use electra_engine::rng::{Purpose, Rng};
+use electra_model::files::atomic::replace_file;
 use electra_train::config::PretrainConfig;
 use electra_train::finetune::config::FinetuneConfig;
 use electra_train::finetune::job::{FinetuneJob, TaskFiles};
@@ -68,8 +69,11 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let shown = args.out.display();
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {shown}"))?;
     let text = at("text.txt");
-    std::fs::write(&text, embedded::TEXT)
-        .with_context(|| format!("cannot write {}", text.display()))?;
+    if std::fs::read(&text).ok().as_deref() != Some(embedded::TEXT.as_bytes()) {
+        // The text is what is written first: where anything else is, the directory is another's.
+        refuse_foreign(&args.out)?;
+        replace_file(&text, |file| file.write_all(embedded::TEXT.as_bytes()))?;
+    }
 
     say(&format!(
         "1. vocabulary: {VOCABULARY} pieces from {} verses",
@@ -90,9 +94,10 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         &mut |_| (),
         &|| false,
     )?;
-    eprintln!(
+    tell!(
         "   {} documents, {} tokens",
-        prepared.documents, prepared.tokens
+        prepared.documents,
+        prepared.tokens
     );
 
     let run_dir = at("run");
@@ -115,7 +120,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         stop: &flag,
     })?;
     if let Outcome::Interrupted(step) = outcome {
-        eprintln!("stopped after step {step}, with a checkpoint; the same command goes on");
+        tell!("stopped after step {step}, with a checkpoint; the same command goes on");
         return Ok(interrupt::exit_code());
     }
     say("4. what it has learned");
@@ -124,7 +129,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     fill(&args)?;
     say("5. fine-tuning: which part of the book is a verse from?");
     if !fine_tune(&args, &job, &flag)? {
-        eprintln!("stopped; the same command goes on");
+        tell!("stopped; the same command goes on");
         return Ok(interrupt::exit_code());
     }
     next_steps(&args.out)?;
@@ -132,7 +137,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
 }
 
 fn say(line: &str) {
-    eprintln!("\n{line}");
+    tell!("\n{line}");
 }
 
 fn verses() -> usize {
@@ -185,7 +190,7 @@ impl Work for Plan<'_> {
         };
         let steps = match steps {
             Some(steps) => {
-                eprintln!(
+                tell!(
                     "   {} holds a run of {steps} steps already: going on with it; for another give \
                      another --out",
                     self.run_dir.display()
@@ -240,6 +245,22 @@ fn learned(run_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a directory that holds anything that can be seen.
+fn refuse_foreign(out: &Path) -> Result<()> {
+    let shown = out.display();
+    for entry in std::fs::read_dir(out).with_context(|| format!("cannot read {shown}"))? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') {
+            bail!(
+                "{shown}: holds {name}, and is not a directory of this quickstart; choose another \
+                 with --out"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Shows the discriminator held-out verses in which one word was put in place of another.
 fn detect(args: &Args, job: &PretrainJob) -> Result<()> {
     let verses = swapped_verses(job, 6)?;
@@ -261,7 +282,7 @@ fn detect(args: &Args, job: &PretrainJob) -> Result<()> {
     }
     drop(out);
     let model = args.out.join("run/discriminator");
-    eprintln!(
+    tell!(
         "\n$ electra predict --model {} --as detect --input {}",
         model.display(),
         path.display()
@@ -331,7 +352,7 @@ fn fill(args: &Args) -> Result<()> {
                  Give [MASK] unto the LORD, for he is good.\n";
     std::fs::write(&path, texts).with_context(|| format!("cannot write {}", path.display()))?;
     let model = args.out.join("run/generator");
-    eprintln!(
+    tell!(
         "\n$ electra predict --model {} --as fill --input {}",
         model.display(),
         path.display()

@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     tokenizer.save(&args.out, MAX_POSITIONS)?;
     let (entries, seconds) = (tokenizer.vocab_size(), meter.seconds());
     if entries < args.size {
-        eprintln!(
+        tell!(
             "the text gives {} entries, fewer than the {} asked for; more text or a lower \
              --min-frequency gives more",
             grouped(entries as u64),

@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     match done {
         Err(error) if error.is::<measure::Interrupted>() => {
-            eprintln!("{error}");
+            tell!("{error}");
             Ok(interrupt::exit_code())
         }
         done => done.map(|()| ExitCode::SUCCESS),

@@ -109,7 +109,7 @@ impl<B: Backend> Head<B> for Fill<'_, B> {
 
     fn warn(&self, texts: u64) {
         if self.without_mask > 0 {
-            eprintln!(
+            tell!(
                 "warning: {} of {texts} texts have no [MASK] to fill",
                 self.without_mask
             );

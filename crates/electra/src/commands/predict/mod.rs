@@ -252,7 +252,7 @@ fn input_of(args: &Args) -> Result<(String, Box<dyn Read>)> {
         }
         _ => {
             if std::io::stdin().is_terminal() {
-                eprintln!("reading texts from the terminal, one a line");
+                tell!("reading texts from the terminal, one a line");
             }
             ("standard input".to_owned(), Box::new(std::io::stdin()))
         }
@@ -272,7 +272,7 @@ pub(super) fn tokenizer_of(dir: &ModelDir) -> Result<Tokenizer> {
         );
     }
     if tokens < rows {
-        eprintln!(
+        tell!(
             "warning: {path}: the tokenizer has {tokens} tokens and the model's word table {rows} \
              rows: harmless if the table was padded, otherwise the tokenizer is another model's"
         );
@@ -356,10 +356,10 @@ impl Predict<'_> {
         }
         report_invalid(self.lines.invalid_utf8());
         if tally.texts == 0 {
-            eprintln!("warning: {} is empty", self.lines.name());
+            tell!("warning: {} is empty", self.lines.name());
         }
         if tally.truncated > 0 {
-            eprintln!(
+            tell!(
                 "warning: {} of {} truncated to the first {} tokens; --long window looks at all of a \
                  text",
                 tally.truncated,

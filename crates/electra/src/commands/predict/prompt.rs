@@ -158,10 +158,10 @@ impl Work for Prompt<'_> {
         }
         report_invalid(self.lines.invalid_utf8());
         if texts == 0 {
-            eprintln!("warning: {} is empty", self.lines.name());
+            tell!("warning: {} is empty", self.lines.name());
         }
         if cut > 0 {
-            eprintln!("warning: {cut} of {texts} texts were cut to fit beside the template");
+            tell!("warning: {cut} of {texts} texts were cut to fit beside the template");
         }
         Ok(())
     }

@@ -286,10 +286,10 @@ impl Work for Answers<'_> {
         answerer.finish(&mut out)?;
         out.flush()?;
         if number == 0 {
-            eprintln!("warning: the input is empty");
+            tell!("warning: the input is empty");
         }
         for note in session.counts.notes() {
-            eprintln!("warning: {note}");
+            tell!("warning: {note}");
         }
         input.warn();
         Ok(())
@@ -332,13 +332,13 @@ impl Source {
         match self {
             Source::File(file) => {
                 if file.skipped() > 0 {
-                    eprintln!(
+                    tell!(
                         "warning: {} rows were left out as incomplete",
                         file.skipped()
                     );
                 }
                 if file.invalid_utf8() > 0 {
-                    eprintln!("warning: {} lines had invalid UTF-8", file.invalid_utf8());
+                    tell!("warning: {} lines had invalid UTF-8", file.invalid_utf8());
                 }
             }
             Source::Lines(lines, _) => {
