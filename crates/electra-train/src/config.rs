@@ -75,7 +75,8 @@ pub enum Initialization {
     #[default]
     Random,
     /// Word embeddings from which tokens stand near each other in the text, the generator's output
-    /// bias from how frequent they are ([`electra_data::cooccurrence`]); the rest random.
+    /// bias from how frequent they are, positions as waves, and first heads that look at a token's
+    /// neighbours ([`crate::informed`]); the rest random.
     Counts,
 }
 

@@ -5,6 +5,7 @@ use crate::config::{ExampleKind, Initialization, PretrainConfig, PretrainConfigE
 use crate::export::{Network, hash_network, read_network};
 use crate::finetune::config::FinetuneConfig;
 use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
+use crate::informed::{self, Waves};
 use crate::progress::available_memory_bytes;
 use crate::run_dir::{RUN_FILE, RunDirError, RunFile};
 use crate::setting::SettingError;
@@ -169,11 +170,6 @@ impl InitFrom {
         ]
     }
 }
-
-/// How the name of a network's word embeddings ends.
-const WORD_EMBEDDINGS: &str = "electra.embeddings.word_embeddings.weight";
-/// How the name of the bias of a generator's logits ends.
-const OUTPUT_BIAS: &str = "generator_lm_head.bias";
 
 /// The name of the models in the settings of a run.
 const INIT_FROM: &str = "init_from";
@@ -460,13 +456,26 @@ impl PretrainJob {
         }
     }
 
-    /// Puts what counts of the text say into `values`: vectors where they have word embeddings, with a
-    /// root mean square of `initializer_range`, and log frequencies where they have the generator's output
-    /// bias. Tokens too rare for a vector keep their random numbers.
+    /// Lets fresh parameters begin with what counts of the text say ([`informed`]).
     fn count_text(&self, values: &mut [f32], say: &mut dyn FnMut(&str)) -> Result<(), JobError> {
         say("counting the text's tokens and which stand near each other, to begin with that");
         let start = Instant::now();
-        let size = self.encoder_config().embedding_size;
+        let networks = || {
+            let discriminator = self.networks.discriminator.is_some();
+            let generator = self.networks.generator.is_some();
+            [
+                (
+                    discriminator,
+                    Network::Discriminator,
+                    &self.discriminator_config,
+                ),
+                (generator, Network::Generator, &self.generator_config),
+            ]
+            .into_iter()
+            .filter_map(|(is_there, network, config)| is_there.then_some((network, config)))
+        };
+        let waves = Waves::of(networks().map(|(_, config)| config));
+        let size = self.encoder_config().embedding_size - waves.dimensions();
         let counts = TokenCounts::of(self.train.examples(), size, self.threads)?;
         say(&format!(
             "counted {} tokens: {} of the vocabulary's {} have a vector; {:.1} s",
@@ -475,24 +484,7 @@ impl PretrainJob {
             self.tokenizer.vocab_size(),
             start.elapsed().as_secs_f64()
         ));
-        let deviation = self.encoder_config().initializer_range as f32;
-        for param in self.networks.layout.params() {
-            let is = |end: &str| param.names.iter().any(|name| name.ends_with(end));
-            let values = &mut values[param.view.range()];
-            if is(WORD_EMBEDDINGS) {
-                let rows = values.chunks_exact_mut(param.view.cols);
-                for (token, row) in rows.enumerate() {
-                    let vector = counts.vector(token).unwrap_or_default();
-                    for (value, &x) in row.iter_mut().zip(vector) {
-                        *value = deviation * x;
-                    }
-                }
-            } else if is(OUTPUT_BIAS) {
-                for (token, value) in values.iter_mut().enumerate() {
-                    *value = counts.log_frequency(token);
-                }
-            }
-        }
+        informed::begin(networks(), &self.networks.layout, &counts, waves, values);
         Ok(())
     }
 

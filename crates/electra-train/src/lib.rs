@@ -5,6 +5,7 @@ pub mod config;
 pub mod evaluation;
 pub mod export;
 pub mod finetune;
+pub mod informed;
 pub mod interrupt;
 pub mod job;
 pub mod metrics_log;

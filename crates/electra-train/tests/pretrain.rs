@@ -6,6 +6,7 @@ mod small_run;
 use electra_data::cooccurrence::TokenCounts;
 use electra_engine::reference::Reference;
 use electra_model::files::{ModelDir, ModelKind};
+use electra_train::config::PretrainConfig;
 use electra_train::export::{Network, write_network};
 use electra_train::job::{GivenModel, InitFrom, JobError, PretrainJob};
 use electra_train::metrics_log::{EvalMetrics, MetricsLine, read_metrics};
@@ -653,7 +654,9 @@ fn a_run_that_begins_with_counts_knows_frequencies_at_the_first_step() {
         let view = job.networks.layout.get(&name).expect("a tensor").view;
         let row = |word: String| {
             let id = job.tokenizer.id(&word).expect("a word") as usize;
-            one[view.range()][id * view.cols..][..view.cols].to_vec()
+            let (words, waves) = one[view.range()][id * view.cols..][..16].split_at(12);
+            assert_eq!(waves, [0.0; 4]);
+            words.to_vec()
         };
         (0..8)
             .flat_map(|i| [row(format!("w{i}")), row(format!("v{i}"))])
@@ -664,14 +667,103 @@ fn a_run_that_begins_with_counts_knows_frequencies_at_the_first_step() {
     assert_eq!(table, words("discriminator"));
     // Each row is its token's vector, counted on the examples to train on and no others.
     let examples = job.train.examples();
-    let counts = TokenCounts::of(examples, 16, 1).expect("counts");
+    let counts = TokenCounts::of(examples, 12, 1).expect("counts");
     assert_eq!(counts.tokens(), examples.tokens() - 2 * examples.len());
     let id = job.tokenizer.id("w3").expect("a word") as usize;
     let vector = counts.vector(id).expect("a frequent word");
-    let row = &table[6 * 16..7 * 16];
+    let row = &table[6 * 12..7 * 12];
     assert!(vector.iter().zip(row).all(|(x, &value)| 0.02 * x == value));
     let square = table.iter().map(|x| x * x).sum::<f32>() / table.len() as f32;
     assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.2, "{square}");
+}
+
+#[test]
+fn a_run_that_begins_with_counts_has_heads_that_look_at_neighbours() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let mut small = PretrainConfig::preset("small").expect("a preset");
+    for setting in ["initialization=counts", "train_batch_size=8"] {
+        small.set(setting).expect("a setting");
+    }
+    let job = PretrainJob::open(small, &shards, None, None).expect("a job");
+    let values = job.initial_values(&mut |_| ()).expect("values");
+    let word = job.tokenizer.id("w3").expect("a word") as usize;
+    for (net, heads, looks) in [
+        (
+            "discriminator",
+            4,
+            [(0, 0, -1), (0, 1, 1), (0, 2, -2), (0, 3, 2)],
+        ),
+        (
+            "generator",
+            1,
+            [(0, 0, -1), (1, 0, 1), (2, 0, -2), (3, 0, 2)],
+        ),
+    ] {
+        let tensor = |name: String| {
+            let param = job.networks.layout.get(&format!("{net}.electra.{name}"));
+            let view = param.expect("a tensor").view;
+            (&values[view.range()], view.cols)
+        };
+        let product = |name: String, x: &[f32]| -> Vec<f32> {
+            let (weight, cols) = tensor(name);
+            let rows = weight.chunks_exact(cols);
+            rows.map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum())
+                .collect()
+        };
+        let row = |name: &str, index: usize| {
+            let (table, cols) = tensor(format!("embeddings.{name}.weight"));
+            table[index * cols..][..cols].to_vec()
+        };
+        let sum = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(b).map(|(a, b)| a + b).collect();
+        let standard = |x: Vec<f32>| {
+            let mean = x.iter().sum::<f32>() / x.len() as f32;
+            let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / x.len() as f32;
+            x.iter()
+                .map(|v| (v - mean) / variance.sqrt())
+                .collect::<Vec<_>>()
+        };
+        let hidden: Vec<Vec<f32>> = (0..100)
+            .map(|position| {
+                let place = sum(
+                    row("position_embeddings", position),
+                    row("token_type_embeddings", 0),
+                );
+                let x = standard(sum(row("word_embeddings", word), place));
+                product("embeddings_project.weight".into(), &x)
+            })
+            .collect();
+        let size = hidden[0].len() / heads;
+        for (layer, head, distance) in looks {
+            let of_head = |what: &str, x: &Vec<f32>| {
+                let name = format!("encoder.layer.{layer}.attention.self.{what}.weight");
+                product(name, x)[head * size..][..size].to_vec()
+            };
+            let at = 50;
+            let query = of_head("query", &hidden[at]);
+            let weights: Vec<f32> = hidden
+                .iter()
+                .map(|x| {
+                    let key = of_head("key", x);
+                    let dot: f32 = query.iter().zip(&key).map(|(q, k)| q * k).sum();
+                    (dot / (size as f32).sqrt()).exp()
+                })
+                .collect();
+            let neighbour = (at as i32 + distance) as usize;
+            let share = weights[neighbour] / weights.iter().sum::<f32>();
+            assert!(share > 0.75, "{net}, layer {layer}, head {head}: {share}");
+
+            // What is passed on has about half of the variance of a token.
+            let mut value = vec![0.0; heads * size];
+            let passed = of_head("value", &hidden[neighbour]);
+            value[head * size..][..size].copy_from_slice(&passed);
+            let name = format!("encoder.layer.{layer}.attention.output.dense.weight");
+            let out = product(name, &value);
+            let square = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
+            let ratio = square(&out) / square(&hidden[neighbour]);
+            assert!((0.2..0.9).contains(&ratio), "{net}, layer {layer}: {ratio}");
+        }
+    }
 }
 
 #[test]
