@@ -54,7 +54,7 @@ CASES = [
          ("learning_rate=3e-4", "max_seq_length=32", "num_train_steps=400", "num_warmup_steps=100", *NO_DROPOUT), 100,
          seeds=6),
     Case("tiny, joint, begun with counts", "tiny", "en_*.txt", 8000,
-         (COUNTS, "num_train_steps=1500", "num_warmup_steps=150", *NO_DROPOUT), 250, seeds=3),
+         (COUNTS, "adam_beta2=0.98", "num_train_steps=1000", "num_warmup_steps=100", *NO_DROPOUT), 250, seeds=3),
 ]  # fmt: skip
 
 

@@ -98,9 +98,10 @@ def learning_rate(step: int, peak: float, total: int, warmup: int) -> float:
 class Optimizer:
     """Adam without bias correction, epsilon outside the root, decay added to the update, clipped by global norm."""
 
-    beta1, beta2, epsilon = 0.9, 0.999, 1e-6
+    beta1, epsilon = 0.9, 1e-6
 
-    def __init__(self, model: nn.Module, weight_decay: float = 0.01, clip: float = 1.0):
+    def __init__(self, model: nn.Module, weight_decay: float = 0.01, clip: float = 1.0, beta2: float = 0.999):
+        self.beta2 = beta2
         named = list(model.named_parameters())
         self.clip = clip
         self.parameters = [p for _, p in named]

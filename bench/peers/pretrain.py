@@ -57,6 +57,7 @@ class Hyper:
     num_warmup_steps: int = 10_000
     learning_rate: float = 5e-4
     weight_decay_rate: float = 0.01
+    adam_beta2: float = 0.999
     seed: int = 0
 
     def override(self, settings: list[str]) -> Hyper:
@@ -217,7 +218,7 @@ class Trainer:
         torch.manual_seed(h.seed)
         self.h = h
         self.pair = build(h, len(vocab)).train()
-        self.optimizer = er.Optimizer(self.pair, h.weight_decay_rate)
+        self.optimizer = er.Optimizer(self.pair, h.weight_decay_rate, beta2=h.adam_beta2)
         special = {vocab[s] for s in SPECIAL}
         self.words = torch.tensor([i for i in range(len(vocab)) if i not in special])
         self.bf16 = precision == "bf16"
