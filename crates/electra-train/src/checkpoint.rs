@@ -34,7 +34,10 @@ pub enum CheckpointError {
     #[error("{0}. Earlier checkpoints are untouched")]
     Write(#[from] WriteError),
     /// A checkpoint could not be read for a reason outside of it, such as missing permission.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error(
+        "cannot read {path}: {source}. Try again; to go on from an earlier checkpoint instead, move \
+         this one away", path = path.display()
+    )]
     Read {
         /// The file or directory.
         path: PathBuf,

@@ -90,14 +90,21 @@ pub(crate) fn begin<'a>(
         };
         net.embed(counts, waves, values);
         net.project(waves, values);
-        for (index, distance) in DISTANCES.into_iter().enumerate() {
-            let (layer, head) = (
-                index / config.num_attention_heads,
-                index % config.num_attention_heads,
-            );
-            if waves.count > 0 && layer < config.num_hidden_layers {
-                net.look(layer, head, distance, waves, values);
+        if waves.count == 0 {
+            continue;
+        }
+        // Mean squares of a value of a word and of a wave: 1 after the norm of the embeddings.
+        let (mut word, mut wave) = (1.0, 1.0);
+        let share = waves.dimensions() as f64 / config.hidden_size as f64;
+        let layers = DISTANCES.chunks(config.num_attention_heads);
+        for (layer, distances) in layers.take(config.num_hidden_layers).enumerate() {
+            for (head, &distance) in distances.iter().enumerate() {
+                net.look(layer, head, distance, wave, waves, values);
             }
+            // What the heads pass on adds to the words; the norm after them shrinks both.
+            word *= 1.0 + PASSED_ON * distances.len() as f64;
+            let mean = (1.0 - share) * word + share * wave;
+            (word, wave) = (word / mean, wave / mean);
         }
     }
 }
@@ -121,7 +128,8 @@ impl Net<'_> {
             }
         }
         if let Some(view) = self.view("electra.embeddings.token_type_embeddings.weight") {
-            rows(values, view).for_each(|row| row[words..].fill(0.0));
+            // What is added to every token would only make all of them alike.
+            values[view.range()].fill(0.0);
         }
         if let Some(view) = self.view("electra.embeddings.position_embeddings.weight") {
             // A cosine's mean square is a half.
@@ -163,8 +171,17 @@ impl Net<'_> {
         }
     }
 
-    /// Lets a head look `distance` tokens further, and pass on what is there.
-    fn look(&self, layer: usize, head: usize, distance: i32, waves: Waves, values: &mut [f32]) {
+    /// Lets a head look `distance` tokens further, and pass on what is there. `square`: the mean square
+    /// of a wave's values where the head reads them.
+    fn look(
+        &self,
+        layer: usize,
+        head: usize,
+        distance: i32,
+        square: f64,
+        waves: Waves,
+        values: &mut [f32],
+    ) {
         let base = format!("electra.encoder.layer.{layer}.attention");
         let weight = |name: &str| self.view(&format!("{base}.{name}.weight"));
         let (Some(query), Some(key), Some(value), Some(output)) = (
@@ -178,9 +195,9 @@ impl Net<'_> {
         let hidden = self.config.hidden_size;
         let size = hidden / self.config.num_attention_heads;
         let (first, words) = (head * size, hidden - waves.dimensions());
-        // After the norm of the embeddings a cosine and its sine have a square of 2; the product of two
-        // such, scaled by the root of the head's size, is to have the sharpness.
-        let scale = (SHARPNESS * (size as f64).sqrt() / 2.0).sqrt();
+        // The product of two cosines and sines, scaled by the root of the head's size, is to have the
+        // sharpness at the distance.
+        let scale = (SHARPNESS * (size as f64).sqrt() / (2.0 * square)).sqrt();
         for (wave, angle) in waves.angles().enumerate() {
             let (sine, cosine) = (angle * f64::from(distance)).sin_cos();
             let (row, column) = (first + 2 * wave, words + 2 * wave);

@@ -257,6 +257,8 @@ impl<'a, B: Backend> Run<'a, B> {
             first,
         );
         // What an earlier start was stopped in.
+        let measures = |run: &Self| (run.report.eval.len(), run.report.probes.len());
+        let before = measures(self);
         if !self.measure(first)? {
             return Ok(Outcome::Interrupted(first));
         }
@@ -264,8 +266,14 @@ impl<'a, B: Backend> Run<'a, B> {
             self.context
                 .observer
                 .on_message(&format!("all {total} steps are done already"));
-            self.export()?;
-            self.write_report()?;
+            if measures(self) != before {
+                self.save(first)?;
+            } else {
+                self.export()?;
+                if !self.dir.report().is_file() {
+                    self.write_report()?;
+                }
+            }
             return Ok(Outcome::Finished(self.report.eval.last().cloned()));
         }
         for index in first..total {

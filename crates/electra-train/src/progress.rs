@@ -236,10 +236,13 @@ fn group_memory_bytes(dir: &Path) -> Option<u64> {
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
     let (limit, taken) = (number("memory.max")?, number("memory.current")?);
     let stat = read("memory.stat").unwrap_or_default();
-    let files = stat
+    let kept = ["active_file ", "inactive_file ", "slab_reclaimable "];
+    let of_files: u64 = stat
         .lines()
-        .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok());
-    Some(limit.saturating_sub(taken.saturating_sub(files.unwrap_or(0))))
+        .filter_map(|line| kept.iter().find_map(|name| line.strip_prefix(name)))
+        .filter_map(|bytes| bytes.trim().parse::<u64>().ok())
+        .sum();
+    Some(limit.saturating_sub(taken.saturating_sub(of_files)))
 }
 
 /// Speed over a moving window of steps, whatever unit is counted.
@@ -313,7 +316,11 @@ mod tests {
         assert_eq!(group_memory_bytes(dir.path()), None);
         write("memory.max", "1000\n").expect("writable");
         assert_eq!(group_memory_bytes(dir.path()), Some(300));
-        write("memory.stat", "anon 1\ninactive_file 500\n").expect("writable");
+        write(
+            "memory.stat",
+            "anon 1\nactive_file 100\ninactive_file 400\n",
+        )
+        .expect("writable");
         assert_eq!(group_memory_bytes(dir.path()), Some(800));
     }
 

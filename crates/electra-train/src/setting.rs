@@ -61,7 +61,7 @@ pub(crate) struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
-    /// Reads `key=value`; the value is JSON, or text where it is not. A number may be a fraction.
+    /// Reads `key=value`; the value is JSON, a fraction such as 1/3, or text where it is neither.
     pub fn parse(assignment: &'a str) -> Result<Self, SettingError> {
         let place = format!("--set {assignment}");
         let Some((key, text)) = assignment.split_once('=') else {
@@ -71,7 +71,10 @@ impl<'a> Setting<'a> {
         let text = text.trim();
         Ok(Setting {
             key: key.trim(),
-            value: serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+            value: serde_json::from_str(text)
+                .ok()
+                .or_else(|| fraction(text))
+                .unwrap_or_else(|| text.into()),
             place,
         })
     }
@@ -94,7 +97,6 @@ impl<'a> Setting<'a> {
             (Value::String(_), value @ (Value::Number(_) | Value::Bool(_))) => {
                 value.to_string().into()
             }
-            (Value::Number(_), Value::String(text)) => fraction(&text).unwrap_or(text.into()),
             (_, value) => value,
         };
         *config = serde_json::from_value(Value::Object(all)).map_err(|error| {

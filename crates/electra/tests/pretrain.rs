@@ -307,12 +307,17 @@ fn models_are_measured_without_training_them() {
         .into_iter()
         .rfind(|line| line.get("eval_mlm_loss").is_some())
         .expect("an evaluation");
-    let mut all = arguments_without_sizes(&shards, &out);
-    let at = all.iter().position(|a| a == "--out").expect("--out");
-    all.splice(
-        at..at + 2,
-        ["--evaluate", "--init-from", &out].map(str::to_owned),
-    );
+    // Settings of measuring are the run's.
+    let data = shards.display().to_string();
+    let command = [
+        "pretrain",
+        "--evaluate",
+        "--init-from",
+        &out,
+        "--data",
+        &data,
+    ];
+    let mut all = command.map(str::to_owned).to_vec();
     let before = fs::read_dir(&out).expect("the run").count();
     let measured = electra(&[&all[..], &["--json".to_owned()]].concat()).json();
     for name in ["eval_mlm_loss", "eval_rtd_loss", "eval_rtd_auc"] {

@@ -406,27 +406,19 @@ fn already_complete(
 }
 
 /// Whether `out` may be written to: it is new, empty, or of prepare. What is named as prepare names its
-/// files is prepare's own where a manifest or a plan lies beside it.
+/// files is prepare's own where its manifest or its mark lies beside it.
 fn refuse_foreign(out: &Path) -> Result<(), PrepareError> {
-    let names = |dir: &Path| -> Result<Vec<String>, PrepareError> {
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(io_error(dir)(e)),
-        };
-        let name = |entry: io::Result<fs::DirEntry>| {
-            let name = entry.map_err(io_error(dir))?.file_name();
-            Ok(name.to_string_lossy().into_owned())
-        };
-        entries.map(name).collect()
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error(out)(e)),
     };
-    let parts = out.join(plan::PARTS);
-    let begun = out.join(MANIFEST).exists() || parts.join(plan::PLAN).exists();
-    for name in names(out)? {
-        let own = match name.as_str() {
+    let begun = out.join(MANIFEST).exists() || out.join(plan::MARK).exists();
+    for entry in entries {
+        let name = entry.map_err(io_error(out))?.file_name();
+        let name = name.to_string_lossy();
+        let own = match name.as_ref() {
             hidden if hidden.starts_with('.') => true,
-            // A start that was killed before it had a plan.
-            plan::PARTS if !begun => names(&parts)?.iter().all(|name| name.starts_with("plan.")),
             MANIFEST | TOKENIZER_DIR | plan::PARTS => begun,
             other => begun && merge::is_shard(other),
         };

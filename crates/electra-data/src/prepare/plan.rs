@@ -14,6 +14,8 @@ use electra_model::files::atomic::put_in_place;
 
 /// The folder of unfinished work.
 pub(super) const PARTS: &str = "parts";
+/// An empty file by which a directory is known as prepare's, whatever a kill leaves of the rest.
+pub(super) const MARK: &str = ".prepare";
 /// What they are parts of, in that folder.
 pub(super) const PLAN: &str = "plan.json";
 
@@ -130,6 +132,9 @@ impl Job {
         start_over: bool,
     ) -> Result<Self, PrepareError> {
         refuse_foreign(out)?;
+        let mark = out.join(MARK);
+        let marked = fs::create_dir_all(out).and_then(|()| File::create(&mark));
+        marked.map_err(io_error(&mark))?;
         let folder = out.join(PARTS);
         let path = folder.join(PLAN);
         if let Some(there) = read_plan(&path)? {

@@ -517,6 +517,10 @@ fn bad_requests_and_outputs_are_refused() {
         assert!(error.contains(wanted), "{error}");
     };
     error(&inputs, &out, &base, "no text at all in a.txt");
+    // What that leaves may be gone on with.
+    error(&inputs, &out, &base, "no text at all in a.txt");
+    fs::create_dir(out.join("parts")).unwrap();
+    error(&inputs, &out, &base, "no text at all in a.txt");
     error(&[], &out, &base, "no input; name files");
     error(
         &inputs,

@@ -63,7 +63,9 @@ impl ReadFailure {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Damaged(format!("{file} is missing")),
             io::ErrorKind::UnexpectedEof => Self::Damaged(format!("{file} is cut short")),
-            io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory => {
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory => {
                 Self::Damaged(format!("{file} cannot be read: {error}"))
             }
             // A disk or a network that fails now may be well again at the next start.

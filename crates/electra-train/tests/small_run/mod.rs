@@ -185,8 +185,6 @@ pub fn last_checkpoint(out: &Path, step: u64) -> Checkpoint {
     let path = out.join(format!("checkpoints/step-{step:08}"));
     let mut checkpoint = Checkpoint::read(&path).unwrap_or_else(|e| panic!("{e}"));
     checkpoint.state["seconds"] = 0.into();
-    // A run that is stopped in its last evaluation has its checkpoint before it.
-    checkpoint.state["samples"] = 0.into();
     checkpoint
 }
 

@@ -14,6 +14,7 @@ use electra_train::job::{GivenModel, InitFrom, PretrainJob};
 use electra_train::metrics_log::EvalMetrics;
 use electra_train::pretrain::{Outcome, RunContext, pretrain};
 use electra_train::progress::observer_on_stderr;
+use electra_train::run_dir::RunFile;
 use electra_train::trainer::{Position, Trainer};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -116,11 +117,30 @@ impl ProbeFiles {
     }
 }
 
+/// Settings that decide what a pair of models is measured on, and how.
+const MEASURED_BY: [&str; 7] = [
+    "seed",
+    "held_out",
+    "max_seq_length",
+    "examples",
+    "mask_prob",
+    "temperature",
+    "disallow_correct",
+];
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
     let mut config = PretrainConfig::preset(&args.preset)?;
     if args.debug {
         config.shrink();
+    }
+    if let (true, Some(name)) = (args.evaluate, &args.init_from)
+        && let Ok(run) = RunFile::read(Path::new(name))
+    {
+        // A run's models are measured as it measured them, on what it held out.
+        let own = run.settings.into_iter();
+        let own = own.filter(|(key, _)| MEASURED_BY.contains(&key.as_str()));
+        config.merge(&own.collect(), &format!("{name}/run.json"))?;
     }
     if let Some(path) = &args.config {
         config.merge_file(path)?;
@@ -130,6 +150,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     if let Some(seed) = args.seed {
         config.seed = seed;
+    }
+    if args.debug {
+        let parts = &mut config.gradient_accumulation_steps;
+        *parts = (*parts).min(config.train_batch_size);
     }
     let init_from = match &args.init_from {
         Some(name) => Some(match models_of(name, config.objective()) {
@@ -160,14 +184,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .context("--probe")?;
     let stop = interrupt::stop_on_signals()?;
     let Some(out) = &args.out else {
+        if job.held_out.is_none() {
+            bail!("held_out is 0, so there is nothing to measure on");
+        }
         let measured = args.device.run(Evaluate {
             job: &job,
             stop: &stop,
         })?;
         return match measured {
-            _ if stop.is_requested() => Ok(interrupt::exit_code()),
             Some(metrics) => print_metrics(&metrics, args.json),
-            None => bail!("held_out is 0, so there is nothing to measure on"),
+            None => Ok(interrupt::exit_code()),
         };
     };
     let outcome = args.device.run(Pretrain {
