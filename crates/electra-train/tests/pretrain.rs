@@ -738,6 +738,7 @@ fn a_run_that_begins_with_counts_has_heads_that_look_at_neighbours() {
             let mut context = vec![vec![0.0; heads * size]; hidden.len()];
             for (head, distance) in looks[layer * heads..][..heads].iter().enumerate() {
                 let part = head * size..(head + 1) * size;
+                let mut share = 0.0;
                 for (at, context) in context.iter_mut().enumerate() {
                     let query = &queries[at][part.clone()];
                     let weight = |key: &Vec<f32>| {
@@ -754,12 +755,12 @@ fn a_run_that_begins_with_counts_has_heads_that_look_at_neighbours() {
                         }
                     }
                     if (10..90).contains(&at) {
-                        let share = weights[(at as i32 + distance) as usize] / total;
-                        // These words repeat, which shrinks waves by more than chance does.
-                        let least = if layer == 0 { 0.8 } else { 0.5 };
-                        assert!(share > least, "{net}, layer {layer}, head {head}: {share}");
+                        share += weights[(at as i32 + distance) as usize] / total / 80.0;
                     }
                 }
+                // Beyond the first layer waves shrink by more or less, as words add up.
+                let least = if layer == 0 { 0.8 } else { 0.6 };
+                assert!(share > least, "{net}, layer {layer}, head {head}: {share}");
             }
             let square = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
             let (mut added, mut there) = (0.0, 0.0);
