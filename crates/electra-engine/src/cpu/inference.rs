@@ -31,7 +31,9 @@ struct Run<'a> {
     spec: &'a LayerSpec,
     /// Of the products of layers, but for those of weights that are kept exact.
     form: Form,
-    /// Of attention, and of weights that are kept exact.
+    /// Of weights that are kept exact.
+    exact: Form,
+    /// Of attention.
     attention: Form,
     /// `[T, H]` what a layer reads and replaces.
     x: View,
@@ -58,7 +60,7 @@ impl Run<'_> {
         let (rows, spec) = (self.block, self.spec);
         let left = |depth| {
             let words = |form| left_words(form, rows, depth);
-            words(self.form).max(words(self.attention))
+            words(self.form).max(words(self.exact))
         };
         [
             left(spec.hidden),
@@ -270,7 +272,8 @@ impl Cpu {
             isa: self.isa,
             spec,
             form,
-            attention: self.form,
+            exact: self.form,
+            attention: self.kept_form(spec),
             x: view,
             block: block_rows(self.isa, form, spec),
             clock: &self.clock,

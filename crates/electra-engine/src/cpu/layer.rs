@@ -25,8 +25,8 @@ use crate::rng::Purpose;
 use std::ops::Range;
 
 impl Cpu {
-    /// The form of what a layer keeps.
-    fn kept_form(&self, spec: &LayerSpec) -> Form {
+    /// The form of what a layer keeps, and in which attention reads it: pairs of bf16 are not cut.
+    pub(super) fn kept_form(&self, spec: &LayerSpec) -> Form {
         let pairs = [spec.hidden / spec.heads, spec.hidden, spec.intermediate];
         match self.form {
             Form::Bf16 if pairs.iter().all(|n| n % 2 == 0) => Form::Bf16,
