@@ -117,8 +117,12 @@ impl ProbeFiles {
     }
 }
 
-/// Settings that decide what a pair of models is measured on, and how.
-const MEASURED_BY: [&str; 7] = [
+/// Settings that decide which models there are, what they are measured on, and how.
+const MEASURED_BY: [&str; 11] = [
+    "electra_objective",
+    "uniform_generator",
+    "untied_generator",
+    "untied_generator_embeddings",
     "seed",
     "held_out",
     "max_seq_length",
@@ -282,9 +286,10 @@ fn print_metrics(metrics: &EvalMetrics, json: bool) -> Result<ExitCode> {
         .into_iter()
         .flatten()
     {
-        // What is no measure is of a run.
-        if let (true, Some(value)) = (name.starts_with("eval_"), value.as_f64()) {
-            writeln!(stdout, "{:<18}{value:.4}", &name["eval_".len()..])?;
+        // Steps and tokens are a run's, and nothing was trained here.
+        let measure = name.strip_prefix("eval_").filter(|name| *name != "tokens");
+        if let (Some(measure), Some(value)) = (measure, value.as_f64()) {
+            writeln!(stdout, "{measure:<18}{value:.4}")?;
         }
     }
     Ok(ExitCode::SUCCESS)
