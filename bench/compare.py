@@ -2,8 +2,8 @@
 
 Each row is measured in rounds: ours, then each peer, each in a process of its own that warms up and gives the median of a
 few repetitions; then the next round. The table has the median and the range over the rounds, and as ratio the median of
-the rounds' ratios. Finished measurements are kept in $ELECTRA_BENCH_DIR/measurements.jsonl and hold for one build of
-electra, one set of peers and one number of threads.
+the rounds' ratios. Finished measurements are kept in $ELECTRA_BENCH_DIR/measurements.jsonl and hold for one machine, one
+build of electra, one set of peers and of these scripts, and one number of threads.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ PEERS = Path(__file__).parent / "peers"
 WORK = Path(os.environ.get("ELECTRA_BENCH_DIR", Path.home() / ".cache/electra-bench"))
 DATA = Path(os.environ.get("ELECTRA_BENCH_DATA", Path(__file__).parent / "../../shared/data"))
 VOCABULARY = DATA / "vocab/bert-base-uncased.txt"
-SENTENCES = DATA / "tasks/sst2/dev.tsv"
 MODELS = WORK / "models"
-# Of all sentences, and of some batches of them where a whole pass would take a peer too long.
-LENGTHS, LENGTHS_OF_SOME = WORK / "sst2-dev.lengths", WORK / "sst2-dev-some.lengths"
+# Tokens of each sentence of SST-2's development set in its order, cut by BERT's uncased vocabulary, [CLS] and [SEP]
+# counted; and of some batches of them where a whole pass would take a peer too long.
+LENGTHS, LENGTHS_OF_SOME = PEERS / "sst2-dev.lengths", WORK / "sst2-dev-some.lengths"
+# Where the development data is not there: the text inside the binary, and a tokenizer trained on it.
+EMBEDDED = WORK / "embedded"
 BATCH, SOME = 32, 8
 PACKAGES = ["torch", "transformers", "onnxruntime", "openvino", "nncf", "tokenizers", "datasets"]
 # Of the processors' time taken by others while nothing of ours runs: above it a measurement means little.
@@ -47,7 +49,6 @@ class Row:
     peers: dict[str, list[str]] = field(default_factory=dict)
     target: str = ""
     measure: str = "tokens_per_s"
-    needs: list[Path] = field(default_factory=list)
     models: str | None = None
 
     @property
@@ -102,15 +103,21 @@ def rows(threads: int) -> Iterator[Row]:
         yield Row("latency", f"latency 1×{seq} {precision}", ours, peers, target, "ms", models="small")
 
     ragged = ["--preset", "small", "--batch", str(BATCH), "--lengths", str(LENGTHS)]
+    half = "--bf16-weights"
     yield Row("ragged", "ragged, SST-2 dev, 32 in order of arrival, bf16", ["infer", *ragged, "--precision", "bf16"], {
         "OpenVINO bf16": openvino("bf16", *ragged), "OpenVINO bf16, streams": openvino("bf16", *ragged, *streams),
         "OpenVINO bf16, sorted": openvino("bf16", "--sorted", *ragged),
         "OpenVINO bf16, sorted, streams": openvino("bf16", "--sorted", *ragged, *streams),
+        "PyTorch eager bf16": torch("bf16", half, *ragged),
+        "PyTorch eager bf16, sorted": torch("bf16", half, "--sorted", *ragged),
+    }, "16,900; ≥ 2.1× the best padded; ≥ 1.05× the best sorted", models="small")  # fmt: skip
+    yield Row("ragged", "the same, int8", ["infer", *ragged, "--precision", "int8"], {
+        "OpenVINO int8": openvino("int8", *ragged), "OpenVINO int8, streams": openvino("int8", *ragged, *streams),
+        "OpenVINO int8, sorted": openvino("int8", "--sorted", *ragged),
+        "OpenVINO int8, sorted, streams": openvino("int8", "--sorted", *ragged, *streams),
         "ONNX Runtime int8": onnxruntime("int8", *ragged),
         "ONNX Runtime int8, sorted": onnxruntime("int8", "--sorted", *ragged),
-        "PyTorch eager bf16": torch("bf16", "--bf16-weights", *ragged),
-        "PyTorch eager bf16, sorted": torch("bf16", "--bf16-weights", "--sorted", *ragged),
-    }, "16,900; ≥ 2.1× the best padded; ≥ 1.05× the best sorted", needs=[VOCABULARY, SENTENCES], models="small")  # fmt: skip
+    }, models="small")  # fmt: skip
 
     for precision, target in [("f32", "2,110; ≥ 1.7× PyTorch at its best"),
                               ("bf16", "3,870; ≥ 2.4× PyTorch at its best; memory 600 MB, ≤ 30% of PyTorch's")]:  # fmt: skip
@@ -123,9 +130,10 @@ def rows(threads: int) -> Iterator[Row]:
     step = ["--preset", "small", "--batch", str(BATCH), "--lengths", str(LENGTHS_OF_SOME)]
     yield Row("finetune", "fine-tune step, SST-2 dev lengths, batch 32, bf16", ["finetune", *step, "--precision", "bf16"], {
         "PyTorch eager bf16": ["finetune_step.py", *step, "--precision", "bf16"],
+        "PyTorch eager bf16, sorted": ["finetune_step.py", *step, "--precision", "bf16", "--sorted"],
         "PyTorch eager f32": ["finetune_step.py", *step, "--precision", "f32"],
         "PyTorch compiled bf16": ["finetune_step.py", *step, "--precision", "bf16", "--compile"],
-    }, "4,200; ≥ 3.8× PyTorch", needs=[VOCABULARY, SENTENCES])  # fmt: skip
+    }, "4,200; ≥ 3.8× PyTorch")  # fmt: skip
 
     for precision in ("bf16", "int8"):
         ours, shape = infer(8, 128, precision, "base")
@@ -134,18 +142,25 @@ def rows(threads: int) -> Iterator[Row]:
             f"OpenVINO {precision}, streams": openvino(precision, *shape, *streams),
         }, "≥ 1.1× OpenVINO", models="base")  # fmt: skip
 
-    texts = sorted(DATA.glob("pretrain/en_*.txt")) or [DATA / "pretrain/en_wiki.txt"]
+    vocabulary, texts = VOCABULARY, sorted(DATA.glob("pretrain/en_*.txt"))
+    if not vocabulary.exists() or not texts:
+        vocabulary, texts = EMBEDDED / "tokenizer/vocab.txt", [EMBEDDED / "text.txt"]
     given = ["--input", *map(str, texts)]
-    yield Row("prepare", "text to shards", ["prepare", "--tokenizer", str(VOCABULARY), *given], {
-        "tokenizers encode_batch": ["prepare_text.py", "--peer", "tokenizers", "--vocab", str(VOCABULARY), *given],
-        "datasets map": ["prepare_text.py", "--peer", "datasets", "--vocab", str(VOCABULARY), *given],
-    }, "≥ 1.0× tokenizers", "mb_per_s", needs=[VOCABULARY, *texts])  # fmt: skip
+    name = "text to shards" if texts[0].is_relative_to(DATA) else "text to shards, the embedded text"
+    yield Row("prepare", name, ["prepare", "--tokenizer", str(vocabulary), *given], {
+        "tokenizers encode_batch": ["prepare_text.py", "--peer", "tokenizers", "--vocab", str(vocabulary), *given],
+        "datasets map": ["prepare_text.py", "--peer", "datasets", "--vocab", str(vocabulary), *given],
+    }, "≥ 1.0× tokenizers", "mb_per_s")  # fmt: skip
 
-    load = ["load.py", "--models", str(MODELS), "--preset", "small"]
-    yield Row("load", "load `small`, disk to first answer, f32", ["load", "--preset", "small", "--precision", "f32"], {
-        "OpenVINO f32": [*load, "--peer", "openvino"], "ONNX Runtime f32": [*load, "--peer", "onnxruntime"],
-        "transformers f32": [*load, "--peer", "torch"],
-    }, "60 ms", "ms", models="small")  # fmt: skip
+    for precision in ("f32", "bf16", "int8"):
+        load = ["load.py", "--models", str(MODELS), "--preset", "small", "--precision", precision, "--peer"]
+        peers = {"OpenVINO": "openvino", "ONNX Runtime": "onnxruntime", "transformers": "torch"}
+        if precision != "f32":
+            del peers["transformers" if precision == "int8" else "ONNX Runtime"]
+        ours = ["load", "--preset", "small", "--stored", precision, "--precision", precision]
+        yield Row("load", f"load `small`, disk to first answer, {precision}", ours, {
+            f"{name} {precision}": [*load, peer] for name, peer in peers.items()
+        }, "60 ms" if precision == "f32" else "", "ms", models="small")  # fmt: skip
 
 
 GROUPS = ["infer", "latency", "ragged", "train", "finetune", "base", "prepare", "load", "threads"]
@@ -201,6 +216,7 @@ class Kept:
         if self.get(row, side, round) is not None:
             return
         result = json.loads(run(command).splitlines()[-1]) | {"others_busy": float(f"{busy:.2f}")}
+        result["date"] = f"{datetime.date.today():%Y-%m-%d}"
         measurement = {"row": row, "side": side, "round": round, "result": result} | self.fixed
         with self.path.open("a") as file:
             file.write(json.dumps(measurement) + "\n")
@@ -235,11 +251,10 @@ class Comparison:
         sides = ["electra", *row.peers]
         if not any(self.missing(row, side) for side in sides):
             return print(f"{row.name}: measured already", file=sys.stderr)
-        if absent := [str(path) for path in row.needs if not path.exists()]:
-            self.failures[row.name, "electra"] = f"needs {', '.join(absent)}; set ELECTRA_BENCH_DATA"
-            return print(f"{row.name}: {self.failures[row.name, 'electra']}", file=sys.stderr)
-        if "--lengths" in row.ours:
-            write_lengths()
+        if str(LENGTHS_OF_SOME) in row.ours:
+            write_lengths_of_some()
+        if str(EMBEDDED / "text.txt") in row.ours and not EMBEDDED.exists():
+            run([self.args.electra, "quickstart", "--minutes", "0.05", "--out", str(EMBEDDED)])
         if row.models:
             run([sys.executable, str(PEERS / "export_model.py"), "--preset", row.models, "--models", str(MODELS)])
         if (busy := others_busy()) > BUSY:
@@ -278,6 +293,9 @@ class Comparison:
         unit = {"tokens_per_s": "tokens/s", "ms": "ms", "mb_per_s": "MB/s"}[row.measure]
         peaks = self.values(row, "electra", "fraction_of_peak")
         share = f", {statistics.median(peaks):.0%} of peak" if peaks else ""
+        if data := self.values(row, "electra", "data_ms"):
+            times = self.values(row, "electra", "ms")
+            share += f", loading, masking and packing {statistics.median(data) / statistics.median(times):.2%}"
         busy = max((b for side in ("electra", *row.peers) for b in self.values(row, side, "others_busy")), default=0.0)
         note = f" (others busy: {busy:.0%})" if busy > BUSY else ""
         head = f"| {row.name}, {unit}{note} | {row.target}"
@@ -305,23 +323,28 @@ def threads_row(args: argparse.Namespace, kept: Kept) -> Iterator[str]:
         yield f"| 1 → 2 threads, {name} | ≥ 0.95× of the registers' gain | **electra** | {spread(whole)}× | {statistics.median(share):.2f}× of the registers' | |"
 
 
-def write_lengths() -> None:
-    """One length a line, [CLS] and [SEP] counted, of the sentences in their order."""
-    import tokenizers
-
-    tokenizer = tokenizers.BertWordPieceTokenizer(str(VOCABULARY), lowercase=True)
-    sentences = [line.split("\t")[0] for line in SENTENCES.read_text("utf-8").splitlines() if line]
-    encoded = tokenizer.encode_batch(sentences, add_special_tokens=False)
-    lines = [f"{len(e.ids) + 2}\n" for e in encoded]
-    LENGTHS.write_text("".join(lines))
-    # Full batches, spread over all.
+def write_lengths_of_some() -> None:
+    """Full batches, spread over all."""
+    lines = LENGTHS.read_text().splitlines(keepends=True)
     full = len(lines) // BATCH
-    starts = [i * full // SOME * BATCH for i in range(SOME)] if full > SOME else range(0, len(lines), BATCH)
+    starts = [i * full // SOME * BATCH for i in range(SOME)]
     LENGTHS_OF_SOME.write_text("".join(line for start in starts for line in lines[start : start + BATCH]))
 
 
+def processors() -> list[str]:
+    """The name of each."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+
+
+def scripts() -> str:
+    """A hash of what runs the peers."""
+    files = [Path(__file__), *sorted(PEERS.glob("*.py")), LENGTHS]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def machine() -> Iterator[str]:
-    cpu = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = processors()
     flags = Path("/proc/cpuinfo").read_text()
     sets = [name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if f" {name}" in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -350,6 +373,7 @@ def main() -> None:
     fixed = {
         "build": hashlib.sha256(Path(args.electra).read_bytes()).hexdigest()[:16],
         "peers": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": f"{platform.node()}, {processors()[0]}", "scripts": scripts(),
         "threads": args.threads, "repetitions": args.repetitions, "seconds": args.seconds,
     }  # fmt: skip
     path = WORK / "measurements.jsonl"
@@ -370,9 +394,11 @@ def main() -> None:
     table: list[str] = []
 
     def write() -> None:
+        dates = sorted({result["date"] for result in kept.done.values()}) or ["nothing measured yet"]
+        when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         head = [
             f"{args.threads} threads, {args.rounds} rounds of {args.repetitions} repetitions, ours and theirs in turn; "
-            f"{datetime.date.today():%d %B %Y}; load average at the beginning {load:.2f}.", "", *machine(), "",
+            f"{when}; load average at the beginning {load:.2f}.", "", *machine(), "",
             "Median (least–most) over the rounds; the ratio is the median of the rounds' ratios.", "",
             "| what | target | who | measured | electra against it | peak MB |", "|---|---|---|---|---|---|",
         ]  # fmt: skip

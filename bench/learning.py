@@ -6,8 +6,9 @@
 `--text` holds en_*.txt and zh_reviews.txt (blank lines between documents). One text is made up here: on real text a
 `tiny` pair that begins with random numbers stays at temperature 1 at the entropy of its labels for millions of tokens.
 Where a run begins with counts of the text, PyTorch begins with the same parameters, which a run of one step writes. Each
-side draws its own numbers and holds out documents of its own, as many, so losses agree as those of two seeds do. A finished run in `--work` is not run again. Prints
-a Markdown row a run: means over the last 50 steps and, where evaluated, measures on held-out documents.
+side draws its own numbers and holds out documents of its own, as many, so losses agree as those of two seeds do. With
+`--beside bf16` the other side is the binary too, in bf16, from the same numbers. A finished run in `--work` is not run
+again. Prints a Markdown row a run: means over the last steps and, where evaluated, measures on held-out documents.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 from statistics import mean
 
 PEER = Path(__file__).parent / "peers" / "pretrain.py"
-LAST = 50
+# Steps whose means are compared.
+LAST = {"PyTorch": 50, "bf16": 100}
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,21 @@ def peer_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str],
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-def our_run(case: Case, seed: int, args: argparse.Namespace, inputs: list[str], vocab: Path) -> list[dict[str, float]]:
+def our_run(
+    case: Case, seed: int, args: argparse.Namespace, inputs: list[str], vocab: Path, precision: str
+) -> list[dict[str, float]]:
     call([args.electra, "prepare", "--input", *inputs, "--tokenizer", str(vocab), "--out", str(shards(case, args)),
           "--threads", str(args.threads)])  # fmt: skip
-    out = args.work / f"ours-{slug(case)}-{seed}"
-    our_command(case, seed, args, out)
+    out = args.work / f"ours-{precision}-{slug(case)}-{seed}"
+    our_command(case, seed, args, out, precision=precision)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def our_command(case: Case, seed: int, args: argparse.Namespace, out: Path, *settings: str) -> None:
+def our_command(
+    case: Case, seed: int, args: argparse.Namespace, out: Path, *settings: str, precision: str = "f32"
+) -> None:
     command = [args.electra, "pretrain", "--preset", case.preset, "--data", str(shards(case, args)), "--out", str(out),
-               "--threads", str(args.threads)]  # fmt: skip
+               "--threads", str(args.threads), "--precision", precision]  # fmt: skip
     for setting in (*case.settings, f"eval_steps={case.eval_steps}", f"held_out={HELD_OUT}", f"seed={seed}", *settings):
         nested = "model_hparam_overrides." if "dropout" in setting else ""
         command += ["--set", nested + setting]
@@ -123,8 +129,8 @@ def slug(case: Case) -> str:
     return "-".join(case.name.replace(",", "").lower().split())
 
 
-def measures(lines: list[dict[str, float]]) -> dict[str, float]:
-    trained = [line for line in lines if "loss" in line][-LAST:]
+def measures(lines: list[dict[str, float]], last: int) -> dict[str, float]:
+    trained = [line for line in lines if "loss" in line][-last:]
     out = {key: mean(line[key] for line in trained) for key in ("mlm_loss", "rtd_loss", "rtd_base") if key in trained[0]}
     if out.get("mlm_loss") is None:
         out.pop("mlm_loss", None)
@@ -140,9 +146,11 @@ def main() -> None:
     p.add_argument("--electra", default="target/release/electra")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--only", metavar="NAME", help="one comparison, such as %r" % CASES[0].name)
+    p.add_argument("--beside", choices=LAST, default="PyTorch", help="what runs beside the binary in f32")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    print("| run | seed | MLM, ours / PyTorch | ratio | RTD, ours / PyTorch | ratio | base | held-out AUC, ours / PyTorch |")
+    both = f"ours / {args.beside}"
+    print(f"| run | seed | MLM, {both} | ratio | RTD, {both} | ratio | base | held-out AUC, {both} |")
     print("|---|---|---|---|---|---|---|---|")
     for case in CASES:
         if args.only not in (None, case.name):
@@ -154,8 +162,9 @@ def main() -> None:
             inputs = [str(path) for path in sorted(args.text.glob(case.text))]
         vocab = vocabulary(case, args, inputs)
         for seed in range(case.seeds):
-            a = measures(our_run(case, seed, args, inputs, vocab))
-            b = measures(peer_run(case, seed, args, inputs, vocab))
+            last, given = LAST[args.beside], (case, seed, args, inputs, vocab)
+            a = measures(our_run(*given, "f32"), last)
+            b = measures(our_run(*given, "bf16") if args.beside == "bf16" else peer_run(*given), last)
             cells = [case.name, str(seed)]
             for key in ("mlm_loss", "rtd_loss"):
                 both = key in a and key in b

@@ -2,8 +2,8 @@
 
     python bench/peers/pretrain_step.py --preset small --batch 16 --seq 128 --precision bf16 --threads 2 [--compile]
 
-A step is masking, both networks with dropout 0.1, sampling, losses, backward, clipping and AdamW. bf16 is autocast. With
---compile, torch.compile on both encoders and their heads. One setting a process, for the peak memory.
+A step is masking, both networks with dropout 0.1, sampling, losses, backward, clipping and AdamW: PyTorch's own, fused,
+whose correction of bias costs nothing that shows. bf16 is autocast. With --compile, torch.compile on both encoders and their heads. One setting a process, for the peak memory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,26 @@ import numpy as np
 import torch
 from measured import add_options, batches, repeat, report
 from pretrain import PRESETS, SPECIAL, Masker, Trainer
+
+
+class FusedAdamW:
+    """PyTorch's fused AdamW, in the place of the optimizer of electra_reference.py, which counts as ELECTRA's does."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.parameters = list(module.parameters())
+        named = list(module.named_parameters())
+        kept = [p for n, p in named if n.endswith("bias") or "LayerNorm" in n]
+        decayed = [p for n, p in named if not (n.endswith("bias") or "LayerNorm" in n)]
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": kept, "weight_decay": 0.0}]
+        self.adamw = torch.optim.AdamW(groups, eps=1e-6, fused=True)
+
+    def step(self, lr: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        return float(norm)
 
 
 def main() -> None:
@@ -32,6 +52,7 @@ def main() -> None:
     h = PRESETS[args.preset].override([f"train_batch_size={args.batch}", f"max_seq_length={longest}"])
     vocab = {s: i for i, s in enumerate(SPECIAL)} | {f"word{i}": i for i in range(len(SPECIAL), args.vocab_size)}
     masker, trainer = Masker(h, vocab, np.random.default_rng(0)), Trainer(h, vocab, args.precision)
+    trainer.optimizer = FusedAdamW(trainer.pair)
     if args.compile:
         pair = trainer.pair
         assert pair.generator is not None

@@ -7,6 +7,7 @@ use electra_engine::params::{Init, ParamLayout};
 use electra_engine::reference::Reference;
 use electra_engine::rng::Rng;
 use electra_engine::selftest::{self, Products};
+use std::io::Write;
 
 fn cpu(isa: Isa, precision: Precision, threads: usize) -> Cpu {
     Cpu::new(CpuOptions {
@@ -28,6 +29,27 @@ fn kinds() -> Vec<(Isa, Precision)> {
         }
     }
     kinds
+}
+
+#[test]
+fn kernels_that_cannot_run_here_are_named() {
+    let here = Isa::available();
+    let missing: Vec<&str> = Isa::ALL
+        .into_iter()
+        .filter(|isa| !here.contains(isa))
+        .map(Isa::name)
+        .collect();
+    // Past what the harness captures, so that a run says which kernels it did not test.
+    if !missing.is_empty() {
+        let line = format!(
+            "skipped: kernels of {}: not on this CPU\n",
+            missing.join(", ")
+        );
+        std::io::stderr()
+            .write_all(line.as_bytes())
+            .expect("stderr");
+    }
+    assert!(here.contains(&Isa::Portable));
 }
 
 #[test]

@@ -125,14 +125,37 @@ impl Facts {
 /// Most threads that may be asked for.
 const MAX_THREADS: usize = 1024;
 
-impl DeviceArgs {
-    /// Threads asked for, or as many as there are cores.
-    pub fn thread_count(&self) -> usize {
-        self.threads
-            .or_else(|| std::thread::available_parallelism().ok())
-            .map_or(1, NonZeroUsize::get)
+/// Threads asked for, or as many as there are cores.
+///
+/// # Errors
+/// More than 1,024.
+pub fn thread_count(asked: Option<NonZeroUsize>) -> Result<usize> {
+    let threads = asked
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
+    if threads > MAX_THREADS {
+        bail!("--threads {threads}: at most {MAX_THREADS}");
     }
+    Ok(threads)
+}
 
+/// The instruction set that `ELECTRA_ISA` names, if it is set; that is said.
+///
+/// # Errors
+/// One that this machine has not.
+pub fn asked_isa() -> Result<Option<Isa>> {
+    let Ok(name) = std::env::var("ELECTRA_ISA") else {
+        return Ok(None);
+    };
+    let isa = Isa::from_name(&name).with_context(|| {
+        let known: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+        format!("ELECTRA_ISA={name}: this machine has {}", known.join(", "))
+    })?;
+    tell!("using ELECTRA_ISA={name}");
+    Ok(Some(isa))
+}
+
+impl DeviceArgs {
     /// These options for a model: one that is stored in bytes is computed in bytes where nothing
     /// else is asked for, and that is said.
     pub fn for_model(&self, dir: &ModelDir) -> Self {
@@ -201,26 +224,8 @@ impl DeviceArgs {
     }
 
     fn run_on_cpu<W: Work>(&self, work: W) -> Result<W::Output> {
-        if self.thread_count() > MAX_THREADS {
-            bail!("--threads {}: at most {MAX_THREADS}", self.thread_count());
-        }
-        let isa = match std::env::var("ELECTRA_ISA") {
-            Err(_) => None,
-            Ok(name) => {
-                let known = || {
-                    Isa::available()
-                        .into_iter()
-                        .map(Isa::name)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                };
-                let isa = Isa::from_name(&name)
-                    .with_context(|| format!("ELECTRA_ISA={name}: this machine has {}", known()))?;
-                tell!("using ELECTRA_ISA={name}");
-                Some(isa)
-            }
-        };
-        let threads = self.thread_count();
+        let isa = asked_isa()?;
+        let threads = thread_count(self.threads)?;
         let mut backend = Cpu::new(CpuOptions {
             threads: Some(threads),
             precision: match self.precision.unwrap_or(Precision::F32) {
@@ -239,6 +244,8 @@ impl DeviceArgs {
             CpuPrecision::Bf16 => ("bf16", Products::Bf16),
             CpuPrecision::Int8 => ("int8", Products::Int8),
         };
+        // As many as the system granted.
+        let threads = backend.threads();
         let row = |key: &str, value: String| (key.to_owned(), value);
         let facts = Facts {
             precision,

@@ -162,12 +162,15 @@ fn gemm_prints_the_registers_and_every_product_of_a_preset() {
     for line in &registers {
         assert_spread(line, "gemm_peak_gflops");
     }
-    // Four linear layers of the discriminator and five of the generator, three products each.
+    let barrier = lines.iter().find(|line| line["product"] == "barrier");
+    assert_spread(barrier.expect("a barrier"), "ns");
+    // Four linear layers of each network, the generator's projection, both heads and the vocabulary,
+    // three products each.
     let products: Vec<&Value> = lines
         .iter()
-        .filter(|line| line["product"] != "registers")
+        .filter(|line| line["weight"].is_array())
         .collect();
-    assert_eq!(products.len(), 27);
+    assert_eq!(products.len(), 3 * 12);
     for line in products {
         let weight: Vec<f64> = line["weight"]
             .as_array()
@@ -176,8 +179,34 @@ fn gemm_prints_the_registers_and_every_product_of_a_preset() {
             .filter_map(Value::as_f64)
             .collect();
         let flops = number(line, "gflops") * number(line, "ms") * 1e6;
-        let expected = 2.0 * 16.0 * weight[0] * weight[1];
+        let expected = 2.0 * number(line, "tokens") * weight[0] * weight[1];
         assert!((flops / expected - 1.0).abs() < 1e-2, "{line}");
+    }
+}
+
+#[test]
+fn gemm_times_products_in_bytes_inside_a_layer() {
+    let shape = ["gemm", "--preset", "tiny", "--batch", "2", "--seq", "16"];
+    let lines = bench(&[&shape[..], &["--precision", "int8"], &SHORT].concat());
+    let products: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["weight"].is_array())
+        .collect();
+    assert_eq!(products.len(), 2 * 4, "of a layer of each network");
+    for line in products {
+        assert!(
+            number(line, "gflops") > 0.0 && number(line, "ms") > 0.0,
+            "{line}"
+        );
+        assert_eq!(line["precision"], "int8");
+    }
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_refused() {
+    for subject in ["gemm", "operators", "infer", "train", "finetune"] {
+        let arguments = ["bench", subject, "--preset", "base", "--batch", "1000000"];
+        electra(&arguments).fails(1, &["lower --batch"]);
     }
 }
 

@@ -5,7 +5,7 @@ mod run;
 
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::batch::PackedBatch;
-use electra_engine::cpu::{Cpu, CpuOptions, Precision};
+use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision};
 use electra_engine::rng::{Purpose, Rng};
 use electra_model::files::{ModelDir, NamedTensor, Wanted, write_model_dir};
 use electra_model::inference::Detector;
@@ -223,8 +223,10 @@ fn bf16_and_int8_hardly_change_what_a_model_trained_on_real_text_says() {
             && found.1 <= bounds.1
             && found.2 <= bounds.2
             && found.3 <= bounds.3;
+        // Where the CPU has no bf16, its products are f32's.
+        let same = precision == Precision::Bf16 && *dir == model && !Isa::available()[0].has_bf16();
         assert!(
-            within && found.1 > 0.0,
+            within && (found.1 > 0.0) != same,
             "{name}: {found:?} beyond {bounds:?}"
         );
     }

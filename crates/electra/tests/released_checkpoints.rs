@@ -94,3 +94,33 @@ fn the_small_discriminator_flags_the_word_of_its_model_card() {
         .collect();
     assert_eq!(flagged, ["fake"]);
 }
+
+#[test]
+fn bf16_and_int8_say_of_the_released_models_what_f32_says() {
+    if !wanted() {
+        return;
+    }
+    let text = "The chef cooked the meal\nOne Two Three Ten Five Six Seven Eight\n\
+                The quick brown fox fake over the lazy dog\n";
+    for model in ["small", "base"].map(|size| format!("google/electra-{size}-discriminator")) {
+        let said = |precision: &str| -> Vec<f64> {
+            let arguments = ["predict", "--model", &model, "--as", "detect", "--json"];
+            let given = [&arguments[..], &["--precision", precision]].concat();
+            let lines = electra_with_input(&given, text.as_bytes()).json_lines();
+            lines.iter().flat_map(scores).map(|(_, p)| p).collect()
+        };
+        let exact = said("f32");
+        for (precision, bound) in [("bf16", 0.05), ("int8", 0.1)] {
+            let apart = exact
+                .iter()
+                .zip(said(precision))
+                .map(|(a, b)| (a - b).abs());
+            let (largest, sum) = apart.fold((0.0f64, 0.0), |(l, s), d| (l.max(d), s + d));
+            let mean = sum / exact.len() as f64;
+            eprintln!(
+                "{model} in {precision}: probabilities {largest:.4} apart at most, {mean:.5} in the mean"
+            );
+            assert!(largest < bound, "{model} in {precision}: {largest}");
+        }
+    }
+}

@@ -1,4 +1,7 @@
 //! JSON lines: one object a line, the text in one of its fields.
+//!
+//! An escape that is half of a surrogate pair, as programs write that cut a string inside a
+//! character, is no character: it counts as invalid UTF-8 does.
 
 use std::fmt;
 use std::io::{BufRead, Read};
@@ -6,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::bytes::Bytes;
+use super::bytes::{Bytes, Utf8Count};
 use super::pieces::Record;
 use super::{PieceEnd, ReadError, Source};
 
@@ -17,18 +20,23 @@ pub(super) struct JsonlSource {
     path: PathBuf,
     input: Box<dyn BufRead + Send>,
     field: String,
+    utf8: Utf8Count,
     line: u64,
+    /// Bytes before the line.
+    offset: u64,
     bytes: Vec<u8>,
     record: Record,
 }
 
 impl JsonlSource {
-    pub(super) fn new(path: PathBuf, bytes: Bytes, field: String) -> Self {
+    pub(super) fn new(path: PathBuf, bytes: Bytes, field: String, utf8: Utf8Count) -> Self {
         JsonlSource {
             path,
             input: bytes.into_stream(),
             field,
+            utf8,
             line: 0,
+            offset: 0,
             bytes: Vec::new(),
             record: Record::default(),
         }
@@ -60,6 +68,10 @@ impl JsonlSource {
             if read as u64 == RECORD_LIMIT && self.bytes.last() != Some(&b'\n') {
                 return Err(self.wrong("longer than 256 MiB; split the document".into()));
             }
+            for at in replace_half_pairs(&mut self.bytes) {
+                self.utf8.add(self.offset + at as u64);
+            }
+            self.offset += read as u64;
             let text = String::from_utf8_lossy(&self.bytes);
             if text.trim().is_empty() {
                 continue;
@@ -81,6 +93,31 @@ impl JsonlSource {
             };
         }
     }
+}
+
+/// Makes `\ufffd` of each escape that is half of a surrogate pair; says where they are.
+fn replace_half_pairs(line: &mut [u8]) -> Vec<usize> {
+    let code = |line: &[u8], at: usize| -> Option<u16> {
+        let digits = line.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut halves, mut at) = (Vec::new(), 0);
+    while let Some(next) = line[at..].iter().position(|&byte| byte == b'\\') {
+        at += next;
+        at += match code(line, at) {
+            // The next byte is escaped.
+            None => 2,
+            Some(0xd800..=0xdbff) if matches!(code(line, at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                line[at + 2..at + 6].copy_from_slice(b"fffd");
+                halves.push(at);
+                6
+            }
+            Some(_) => 6,
+        };
+        at = at.min(line.len());
+    }
+    halves
 }
 
 impl Source for JsonlSource {

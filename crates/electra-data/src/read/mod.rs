@@ -228,6 +228,7 @@ impl Reader {
                 path.clone(),
                 bytes,
                 options.field.clone(),
+                utf8.clone(),
             )),
             Format::Csv | Format::Tsv => Box::new(table::TableSource::new(
                 path.clone(),

@@ -324,3 +324,32 @@ fn a_pipe_by_name_is_refused_before_anything_is_read_from_it() {
         "{message}"
     );
 }
+
+#[test]
+fn half_a_surrogate_pair_in_an_escape_counts_as_invalid_utf_8() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = concat!(
+        "{\"text\": \"whole \\ud83d\\ude00, \\\\ud83d\"}\n",
+        "{\"text\": \"cut \\ud83d\"}\n",
+        "{\"text\": \"\\uDE00 \\ud83d\\u0041\", \"other\": \"\\ud800\"}\n",
+    );
+    let path = write(dir.path(), "a.jsonl", lines);
+    let strict = message(read(&path, &ReadOptions::default()));
+    let first = lines.find("\\ud83d\"}\n{\"text\": \"\\uDE00").unwrap();
+    for part in ["4 invalid UTF-8", &format!("byte {first};"), "--lossy"] {
+        assert!(strict.contains(part), "{part}: {strict}");
+    }
+    let lossy = ReadOptions {
+        lossy: true,
+        ..Default::default()
+    };
+    let texts = read(&path, &lossy).unwrap();
+    assert_eq!(
+        texts,
+        [
+            "whole \u{1f600}, \\ud83d",
+            "cut \u{fffd}",
+            "\u{fffd} \u{fffd}A"
+        ]
+    );
+}

@@ -11,7 +11,7 @@ use super::chain::{
     tile_words,
 };
 use super::clock::{Part, PartClock};
-use super::gemm::Form;
+use super::gemm::{Form, STRIP};
 use super::isa::Isa;
 use super::linear::{left_side, left_words};
 use super::pack::Source;
@@ -139,7 +139,9 @@ impl Run<'_> {
         let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
-            let x = std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
+            // Borrowed anew for each use: products read these rows through pointers in between.
+            let x =
+                || std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
             let context = Source {
                 form: Form::F32,
                 data: from.context.add((rows.start - from.first) * spec.hidden),
@@ -148,11 +150,16 @@ impl Run<'_> {
                 stride: spec.hidden,
             };
             let left = left_side(isa, layer.attention_output.form, context, packed);
-            let to = branch.as_mut_ptr();
-            multiply_rows(isa, left, &layer.attention_output, to, spec.hidden);
+            multiply_rows(
+                isa,
+                left,
+                &layer.attention_output,
+                branch.as_mut_ptr(),
+                spec.hidden,
+            );
             lap.done(Part::AttentionOutput);
             isa.run(AddNorm {
-                x,
+                x: x(),
                 y: branch,
                 norm: layer.attention_norm,
             });
@@ -188,11 +195,10 @@ impl Run<'_> {
                 stride: units,
             };
             let left = left_side(isa, layer.output.form, activated, bytes);
-            multiply_rows(isa, left, &layer.output, to, spec.hidden);
+            multiply_rows(isa, left, &layer.output, branch.as_mut_ptr(), spec.hidden);
             lap.done(Part::Output);
-            let branch = std::slice::from_raw_parts_mut(to, count * spec.hidden);
             isa.run(AddNorm {
-                x,
+                x: x(),
                 y: branch,
                 norm: layer.output_norm,
             });
@@ -320,9 +326,10 @@ fn layer_by_layer(
         return;
     };
     let (hidden, threads) = (run.spec.hidden, pool.threads());
-    // As many blocks as go round the threads, none larger than a block.
+    // As many blocks as go round the threads, none larger than a block, and none smaller than what
+    // a product takes up at once: half of that costs as much.
     let blocks = tokens.div_ceil(run.block).next_multiple_of(threads);
-    let block = tokens.div_ceil(blocks);
+    let block = tokens.div_ceil(blocks).max(STRIP);
     let blocks = tokens.div_ceil(block);
     pool.run(blocks, |task, scratch| {
         let mut room = scratch.split(run.room());

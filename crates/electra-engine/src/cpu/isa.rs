@@ -24,7 +24,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set that there is, the best first.
-    const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 6] = [
         Isa::Amx,
         Isa::Avx512Bf16,
         Isa::Avx512Vnni,

@@ -35,6 +35,7 @@ mod vocabulary_backward;
 pub use buffer::Buffer;
 pub use isa::Isa;
 pub use params::CpuParams;
+pub use pool::barrier_ns;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};

@@ -42,19 +42,17 @@ impl Pieces {
     }
 }
 
-/// What is done with Adam's direction.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+/// Gradients, and what is done with Adam's direction.
+enum Gradients<Read, Write> {
     /// Parameters take a step along it.
-    Follow,
-    /// Gradients become it.
-    Keep,
+    Follow(Read),
+    /// It takes the gradients' place.
+    Become(Write),
 }
 
 struct AdamStep<'a> {
-    direction: Direction,
     params: &'a mut [f32],
-    grads: &'a mut [f32],
+    grads: Gradients<&'a [f32], &'a mut [f32]>,
     first: &'a mut [f32],
     second: &'a mut [f32],
     adam: Adam,
@@ -68,34 +66,67 @@ impl Kernel for AdamStep<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (beta1, beta2) = (S::splat(self.adam.beta1), S::splat(self.adam.beta2));
-        let (rest1, rest2) = (
-            S::splat(1.0 - self.adam.beta1),
-            S::splat(1.0 - self.adam.beta2),
-        );
-        let epsilon = S::splat(self.adam.epsilon);
-        let grad_scale = S::splat(self.grad_scale);
-        let (lr, decay) = (S::splat(-self.lr), S::splat(self.decay));
-        for (((p, g), m), v) in self
-            .params
+        let rule = AdamRule::<S>::new(&self.adam, self.grad_scale, self.decay);
+        let lr = S::splat(-self.lr);
+        let moments = self
+            .first
             .chunks_mut(LANES)
-            .zip(self.grads.chunks_mut(LANES))
-            .zip(self.first.chunks_mut(LANES))
-            .zip(self.second.chunks_mut(LANES))
-        {
-            let grad = S::mul(S::read(g), grad_scale);
-            let first = S::fma(beta1, S::read(m), S::mul(rest1, grad));
-            let second = S::fma(beta2, S::read(v), S::mul(S::mul(rest2, grad), grad));
-            let root = S::add(S::sqrt(second), epsilon);
-            let before = S::read(p);
-            let step = S::fma(decay, before, S::div(first, root));
-            S::write(m, first);
-            S::write(v, second);
-            match self.direction {
-                Direction::Follow => S::write(p, S::fma(lr, step, before)),
-                Direction::Keep => S::write(g, step),
+            .zip(self.second.chunks_mut(LANES));
+        let params = self.params.chunks_mut(LANES).zip(moments);
+        match self.grads {
+            Gradients::Follow(grads) => {
+                for ((p, (m, v)), g) in params.zip(grads.chunks(LANES)) {
+                    let before = S::read(p);
+                    let step = rule.direction(before, S::read(g), m, v);
+                    S::write(p, S::fma(lr, step, before));
+                }
+            }
+            Gradients::Become(grads) => {
+                for ((p, (m, v)), g) in params.zip(grads.chunks_mut(LANES)) {
+                    let step = rule.direction(S::read(p), S::read(g), m, v);
+                    S::write(g, step);
+                }
             }
         }
+    }
+}
+
+/// Adam's coefficients in every lane.
+struct AdamRule<S: Simd> {
+    beta1: S::V,
+    beta2: S::V,
+    rest1: S::V,
+    rest2: S::V,
+    epsilon: S::V,
+    grad_scale: S::V,
+    decay: S::V,
+}
+
+impl<S: Simd> AdamRule<S> {
+    #[inline(always)]
+    fn new(adam: &Adam, grad_scale: f32, decay: f32) -> Self {
+        AdamRule {
+            beta1: S::splat(adam.beta1),
+            beta2: S::splat(adam.beta2),
+            rest1: S::splat(1.0 - adam.beta1),
+            rest2: S::splat(1.0 - adam.beta2),
+            epsilon: S::splat(adam.epsilon),
+            grad_scale: S::splat(grad_scale),
+            decay: S::splat(decay),
+        }
+    }
+
+    /// Takes a gradient into the moments; `m / (√v + ε) + decay · p`.
+    #[inline(always)]
+    fn direction(&self, param: S::V, grad: S::V, m: &mut [f32], v: &mut [f32]) -> S::V {
+        let grad = S::mul(grad, self.grad_scale);
+        let first = S::fma(self.beta1, S::read(m), S::mul(self.rest1, grad));
+        let squared = S::mul(S::mul(self.rest2, grad), grad);
+        let second = S::fma(self.beta2, S::read(v), squared);
+        S::write(m, first);
+        S::write(v, second);
+        let root = S::add(S::sqrt(second), self.epsilon);
+        S::fma(self.decay, param, S::div(first, root))
     }
 }
 
@@ -165,9 +196,8 @@ impl Cpu {
     ) {
         let moments = [first, second];
         self.adam_pass(
-            Direction::Follow,
             params,
-            grads,
+            Gradients::Follow(grads),
             moments,
             adam,
             grad_scale,
@@ -190,9 +220,8 @@ impl Cpu {
         assert_eq!(updates.len(), adapted.len());
         let moments = [first, second];
         self.adam_pass(
-            Direction::Keep,
             params,
-            grads,
+            Gradients::Become(grads),
             moments,
             adam,
             grad_scale,
@@ -220,22 +249,28 @@ impl Cpu {
         params.repack(&mut self.pool, isa, &self.pieces.views);
     }
 
-    /// New moments, and what becomes of the direction; nothing is packed. `grads` are written to only
-    /// where they become it: whoever asks for that has borrowed them mutably.
+    /// New moments, and what becomes of the direction; nothing is packed.
     fn adam_pass(
         &mut self,
-        direction: Direction,
-        params: &CpuParams,
-        grads: &Flat,
+        params: &mut CpuParams,
+        grads: Gradients<&Flat, &mut Flat>,
         [first, second]: [&mut Flat; 2],
         adam: &Adam,
         grad_scale: f32,
         updates: &[ParamUpdate],
     ) {
         let len = params.master.len();
-        assert!(grads.len() == len && first.len() == len && second.len() == len);
+        let grads_len = match &grads {
+            Gradients::Follow(grads) => grads.len(),
+            Gradients::Become(grads) => grads.len(),
+        };
+        assert!(grads_len == len && first.len() == len && second.len() == len);
         let isa = self.isa;
-        let arrays = [&params.master, grads, first, second].map(|flat| Shared(flat.as_ptr()));
+        let grads = match grads {
+            Gradients::Follow(grads) => Gradients::Follow(grads.as_slice()),
+            Gradients::Become(grads) => Gradients::Become(Shared(grads.as_ptr())),
+        };
+        let arrays = [&params.master, first, second].map(|flat| Shared(flat.as_ptr()));
         self.pieces.fill(updates.iter().map(|u| u.view));
         let pieces = self.pieces.pieces.as_slice();
         assert!(pieces.iter().all(|p| p.range.end <= len));
@@ -243,13 +278,17 @@ impl Cpu {
             let piece = &pieces[task];
             let (at, n) = (piece.range.start, piece.range.len());
             let update = &updates[piece.view];
-            // SAFETY: the range lies in all four arrays and is this task's.
-            let [params, grads, first, second] =
-                arrays.map(|array| unsafe { array.slice_mut(at, n) });
+            // SAFETY: the range lies in all arrays and is this task's.
+            let [params, first, second] = arrays.map(|array| unsafe { array.slice_mut(at, n) });
             isa.run(AdamStep {
-                direction,
                 params,
-                grads,
+                grads: match &grads {
+                    Gradients::Follow(grads) => Gradients::Follow(&grads[at..at + n]),
+                    Gradients::Become(grads) => {
+                        // SAFETY: as above.
+                        Gradients::Become(unsafe { grads.slice_mut(at, n) })
+                    }
+                },
                 first,
                 second,
                 adam: *adam,

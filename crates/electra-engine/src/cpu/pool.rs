@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Looks for work this many times before a worker sleeps: some tens of microseconds, longer than
 /// what lies between two operators of a step.
@@ -202,11 +203,7 @@ impl Pool {
         shared.next.store(0, Ordering::Relaxed);
         self.run = (self.run + 1) % (RUN - 1);
         shared.door.store((self.run * RUN) | OPEN, Ordering::SeqCst);
-        for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
-            if asleep.load(Ordering::SeqCst) {
-                worker.thread().unpark();
-            }
-        }
+        self.wake(count - 1);
         shared.work(task, count, &mut self.scratch);
         leave_caller();
         shared.door.fetch_and(!OPEN, Ordering::AcqRel);
@@ -223,6 +220,19 @@ impl Pool {
         if let Some(payload) = panic.take() {
             drop(panic);
             resume_unwind(payload);
+        }
+    }
+
+    /// Sees to it that `wanted` workers come, if there are as many: those awake come by themselves,
+    /// and each one woken costs the caller a call into the system.
+    fn wake(&self, wanted: usize) {
+        let asleep = || {
+            let workers = self.workers.iter().zip(&self.shared.asleep);
+            workers.filter(|(_, asleep)| asleep.load(Ordering::SeqCst))
+        };
+        let awake = self.workers.len() - asleep().count();
+        for (worker, _) in asleep().take(wanted.saturating_sub(awake)) {
+            worker.thread().unpark();
         }
     }
 
@@ -244,6 +254,22 @@ impl Pool {
 fn leave_caller() {
     #[cfg(target_arch = "x86_64")]
     super::amx::release();
+}
+
+/// Nanoseconds that a run of one empty task for each of `threads` threads takes: what two operators
+/// that follow each other pay for it.
+pub fn barrier_ns(threads: usize) -> f64 {
+    const RUNS: u32 = 20_000;
+    let mut pool = Pool::new(threads);
+    let mut runs = |count| {
+        for _ in 0..count {
+            pool.run(threads, |_, _| ());
+        }
+    };
+    runs(RUNS / 10);
+    let start = Instant::now();
+    runs(RUNS);
+    start.elapsed().as_nanos() as f64 / f64::from(RUNS)
 }
 
 impl Drop for Pool {
@@ -294,6 +320,12 @@ mod tests {
             });
             assert_eq!(done.into_inner(), 64);
         }
+    }
+
+    #[test]
+    fn a_barrier_takes_time_and_not_much() {
+        // A thousand times what it should be: others may be busy.
+        assert!((1.0..1e6).contains(&barrier_ns(2)));
     }
 
     #[test]

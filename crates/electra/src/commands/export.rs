@@ -2,6 +2,7 @@
 
 use super::{models, predict};
 
+use crate::device::{asked_isa, thread_count};
 use crate::embedded;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -46,7 +47,7 @@ pub struct Args {
 
 /// In what weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Stored {
+pub(super) enum Stored {
     /// Single precision
     F32,
     /// bfloat16
@@ -128,12 +129,10 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     let tokenizer = predict::tokenizer_of(dir)?;
     let batch = sample(args.sample.as_deref(), dir, &tokenizer)?;
     // Without products of bf16 all but bytes is f32, so that nothing else shows in the deviations.
-    let isa = Isa::available().into_iter().find(|isa| !isa.has_bf16());
+    let mut isas = asked_isa()?.into_iter().chain(Isa::available());
+    let isa = isas.find(|isa| !isa.has_bf16());
     let mut backend = Cpu::new(CpuOptions {
-        threads: Some(match args.threads {
-            Some(threads) => threads.get(),
-            None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        }),
+        threads: Some(thread_count(args.threads)?),
         precision: CpuPrecision::Int8,
         isa,
     })?;

@@ -1,7 +1,7 @@
 //! `electra pretrain`: generator and discriminator from token shards.
 
 use super::models;
-use crate::device::{DeviceArgs, Facts, Work};
+use crate::device::{DeviceArgs, Facts, Work, thread_count};
 use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use electra_data::tasks::{OpenOptions, TaskSpec};
@@ -183,7 +183,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut job = PretrainJob::open(config, &args.data, args.tokenizer.as_deref(), init_from)?;
     let probes = args.probes.iter().map(ProbeFiles::task_files);
     let probes = probes.collect::<Result<Vec<_>>>()?;
-    job.set_threads(args.device.thread_count());
+    job.set_threads(thread_count(args.device.threads)?);
     job.set_probes(probes, args.probe_steps.unwrap_or(eval_steps))
         .context("--probe")?;
     let stop = interrupt::stop_on_signals()?;

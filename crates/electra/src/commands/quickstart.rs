@@ -2,7 +2,7 @@
 
 use super::pretrain::Pretrain;
 use super::{finetune, predict};
-use crate::device::{DeviceArgs, Facts, Precision, Work};
+use crate::device::{DeviceArgs, Facts, Precision, Work, thread_count};
 use crate::{embedded, interrupt};
 use anyhow::{Context, Result, bail};
 use electra_data::held_out::{HeldOut, HeldOutSet};
@@ -90,7 +90,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         &tokenizer,
         &at("shards"),
         &PrepareOptions {
-            threads: args.device.thread_count(),
+            threads: thread_count(args.device.threads)?,
             ..PrepareOptions::default()
         },
         &mut |_| (),

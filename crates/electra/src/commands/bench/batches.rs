@@ -1,6 +1,9 @@
 //! What a measured batch looks like: a preset, a number of sequences, and their lengths.
 
 use anyhow::{Context, Result, bail};
+use electra_model::config::ElectraConfig;
+use electra_model::files::atomic::readable_bytes;
+use electra_train::progress::available_memory_bytes;
 use serde_json::{Map, Value};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -60,6 +63,35 @@ impl BatchArgs {
                 format!("{batch}×{}", self.seq)
             }
         }
+    }
+}
+
+/// Tokens of the largest batch of `batch` sequences.
+pub fn largest(lengths: &[usize], batch: usize) -> usize {
+    let sums = lengths.chunks(batch).map(|chunk| chunk.iter().sum());
+    sums.max().unwrap_or(0)
+}
+
+/// f32 that a training step keeps of one token of a network, about: of each layer what backward
+/// reads, and once what one layer's forward and backward need.
+pub fn training_words(config: &ElectraConfig) -> usize {
+    let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+    config.num_hidden_layers * (8 * hidden + wide) + 16 * hidden + 3 * wide
+}
+
+/// Refuses work on `tokens` that takes more memory than is free, at `words` f32 a token.
+///
+/// # Errors
+/// There is less.
+pub fn check_memory(tokens: usize, words: usize) -> Result<()> {
+    let needed = (tokens as u64).saturating_mul(4 * words as u64);
+    match available_memory_bytes() {
+        Some(free) if needed > free => bail!(
+            "this takes about {}, but {} are free; lower --batch or --seq",
+            readable_bytes(needed),
+            readable_bytes(free)
+        ),
+        _ => Ok(()),
     }
 }
 

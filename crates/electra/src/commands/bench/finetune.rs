@@ -1,6 +1,6 @@
 //! `electra bench finetune`: the whole step of fine-tuning a classifier of two classes.
 
-use super::batches::BatchArgs;
+use super::batches::{BatchArgs, check_memory, largest, training_words};
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Repetition, Work as Done};
 use super::profile::{self, Measured, Outcome};
@@ -53,6 +53,7 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
     let lengths = args
         .batch
         .lengths(batch, 1..=config.max_position_embeddings)?;
+    check_memory(largest(&lengths, batch), training_words(&config))?;
     let spec = HeadSpec {
         name: "classes".into(),
         kind: HeadKind::Classification,

@@ -1,13 +1,14 @@
 //! `electra bench gemm`: the register peak of each type, and each product of a preset beside it.
 
-use super::batches::BatchArgs;
+use super::batches::{BatchArgs, check_memory};
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Repetition, Spread, Work as Done, register_peak};
+use super::one_layer::{OneLayer, filled, layer_spec, sequences, wave};
 use super::report::{Speed, add_spread, device, object, print};
 use crate::device::{DeviceArgs, Facts, Precision, Work};
 use anyhow::Result;
 use electra_engine::backend::{Backend, Linear};
-use electra_engine::cpu::Precision as CpuPrecision;
+use electra_engine::cpu::{Precision as CpuPrecision, barrier_ns};
 use electra_engine::params::{Init, ParamLayout};
 use electra_model::config::ElectraConfig;
 use electra_train::config::PretrainConfig;
@@ -35,13 +36,27 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
     let preset = PretrainConfig::preset(&args.batch.preset)?;
     let (generator, discriminator) = preset.networks(made_up::VOCABULARY)?;
     let batch = args.batch.batch.map_or(BATCH, NonZeroUsize::get);
-    let lengths = args
+    let mut lengths = args
         .batch
         .lengths(batch, 1..=discriminator.max_position_embeddings)?;
-    let tokens = lengths.iter().take(batch).sum();
-    let products = [("discriminator", &discriminator), ("generator", &generator)]
-        .map(|(network, config)| products(network, config))
-        .concat();
+    lengths.truncate(batch);
+    let tokens: usize = lengths.iter().sum();
+    let masked = ((tokens as f64 * preset.mask_prob) as usize).max(1);
+    let mut products = products("discriminator", &discriminator, tokens);
+    let hidden = discriminator.hidden_size;
+    products.push(Product::new("discriminator: head", tokens, hidden, hidden));
+    products.extend(self::products("generator", &generator, tokens));
+    let (hidden, embedding) = (generator.hidden_size, generator.embedding_size);
+    for (name, rows, cols) in [
+        ("generator: head", embedding, hidden),
+        ("generator: vocabulary", generator.vocab_size, embedding),
+    ] {
+        products.push(Product::new(name, masked, rows, cols));
+    }
+    for product in &products {
+        check_memory(product.tokens, 4 * (product.rows + product.cols))?;
+    }
+    let networks = [("discriminator", discriminator), ("generator", generator)];
     let precisions = match args.device.precision {
         Some(precision) => vec![(precision, None)],
         None => vec![
@@ -56,40 +71,82 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         device.run(Gemm {
             args: &args,
             only_as,
-            tokens,
+            lengths: &lengths,
             products: &products,
+            networks: &networks,
             stop,
         })?;
     }
     Ok(())
 }
 
-/// A product of a network: name, `[out, in]`.
-type Product = (String, [usize; 2]);
+/// A product `x Wᵀ` of a network.
+#[derive(Debug)]
+struct Product {
+    name: String,
+    /// Rows of x.
+    tokens: usize,
+    /// Rows of W: outputs.
+    rows: usize,
+    /// Columns of W: inputs.
+    cols: usize,
+}
 
-fn products(network: &str, config: &ElectraConfig) -> Vec<Product> {
-    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-    let mut shapes = vec![
-        ("query, key, value", [3 * hidden, hidden]),
-        ("attention output", [hidden, hidden]),
-        ("intermediate", [intermediate, hidden]),
-        ("output", [hidden, intermediate]),
-    ];
-    if config.has_projection() {
-        shapes.push(("embedding projection", [hidden, config.embedding_size]));
+impl Product {
+    fn new(name: &str, tokens: usize, rows: usize, cols: usize) -> Self {
+        Product {
+            name: name.to_owned(),
+            tokens,
+            rows,
+            cols,
+        }
     }
-    let named = shapes.into_iter();
-    named
-        .map(|(name, shape)| (format!("{network}: {name}"), shape))
-        .collect()
+
+    /// Multiplications and additions.
+    fn flops(&self) -> f64 {
+        2.0 * (self.tokens * self.rows * self.cols) as f64
+    }
+}
+
+/// Products of a layer, by the names that the backend's clock has for them.
+fn layer_products(
+    network: &str,
+    config: &ElectraConfig,
+    tokens: usize,
+) -> [(&'static str, Product); 4] {
+    let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+    [
+        ("query, key, value", "query, key, value", 3 * hidden, hidden),
+        ("attention output", "attention output", hidden, hidden),
+        ("intermediate and activation", "intermediate", wide, hidden),
+        ("output", "output", hidden, wide),
+    ]
+    .map(|(part, name, rows, cols)| {
+        let name = format!("{network}: {name}");
+        (part, Product::new(&name, tokens, rows, cols))
+    })
+}
+
+/// Products of a network that every token meets.
+fn products(network: &str, config: &ElectraConfig, tokens: usize) -> Vec<Product> {
+    let layer = layer_products(network, config, tokens).map(|(_, product)| product);
+    let mut products = Vec::from(layer);
+    if config.has_projection() {
+        let name = format!("{network}: embedding projection");
+        let (rows, cols) = (config.hidden_size, config.embedding_size);
+        products.push(Product::new(&name, tokens, rows, cols));
+    }
+    products
 }
 
 struct Gemm<'a> {
     args: &'a Args,
     /// Nothing is measured where the device falls back from this precision to another.
     only_as: Option<&'static str>,
-    tokens: usize,
+    /// Of the sequences of a batch.
+    lengths: &'a [usize],
     products: &'a [Product],
+    networks: &'a [(&'static str, ElectraConfig); 2],
     stop: &'a StopFlag,
 }
 
@@ -102,20 +159,22 @@ impl Work for Gemm<'_> {
             return Ok(());
         }
         self.registers(facts)?;
+        let clock = Clock::new(&self.args.length, SECONDS, facts, self.stop)?;
         if facts.products() == CpuPrecision::Int8 {
-            // Bytes are multiplied inside whole layers alone: `bench infer` times those.
+            for (network, config) in self.networks {
+                self.in_layer(backend, facts, &clock, network, config)?;
+            }
             return Ok(());
         }
-        let clock = Clock::new(&self.args.length, SECONDS, facts, self.stop)?;
-        for (name, [rows, cols]) in self.products {
-            self.product(backend, facts, &clock, name, [*rows, *cols])?;
+        for product in self.products {
+            self.product(backend, facts, &clock, product)?;
         }
         Ok(())
     }
 }
 
 impl Gemm<'_> {
-    /// What the registers do on one thread and on all.
+    /// What the registers do on one thread and on all, and what it takes to have all work together.
     fn registers(&self, facts: &Facts) -> Result<()> {
         let Some(isa) = facts.isa else {
             return Ok(());
@@ -131,13 +190,70 @@ impl Gemm<'_> {
             fields.insert("threads".into(), threads.into());
             add_spread(&mut fields, "gemm_peak_gflops", peak);
             let line = format!(
-                "{:<44}{:>30.1} GFLOP/s ({:.1}–{:.1}) on {threads} threads",
+                "{:<52} {:>14.1} GFLOP/s ({:.1}–{:.1}) on {threads} threads",
                 format!("registers, {} {}", isa.name(), facts.precision),
                 peak.median,
                 peak.min,
                 peak.max
             );
             print(self.args.length.repeat.json, fields, &line)?;
+        }
+        let repetitions = 0..self.args.length.repeat.repetitions.get();
+        let barrier = Spread::of(repetitions.map(|_| barrier_ns(facts.threads)));
+        let mut fields = object([("bench", "gemm".into()), ("product", "barrier".into())]);
+        fields.extend(device(facts));
+        add_spread(&mut fields, "ns", barrier);
+        let line = format!(
+            "{:<52} {:>14.0} ns ({:.0}–{:.0}) on {} threads",
+            "barrier", barrier.median, barrier.min, barrier.max, facts.threads
+        );
+        print(self.args.length.repeat.json, fields, &line)
+    }
+
+    /// Products in bytes, which there are inside of whole layers alone: a layer is timed, and the
+    /// time shared out as its parts took it. A product's part has the making of bytes, and what is
+    /// done with its results.
+    fn in_layer<B: Backend>(
+        &self,
+        backend: &mut B,
+        facts: &Facts,
+        clock: &Clock,
+        network: &str,
+        config: &ElectraConfig,
+    ) -> Result<()> {
+        let (one, spec) = (OneLayer::new(config), layer_spec(config));
+        let tokens = self.lengths.iter().sum();
+        let values: Vec<f32> = (0..one.layout.len()).map(wave).collect();
+        let params = backend.params(&one.layout, &values);
+        let sequences = sequences(backend, self.lengths);
+        let input = filled(backend, tokens, spec.hidden);
+        let work = [(); 2].map(|()| backend.layer_arrays(&spec, tokens));
+        let layers = [one.layer];
+        let pass = |backend: &mut B| {
+            backend.infer_layers(&params, &spec, &layers, &sequences, input, &work);
+            Ok(Done {
+                tokens: tokens as f64,
+                batches: 1.0,
+                flops: 0.0,
+            })
+        };
+        let passes = clock.warm_up(|| pass(backend))?;
+        backend.parts();
+        let repetitions = clock.repeat(passes, || pass(backend))?;
+        let parts = backend.parts();
+        backend.release_arrays();
+        let all: f64 = parts.iter().map(|(_, time)| time.as_secs_f64()).sum();
+        for (part, product) in layer_products(network, config, tokens) {
+            let of_part = parts.iter().filter(|(name, _)| *name == part);
+            let share = of_part.map(|(_, time)| time.as_secs_f64()).sum::<f64>() / all;
+            let own = repetitions.iter().map(|repetition| {
+                let mut own = *repetition;
+                own.seconds *= share;
+                own.work.flops = product.flops() * own.work.batches;
+                own
+            });
+            let own: Vec<Repetition> = own.collect();
+            self.report(facts, &product, "x Wᵀ in a layer", &own)?;
         }
         Ok(())
     }
@@ -148,27 +264,26 @@ impl Gemm<'_> {
         backend: &mut B,
         facts: &Facts,
         clock: &Clock,
-        name: &str,
-        [rows, cols]: [usize; 2],
+        product: &Product,
     ) -> Result<()> {
+        let &Product {
+            tokens, rows, cols, ..
+        } = product;
         let mut layout = ParamLayout::new();
         let weight = layout.push("weight", &[rows, cols], Init::Zeros, 0);
         let bias = layout.push("bias", &[rows], Init::Zeros, 0);
         layout.register_linear(weight);
         let linear = Linear { weight, bias };
-        let wave = |i: usize| (i as f32 * 0.37).sin() * 0.05;
         let values: Vec<f32> = (0..layout.len()).map(wave).collect();
         let params = backend.params(&layout, &values);
         let mut grads = backend.flat(layout.len());
-        let (tokens, fill) = (self.tokens, |n: usize| (0..n).map(wave).collect::<Vec<_>>());
-        let [x, dx] = [cols; 2].map(|cols| backend.array(tokens, cols));
-        let [y, dy] = [rows; 2].map(|rows| backend.array(tokens, rows));
-        backend.write(x, &fill(tokens * cols));
-        backend.write(dy, &fill(tokens * rows));
+        let x = filled(backend, tokens, cols);
+        let dy = filled(backend, tokens, rows);
+        let (dx, y) = (backend.array(tokens, cols), backend.array(tokens, rows));
         let work = Done {
             tokens: tokens as f64,
             batches: 1.0,
-            flops: 2.0 * (tokens * rows * cols) as f64,
+            flops: product.flops(),
         };
         let forward = clock.measure(|| {
             backend.linear(&params, x, &linear, y);
@@ -185,12 +300,7 @@ impl Gemm<'_> {
         backend.release_arrays();
         let parts = [("x Wᵀ", forward), ("dy W", input), ("dyᵀ x", gradient)];
         for (part, repetitions) in parts {
-            self.report(
-                facts,
-                &format!("{name}: {part}"),
-                [rows, cols],
-                &repetitions,
-            )?;
+            self.report(facts, product, part, &repetitions)?;
         }
         Ok(())
     }
@@ -198,24 +308,28 @@ impl Gemm<'_> {
     fn report(
         &self,
         facts: &Facts,
-        name: &str,
-        [rows, cols]: [usize; 2],
+        product: &Product,
+        part: &str,
         repetitions: &[Repetition],
     ) -> Result<()> {
         let speed = Speed::of(repetitions);
+        let &Product {
+            tokens, rows, cols, ..
+        } = product;
+        let name = format!("{}: {part}", product.name);
         let mut fields = object([
             ("bench", "gemm".into()),
             ("preset", self.args.batch.preset.as_str().into()),
-            ("product", name.into()),
-            ("tokens", self.tokens.into()),
+            ("product", name.as_str().into()),
+            ("tokens", tokens.into()),
             ("weight", vec![rows, cols].into()),
         ]);
         fields.extend(device(facts));
         fields.insert("repetitions".into(), repetitions.len().into());
         speed.add_rates(&mut fields);
         let line = format!(
-            "{name:<44} {:>14} {:>9.3} ms  {}",
-            format!("{}×{rows}×{cols}", self.tokens),
+            "{name:<52} {:>14} {:>9.3} ms  {}",
+            format!("{tokens}×{rows}×{cols}"),
             speed.ms.median,
             speed.rate()
         );

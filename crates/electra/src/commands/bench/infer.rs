@@ -1,23 +1,21 @@
 //! `electra bench infer`: token ids in, the last hidden states of all tokens out in f32, no head.
 
-use super::batches::BatchArgs;
+use super::batches::{BatchArgs, check_memory, largest};
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Repetition, Work as Done};
 use super::profile::{self, Measured, Outcome};
 use super::report::{device, object};
 use crate::commands::models;
 use crate::device::{DeviceArgs, Facts, Work};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
 use electra_model::config::ElectraConfig;
 use electra_model::files::ModelDir;
-use electra_model::files::atomic::readable_bytes;
 use electra_model::flops::{Head, NetSize, matmul_flops_per_token};
 use electra_model::inference::{EncoderModel, EncoderWorkspace};
 use electra_train::config::PretrainConfig;
 use electra_train::interrupt::StopFlag;
-use electra_train::progress::available_memory_bytes;
 use std::num::NonZeroUsize;
 
 /// Token ids in, all last hidden states out as f32, no head
@@ -59,7 +57,8 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
     let lengths = args
         .batch
         .lengths(batch, 1..=config.max_position_embeddings)?;
-    check_memory(&config, &lengths, batch)?;
+    let words = 10 * config.hidden_size + 2 * config.intermediate_size + 3 * config.embedding_size;
+    check_memory(largest(&lengths, batch), words)?;
     let device = match &dir {
         Some(dir) => args.device.for_model(dir),
         None => args.device.clone(),
@@ -71,21 +70,6 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         config,
         stop,
     })
-}
-
-/// Refuses batches whose arrays would not fit.
-fn check_memory(config: &ElectraConfig, lengths: &[usize], batch: usize) -> Result<()> {
-    let tokens = lengths.chunks(batch).map(|chunk| chunk.iter().sum()).max();
-    let row = 10 * config.hidden_size + 2 * config.intermediate_size + 3 * config.embedding_size;
-    let needed = (tokens.unwrap_or(0) as u64).saturating_mul(4 * row as u64);
-    match available_memory_bytes() {
-        Some(free) if needed > free => bail!(
-            "a batch takes about {}, but {} are free; lower --batch or --seq",
-            readable_bytes(needed),
-            readable_bytes(free)
-        ),
-        _ => Ok(()),
-    }
 }
 
 struct Infer<'a> {

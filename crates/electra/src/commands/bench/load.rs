@@ -3,11 +3,12 @@
 use super::made_up::{self, Scratch};
 use super::measure::{Clock, LengthArgs, RepeatArgs, Work as Done, peak_rss_bytes};
 use super::report::{Speed, add_spread, device, object, print};
+use crate::commands::export::Stored;
 use crate::commands::models;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Result, bail};
 use electra_engine::backend::Backend;
-use electra_model::files::ModelDir;
+use electra_model::files::{ModelDir, Quantization, StoredAs, export};
 use electra_model::inference::{EncoderModel, EncoderWorkspace};
 use electra_train::config::PretrainConfig;
 use electra_train::interrupt::StopFlag;
@@ -23,6 +24,15 @@ pub struct Args {
     /// Sizes: tiny, small, base or large
     #[arg(long, default_value = "small")]
     preset: String,
+    /// How the preset's weights are stored, as `electra export` writes them
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PRECISION",
+        default_value = "f32",
+        conflicts_with = "model"
+    )]
+    stored: Stored,
     /// Tokens of what is asked first
     #[arg(long, value_name = "L", default_value = "16")]
     seq: NonZeroUsize,
@@ -40,7 +50,15 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         None => {
             let preset = PretrainConfig::preset(&args.preset)?;
             scratch = Scratch::new("load")?;
-            made_up::model(&scratch, &preset.networks(made_up::VOCABULARY)?.1)?
+            let whole = made_up::model(&scratch, &preset.networks(made_up::VOCABULARY)?.1)?;
+            let stored = match args.stored {
+                Stored::F32 => StoredAs::F32,
+                Stored::Bf16 => StoredAs::Bf16,
+                Stored::Int8 => StoredAs::Int8(Quantization::but(Vec::new())),
+            };
+            let out = scratch.join("exported");
+            export(&ModelDir::open(&whole)?, &stored, &out)?;
+            out
         }
     };
     args.device.for_model(&ModelDir::open(&dir)?).run(Load {

@@ -7,6 +7,7 @@ mod infer;
 mod load;
 mod made_up;
 mod measure;
+mod one_layer;
 mod operators;
 mod prepare;
 mod profile;

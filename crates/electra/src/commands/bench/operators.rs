@@ -1,13 +1,14 @@
 //! `electra bench operators`: each operator of a pre-training step by itself.
 
-use super::batches::BatchArgs;
+use super::batches::{BatchArgs, check_memory};
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Work as Done};
+use super::one_layer::{OneLayer, filled, layer_spec, sequences, uploaded, wave};
 use super::report::{Speed, device, object, print};
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::Result;
 use electra_engine::backend::*;
-use electra_engine::params::{Init, ParamLayout, ParamView};
+use electra_engine::params::{ParamLayout, ParamView};
 use electra_engine::rng::Rng;
 use electra_model::config::ElectraConfig;
 use electra_train::config::PretrainConfig;
@@ -39,6 +40,8 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
         .batch
         .lengths(batch, 1..=config.max_position_embeddings)?;
     lengths.truncate(batch);
+    let words = 40 * config.hidden_size + 6 * config.intermediate_size;
+    check_memory(lengths.iter().sum(), words)?;
     args.device.run(Operators {
         args: &args,
         config: &config,
@@ -56,48 +59,6 @@ struct Operators<'a> {
     stop: &'a StopFlag,
 }
 
-/// Parameters of one layer and of the vocabulary.
-struct Declared {
-    layout: ParamLayout,
-    layer: LayerParams,
-    vocabulary: Linear,
-}
-
-impl Declared {
-    fn new(config: &ElectraConfig) -> Self {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let mut layout = ParamLayout::new();
-        let mut linear = |name: &str, rows: usize, cols: usize| {
-            let weight = layout.push(&format!("{name}.weight"), &[rows, cols], Init::Zeros, 0);
-            let bias = layout.push(&format!("{name}.bias"), &[rows], Init::Zeros, 0);
-            layout.register_linear(weight);
-            Linear { weight, bias }
-        };
-        let qkv = linear("qkv", 3 * hidden, hidden);
-        let attention_output = linear("attention_output", hidden, hidden);
-        let intermediate = linear("intermediate", wide, hidden);
-        let output = linear("output", hidden, wide);
-        let vocabulary = linear("vocabulary", config.vocab_size, config.embedding_size);
-        let norm = Norm {
-            weight: layout.push("norm.weight", &[hidden], Init::Ones, 0),
-            bias: layout.push("norm.bias", &[hidden], Init::Zeros, 0),
-            eps: 1e-12,
-        };
-        Declared {
-            layout,
-            layer: LayerParams {
-                qkv,
-                attention_output,
-                attention_norm: norm,
-                intermediate,
-                output,
-                output_norm: norm,
-            },
-            vocabulary,
-        }
-    }
-}
-
 /// In what an operator's work is counted beside its time.
 #[derive(Clone, Copy)]
 enum Unit {
@@ -107,32 +68,16 @@ enum Unit {
     Elements(usize),
 }
 
-fn wave(i: usize) -> f32 {
-    (i as f32 * 0.37).sin() * 0.05
-}
-
-fn filled<B: Backend>(backend: &mut B, rows: usize, cols: usize) -> Array {
-    let array = backend.array(rows, cols);
-    backend.write(array, &(0..rows * cols).map(wave).collect::<Vec<_>>());
-    array
-}
-
-fn uploaded<B: Backend>(backend: &mut B, values: &[u32]) -> Ints {
-    let ints = backend.ints(values.len());
-    backend.write_ints(ints, values);
-    ints
-}
-
 impl Work for Operators<'_> {
     const TRAINS: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {
         let clock = Clock::new(&self.args.length, SECONDS, facts, self.stop)?;
-        let declared = Declared::new(self.config);
+        let declared = OneLayer::new(self.config);
         let values: Vec<f32> = (0..declared.layout.len()).map(wave).collect();
         let mut params = backend.params(&declared.layout, &values);
-        let sequences = self.sequences(backend);
+        let sequences = sequences(backend, self.lengths);
         let mut grads = backend.flat(declared.layout.len());
         let on = On {
             bench: &self,
@@ -149,23 +94,6 @@ impl Operators<'_> {
     fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
-
-    fn sequences<B: Backend>(&self, backend: &mut B) -> Sequences {
-        let (mut cu_seqlens, mut example, mut position) = (vec![0], Vec::new(), Vec::new());
-        for (number, &length) in self.lengths.iter().enumerate() {
-            example.resize(example.len() + length, number as u32);
-            position.extend(0..length as u32);
-            cu_seqlens.push(example.len() as u32);
-        }
-        Sequences {
-            cu_seqlens: uploaded(backend, &cu_seqlens),
-            keys: RowKeys {
-                example: uploaded(backend, &example),
-                position: uploaded(backend, &position),
-            },
-            longest: self.lengths.iter().copied().max().unwrap_or(0),
-        }
-    }
 }
 
 /// Measures and prints, one operator after the other.
@@ -179,19 +107,14 @@ impl On<'_> {
     fn layer<B: Backend>(
         &self,
         backend: &mut B,
-        declared: &Declared,
+        declared: &OneLayer,
         params: &B::Params,
         sequences: &Sequences,
         grads: &mut B::Flat,
     ) -> Result<()> {
         let (config, layer) = (self.bench.config, &declared.layer);
         let (tokens, hidden) = (self.bench.tokens(), config.hidden_size);
-        let spec = LayerSpec {
-            hidden,
-            heads: config.num_attention_heads,
-            intermediate: config.intermediate_size,
-            activation: config.hidden_act.into(),
-        };
+        let spec = layer_spec(config);
         let drop = |site| Dropout {
             rate: 0.1,
             rng: Rng::new(2, 4),
@@ -266,7 +189,7 @@ impl On<'_> {
     fn vocabulary<B: Backend>(
         &self,
         backend: &mut B,
-        declared: &Declared,
+        declared: &OneLayer,
         params: &B::Params,
         keys: &RowKeys,
         grads: &mut B::Flat,

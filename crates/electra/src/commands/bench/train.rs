@@ -1,6 +1,6 @@
 //! `electra bench train`: the whole step of `pretrain`, without its logs and checkpoints.
 
-use super::batches::BatchArgs;
+use super::batches::{BatchArgs, check_memory, largest, training_words};
 use super::made_up::{self, Scratch};
 use super::measure::{Clock, LengthArgs, Repetition, Spread, Work as Done};
 use super::profile::{self, Measured, Outcome};
@@ -59,12 +59,13 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
     let data = match &args.data {
         Some(data) => data.clone(),
         None => {
-            let positions = config
-                .networks(made_up::VOCABULARY)?
-                .1
-                .max_position_embeddings;
+            let (generator, discriminator) = config.networks(made_up::VOCABULARY)?;
+            let positions = discriminator.max_position_embeddings;
             let batch = config.train_batch_size;
             let mut lengths = args.batch.lengths(batch, SHORTEST..=positions)?;
+            // More than that of the text of 32 batches, at ten bytes a token.
+            let words = training_words(&generator) + training_words(&discriminator);
+            check_memory(largest(&lengths, batch), words)?;
             config.max_seq_length = lengths.iter().copied().max().unwrap_or(0);
             config.validate()?;
             let once = lengths.len();
