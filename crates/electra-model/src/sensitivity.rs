@@ -12,7 +12,7 @@ use electra_engine::params::{ParamLayout, ParamView};
 
 /// The relative deviation above which a layer's products are better not computed in bytes.
 ///
-/// A typical product costs 0.001, one that reads a channel much larger than the others several
+/// A typical product costs 0.001 to 0.002, one that reads a channel much larger than the others several
 /// hundredths; `electra export --precision int8 --json` prints what each does to a model.
 pub const THRESHOLD: f64 = 0.03;
 

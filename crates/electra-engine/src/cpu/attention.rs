@@ -311,6 +311,7 @@ pub(super) unsafe fn multiply(
         c,
         c_stride,
         start,
+        ahead: 0..0,
     };
     // SAFETY: as the caller says.
     unsafe { product.run(isa, form) };

@@ -109,6 +109,7 @@ unsafe fn multiply_transposed(
         c: c.as_mut_ptr(),
         c_stride: b.cols,
         start,
+        ahead: 0..0,
     };
     // SAFETY: as the caller says.
     unsafe { product.run(isa, form) };

@@ -114,6 +114,7 @@ pub(super) fn product(
         c: to,
         c_stride: stride,
         start,
+        ahead: 0..left.units * PANEL,
     }
 }
 
@@ -187,8 +188,10 @@ pub(super) unsafe fn by_panels(
             let rows = part(left.rows, size, index);
             let left = left.part(rows.clone());
             let to = tile.as_mut_ptr().wrapping_sub(first);
+            let words = left.units * PANEL;
             let product = Product {
                 panels: panel..panel + 1,
+                ahead: words * index / parts..words * (index + 1) / parts,
                 ..product(left, panels, right.start(&left), to, PANEL)
             };
             // SAFETY: as the caller says; the panel's columns land in the tile.

@@ -7,6 +7,7 @@ use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 #[cfg(target_arch = "x86_64")]
 use super::tiles::Tiles;
+use super::view::{LINE, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -14,6 +15,8 @@ use std::ops::Range;
 pub(crate) const STRIP: usize = 6;
 /// Columns of a packed panel.
 pub(crate) const PANEL: usize = 64;
+/// Units of depth between two askings for words of the next panel.
+const APART: usize = 16;
 /// What the words of both sides of a product are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -111,6 +114,9 @@ pub(crate) struct Product {
     pub(crate) c: *mut f32,
     pub(crate) c_stride: usize,
     pub(crate) start: Start,
+    /// Words of the panel behind each that are asked for while it is multiplied: weights come from
+    /// far away, and the tiles would wait for them.
+    pub(crate) ahead: Range<usize>,
 }
 
 impl Product {
@@ -190,9 +196,13 @@ impl<U: Unit> Kernel for Blocked<U> {
                 let b =
                     p.b.data
                         .wrapping_add(first * p.b.depth + (p.first_unit + done) * width);
-                for row in (0..p.rows).step_by(STRIP) {
+                let next = b.wrapping_add(p.b.depth * width + p.ahead.start);
+                let share = p.ahead.len().div_ceil(p.rows.div_ceil(STRIP).max(1));
+                for (strip, row) in (0..p.rows).step_by(STRIP).enumerate() {
                     let tile = Tile {
                         depth,
+                        ahead: next.wrapping_add(strip * share),
+                        lines: share.div_ceil(LINE),
                         a: p.a.wrapping_add(row * p.row_step + done * p.unit_step),
                         row_step: p.row_step,
                         unit_step: p.unit_step,
@@ -234,6 +244,9 @@ impl<U: Unit> Kernel for Blocked<U> {
 #[derive(Clone, Copy)]
 struct Tile {
     depth: usize,
+    /// What to ask for meanwhile, and how many cache lines of it.
+    ahead: *const f32,
+    lines: usize,
     a: *const f32,
     row_step: usize,
     unit_step: usize,
@@ -271,7 +284,8 @@ impl Tile {
         unsafe {
             if S::TILE == 1 {
                 for first in (0..self.width).step_by(LANES) {
-                    self.multiply::<S, U, ROWS, 1>(first);
+                    let lines = if first == 0 { self.lines } else { 0 };
+                    Tile { lines, ..self }.multiply::<S, U, ROWS, 1>(first);
                 }
             } else {
                 match self.width / LANES {
@@ -311,19 +325,28 @@ impl Tile {
                 }
             }
             let (mut a, mut b) = (self.a, self.b.add(first));
-            for _ in 0..self.depth {
-                let mut right = [S::splat(0.0); VECTORS];
-                for j in 0..VECTORS {
-                    right[j] = S::load(b.add(j * LANES));
+            // Some every few units: all at once would wait for each other.
+            let lines = self.lines.div_ceil(self.depth.div_ceil(APART).max(1));
+            let mut ahead = self.ahead;
+            for unit in (0..self.depth).step_by(APART) {
+                for _ in 0..lines {
+                    prefetch(ahead);
+                    ahead = ahead.wrapping_add(LINE);
                 }
-                for i in 0..ROWS {
-                    let left = S::splat(*a.add(i * self.row_step));
+                for _ in unit..self.depth.min(unit + APART) {
+                    let mut right = [S::splat(0.0); VECTORS];
                     for j in 0..VECTORS {
-                        acc[i][j] = U::dot::<S>(left, right[j], acc[i][j]);
+                        right[j] = S::load(b.add(j * LANES));
                     }
+                    for i in 0..ROWS {
+                        let left = S::splat(*a.add(i * self.row_step));
+                        for j in 0..VECTORS {
+                            acc[i][j] = U::dot::<S>(left, right[j], acc[i][j]);
+                        }
+                    }
+                    a = a.wrapping_add(self.unit_step);
+                    b = b.wrapping_add(self.width);
                 }
-                a = a.wrapping_add(self.unit_step);
-                b = b.wrapping_add(self.width);
             }
             if let Start::Scaled {
                 rows,

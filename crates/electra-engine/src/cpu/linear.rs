@@ -180,6 +180,7 @@ impl Cpu {
                         Init::Sum => Start::Sum,
                         Init::Bias(bias) => Start::Bias(bias.0),
                     },
+                    ahead: 0..left.units * PANEL,
                 };
                 // SAFETY: the sizes fit as asserted; the task alone has these rows and panels of y.
                 unsafe { product.run(isa, form) };
@@ -298,6 +299,7 @@ impl Outer {
                 c: self.weight.add(rows.start * self.x.cols + cols.start),
                 c_stride: self.x.cols,
                 start: Start::Sum,
+                ahead: 0..0,
             };
             // SAFETY: as the caller says; what is packed lies in the scratch.
             unsafe {

@@ -122,7 +122,20 @@ impl View {
 }
 
 /// Words of a cache line.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
+
+/// Asks for a cache line that will be read, into the L2 cache.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction faults at no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
 
 /// Asks for a cache line that will be written: where another core holds it too, that takes longest.
 #[inline(always)]

@@ -93,6 +93,7 @@ impl Logits<'_> {
             c: out.as_mut_ptr().wrapping_sub(panel * PANEL),
             c_stride: stride,
             start: Start::Bias(self.bias.as_ptr()),
+            ahead: 0..0,
         };
         // SAFETY: the rows are some of the left side's, says the caller; the panel's results go to
         // `out` alone, which has room for them.

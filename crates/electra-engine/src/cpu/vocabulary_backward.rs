@@ -245,6 +245,7 @@ impl Block<'_> {
                 } else {
                     Start::Sum
                 },
+                ahead: 0..0,
             };
             let by_weight = Product {
                 rows: entries.len(),
@@ -258,6 +259,7 @@ impl Block<'_> {
                 c: self.weight.add(entries.start * cols),
                 c_stride: cols,
                 start: Start::Sum,
+                ahead: 0..0,
             };
             // SAFETY: the room of dx and these entries' gradients are ours, says the caller.
             unsafe {

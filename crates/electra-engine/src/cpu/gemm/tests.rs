@@ -208,6 +208,7 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
             (_, "bias") => Start::Bias(bias.as_ptr()),
             _ => Start::Zero,
         },
+        ahead: 0..0,
     };
     // SAFETY: both sides and the result are as large as the shape says, and ours.
     unsafe { product.run(isa, form) };
