@@ -32,7 +32,7 @@ fn kinds() -> Vec<(Isa, Precision)> {
 }
 
 #[test]
-fn kernels_that_cannot_run_here_are_named() {
+fn instruction_sets_are_those_that_the_system_names() {
     let here = Isa::available();
     let missing: Vec<&str> = Isa::ALL
         .into_iter()
@@ -50,6 +50,26 @@ fn kernels_that_cannot_run_here_are_named() {
             .expect("stderr");
     }
     assert!(here.contains(&Isa::Portable));
+    // The system's word for what there is, where it has one.
+    let Ok(cpu) = std::fs::read_to_string("/proc/cpuinfo") else {
+        return;
+    };
+    let flags = cpu.lines().find(|line| line.starts_with("flags"));
+    let has = |flag: &str| flags.is_some_and(|line| line.split(' ').any(|word| word == flag));
+    let wide = has("avx2")
+        && has("fma")
+        && ["f", "bw", "dq", "vl"]
+            .iter()
+            .all(|set| has(&format!("avx512{set}")));
+    let vnni = wide && has("avx512_vnni");
+    for (isa, there) in [
+        (Isa::Avx2, has("avx2") && has("fma")),
+        (Isa::Avx512, wide),
+        (Isa::Avx512Vnni, vnni),
+        (Isa::Avx512Bf16, vnni && has("avx512_bf16")),
+    ] {
+        assert_eq!(here.contains(&isa), there, "{}", isa.name());
+    }
 }
 
 #[test]
