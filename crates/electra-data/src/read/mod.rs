@@ -82,7 +82,7 @@ pub enum ReadError {
     },
     /// Bytes that are not UTF-8.
     #[error(
-        "{path}: {count} invalid UTF-8 sequences, the first at {unit} {first}; convert the file, or give --lossy, which puts U+FFFD in their place"
+        "{path}: {count} invalid UTF-8 sequences{also}, the first at {unit} {first}; convert the file, or give --lossy, which puts U+FFFD in their place"
     )]
     InvalidUtf8 {
         /// The file.
@@ -93,6 +93,8 @@ pub enum ReadError {
         first: u64,
         /// `byte` or `row`.
         unit: &'static str,
+        /// What else counts as one in this format, for the message.
+        also: &'static str,
     },
     /// A record that is not what the format asks for.
     #[error("{path}, {place}: {what}")]
@@ -195,6 +197,7 @@ pub struct Reader {
     source: Box<dyn Source>,
     utf8: Utf8Count,
     unit: &'static str,
+    also: &'static str,
     lossy: bool,
     watch: Option<Watch>,
 }
@@ -251,6 +254,10 @@ impl Reader {
                 Format::Parquet => "row",
                 _ => "byte",
             },
+            also: match format {
+                Format::Jsonl => " or escapes of half a surrogate pair",
+                _ => "",
+            },
             lossy: options.lossy,
             watch,
         })
@@ -291,6 +298,7 @@ impl Reader {
                 count: self.utf8.count(),
                 first: self.utf8.first(),
                 unit: self.unit,
+                also: self.also,
             });
         }
         Ok(end)
