@@ -139,7 +139,7 @@ pub fn thread_count(asked: Option<NonZeroUsize>) -> Result<usize> {
     Ok(threads)
 }
 
-/// The instruction set that `ELECTRA_ISA` names, if it is set; that is said.
+/// The instruction set that `ELECTRA_ISA` names, if it is set.
 ///
 /// # Errors
 /// One that this machine has not.
@@ -151,7 +151,6 @@ pub fn asked_isa() -> Result<Option<Isa>> {
         let known: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
         format!("ELECTRA_ISA={name}: this machine has {}", known.join(", "))
     })?;
-    tell!("using ELECTRA_ISA={name}");
     Ok(Some(isa))
 }
 
@@ -225,6 +224,9 @@ impl DeviceArgs {
 
     fn run_on_cpu<W: Work>(&self, work: W) -> Result<W::Output> {
         let isa = asked_isa()?;
+        if let Some(isa) = isa {
+            tell!("using ELECTRA_ISA={}", isa.name());
+        }
         let threads = thread_count(self.threads)?;
         let mut backend = Cpu::new(CpuOptions {
             threads: Some(threads),

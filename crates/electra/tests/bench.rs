@@ -150,6 +150,12 @@ fn finetune_times_the_whole_step_on_ragged_batches() {
     assert!((tokens - 8.5).abs() < 0.01, "{tokens} tokens a batch");
 }
 
+/// Lines of `bench gemm` that are a product's.
+fn products(lines: &[Value]) -> Vec<&Value> {
+    let products = lines.iter().filter(|line| line["weight"].is_array());
+    products.collect()
+}
+
 #[test]
 fn gemm_prints_the_registers_and_every_product_of_a_preset() {
     let shape = ["gemm", "--preset", "tiny", "--batch", "1", "--seq", "16"];
@@ -166,10 +172,7 @@ fn gemm_prints_the_registers_and_every_product_of_a_preset() {
     assert_spread(barrier.expect("a barrier"), "ns");
     // Four linear layers of each network, the generator's projection, both heads and the vocabulary,
     // three products each.
-    let products: Vec<&Value> = lines
-        .iter()
-        .filter(|line| line["weight"].is_array())
-        .collect();
+    let products = products(&lines);
     assert_eq!(products.len(), 3 * 12);
     for line in products {
         let weight: Vec<f64> = line["weight"]
@@ -188,10 +191,7 @@ fn gemm_prints_the_registers_and_every_product_of_a_preset() {
 fn gemm_times_products_in_bytes_inside_a_layer() {
     let shape = ["gemm", "--preset", "tiny", "--batch", "2", "--seq", "16"];
     let lines = bench(&[&shape[..], &["--precision", "int8"], &SHORT].concat());
-    let products: Vec<&Value> = lines
-        .iter()
-        .filter(|line| line["weight"].is_array())
-        .collect();
+    let products = products(&lines);
     assert_eq!(products.len(), 2 * 4, "of a layer of each network");
     for line in products {
         assert!(
@@ -247,6 +247,23 @@ fn operators_prepare_and_load_print_their_times() {
     let lines = bench(&["load", "--preset", "tiny", "--repetitions", "2"]);
     assert_spread(&lines[0], "ms");
     assert_eq!(lines[0]["repetitions"], 2);
+    assert_eq!(
+        (&lines[0]["stored"], &lines[0]["precision"]),
+        (&"f32".into(), &"f32".into())
+    );
+    let lines = bench(&[
+        "load",
+        "--preset",
+        "tiny",
+        "--stored",
+        "int8",
+        "--repetitions",
+        "1",
+    ]);
+    assert_eq!(
+        (&lines[0]["stored"], &lines[0]["precision"]),
+        (&"int8".into(), &"int8".into())
+    );
 }
 
 #[test]

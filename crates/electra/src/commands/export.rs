@@ -56,6 +56,17 @@ pub(super) enum Stored {
     Int8,
 }
 
+impl Stored {
+    /// As options have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Stored::F32 => "f32",
+            Stored::Bf16 => "bf16",
+            Stored::Int8 => "int8",
+        }
+    }
+}
+
 /// Tokens of sample text: beyond, the deviations change little.
 const SAMPLE_TOKENS: usize = 1024;
 /// Tokens of one text of the sample.
@@ -129,8 +140,18 @@ fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     let tokenizer = predict::tokenizer_of(dir)?;
     let batch = sample(args.sample.as_deref(), dir, &tokenizer)?;
     // Without products of bf16 all but bytes is f32, so that nothing else shows in the deviations.
-    let mut isas = asked_isa()?.into_iter().chain(Isa::available());
+    let asked = asked_isa()?;
+    let mut isas = asked.into_iter().chain(Isa::available());
     let isa = isas.find(|isa| !isa.has_bf16());
+    if let (Some(asked), Some(isa)) = (asked, isa)
+        && asked != isa
+    {
+        tell!(
+            "ELECTRA_ISA={}: its bf16 would show in what is measured; using {}",
+            asked.name(),
+            isa.name()
+        );
+    }
     let mut backend = Cpu::new(CpuOptions {
         threads: Some(thread_count(args.threads)?),
         precision: CpuPrecision::Int8,

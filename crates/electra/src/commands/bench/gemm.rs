@@ -3,7 +3,7 @@
 use super::batches::{BatchArgs, check_memory};
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Repetition, Spread, Work as Done, register_peak};
-use super::one_layer::{OneLayer, filled, layer_spec, sequences, wave};
+use super::one_layer::{OneLayer, filled, sequences, wave};
 use super::report::{Speed, add_spread, device, object, print};
 use crate::device::{DeviceArgs, Facts, Precision, Work};
 use anyhow::Result;
@@ -221,16 +221,16 @@ impl Gemm<'_> {
         network: &str,
         config: &ElectraConfig,
     ) -> Result<()> {
-        let (one, spec) = (OneLayer::new(config), layer_spec(config));
+        let one = OneLayer::new(config);
+        let (spec, layers) = (one.body.spec, &one.body.layers[..]);
         let tokens = self.lengths.iter().sum();
         let values: Vec<f32> = (0..one.layout.len()).map(wave).collect();
         let params = backend.params(&one.layout, &values);
         let sequences = sequences(backend, self.lengths);
         let input = filled(backend, tokens, spec.hidden);
         let work = [(); 2].map(|()| backend.layer_arrays(&spec, tokens));
-        let layers = [one.layer];
         let pass = |backend: &mut B| {
-            backend.infer_layers(&params, &spec, &layers, &sequences, input, &work);
+            backend.infer_layers(&params, &spec, layers, &sequences, input, &work);
             Ok(Done {
                 tokens: tokens as f64,
                 batches: 1.0,

@@ -117,6 +117,9 @@ impl Work for Load<'_> {
             (name, what.as_str().into()),
             ("seq", seq.into()),
         ]);
+        if args.model.is_none() {
+            fields.insert("stored".into(), args.stored.name().into());
+        }
         fields.extend(device(facts));
         fields.insert("repetitions".into(), repetitions.len().into());
         add_spread(&mut fields, "ms", speed.ms);

@@ -3,14 +3,15 @@
 use electra_engine::backend::*;
 use electra_engine::params::{Init, ParamLayout};
 use electra_model::config::ElectraConfig;
+use electra_model::encoder::Body;
 
-/// Parameters of one layer and of the vocabulary.
+/// Parameters of one layer of a network, and of the vocabulary.
 #[derive(Debug)]
 pub struct OneLayer {
     /// Of all of them.
     pub layout: ParamLayout,
-    /// The layer.
-    pub layer: LayerParams,
+    /// The network's body, cut down to its first layer.
+    pub body: Body,
     /// `[V, E]`, the vocabulary's product.
     pub vocabulary: Linear,
 }
@@ -18,46 +19,21 @@ pub struct OneLayer {
 impl OneLayer {
     /// Declares them at the sizes of `config`.
     pub fn new(config: &ElectraConfig) -> Self {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let cut = ElectraConfig {
+            num_hidden_layers: 1,
+            ..config.clone()
+        };
         let mut layout = ParamLayout::new();
-        let mut linear = |name: &str, rows: usize, cols: usize| {
-            let weight = layout.push(&format!("{name}.weight"), &[rows, cols], Init::Zeros, 0);
-            let bias = layout.push(&format!("{name}.bias"), &[rows], Init::Zeros, 0);
-            layout.register_linear(weight);
-            Linear { weight, bias }
-        };
-        let qkv = linear("qkv", 3 * hidden, hidden);
-        let attention_output = linear("attention_output", hidden, hidden);
-        let intermediate = linear("intermediate", wide, hidden);
-        let output = linear("output", hidden, wide);
-        let vocabulary = linear("vocabulary", config.vocab_size, config.embedding_size);
-        let norm = Norm {
-            weight: layout.push("norm.weight", &[hidden], Init::Ones, 0),
-            bias: layout.push("norm.bias", &[hidden], Init::Zeros, 0),
-            eps: 1e-12,
-        };
+        let body = Body::declare(&mut layout, "", &cut);
+        let shape = [config.vocab_size, config.embedding_size];
+        let weight = layout.push("vocabulary.weight", &shape, Init::Zeros, 0);
+        let bias = layout.push("vocabulary.bias", &shape[..1], Init::Zeros, 0);
+        layout.register_linear(weight);
         OneLayer {
             layout,
-            layer: LayerParams {
-                qkv,
-                attention_output,
-                attention_norm: norm,
-                intermediate,
-                output,
-                output_norm: norm,
-            },
-            vocabulary,
+            body,
+            vocabulary: Linear { weight, bias },
         }
-    }
-}
-
-/// The sizes of a layer of `config`.
-pub fn layer_spec(config: &ElectraConfig) -> LayerSpec {
-    LayerSpec {
-        hidden: config.hidden_size,
-        heads: config.num_attention_heads,
-        intermediate: config.intermediate_size,
-        activation: config.hidden_act.into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::batches::{BatchArgs, check_memory};
 use super::made_up;
 use super::measure::{Clock, LengthArgs, Work as Done};
-use super::one_layer::{OneLayer, filled, layer_spec, sequences, uploaded, wave};
+use super::one_layer::{OneLayer, filled, sequences, uploaded, wave};
 use super::report::{Speed, device, object, print};
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::Result;
@@ -112,9 +112,8 @@ impl On<'_> {
         sequences: &Sequences,
         grads: &mut B::Flat,
     ) -> Result<()> {
-        let (config, layer) = (self.bench.config, &declared.layer);
-        let (tokens, hidden) = (self.bench.tokens(), config.hidden_size);
-        let spec = layer_spec(config);
+        let (spec, layer) = (declared.body.spec, &declared.body.layers[0]);
+        let (tokens, hidden) = (self.bench.tokens(), spec.hidden);
         let drop = |site| Dropout {
             rate: 0.1,
             rng: Rng::new(2, 4),
