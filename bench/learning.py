@@ -149,7 +149,7 @@ def main() -> None:
     p.add_argument("--beside", choices=LAST, default="PyTorch", help="what runs beside the binary in f32")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    both = f"ours / {args.beside}"
+    both = "f32 / bf16" if args.beside == "bf16" else "ours / PyTorch"
     print(f"| run | seed | MLM, {both} | ratio | RTD, {both} | ratio | base | held-out AUC, {both} |")
     print("|---|---|---|---|---|---|---|---|")
     for case in CASES:
