@@ -13,7 +13,7 @@ use super::chain::{
 use super::clock::{Part, PartClock};
 use super::gemm::{Form, STRIP};
 use super::isa::Isa;
-use super::linear::{left_side, left_words};
+use super::linear::{left_side, left_words, packed_step};
 use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
@@ -66,7 +66,7 @@ impl Run<'_> {
             left(spec.hidden),
             tile_words(self.isa),
             rows * spec.hidden,
-            rows * middle_form(self.form).units(spec.intermediate),
+            rows * packed_step(middle_form(self.form), spec.intermediate),
             match self.form {
                 Form::Int8 => left(spec.intermediate),
                 _ => 0,
@@ -134,7 +134,7 @@ impl Run<'_> {
         let (isa, spec, count) = (self.isa, self.spec, rows.len());
         let [packed, tile, branch, middle, bytes] = room;
         let middle_form = middle_form(layer.output.form);
-        let units = middle_form.units(spec.intermediate);
+        let step = packed_step(middle_form, spec.intermediate);
         let branch = &mut branch[..count * spec.hidden];
         let mut lap = self.clock.start();
         // SAFETY: as the caller says.
@@ -180,8 +180,8 @@ impl Run<'_> {
                         form: middle_form,
                         to: middle
                             .as_mut_ptr()
-                            .wrapping_add(part.start * units + middle_form.units(first)),
-                        stride: units,
+                            .wrapping_add(part.start * step + middle_form.units(first)),
+                        stride: step,
                     };
                     store.run_on(isa);
                 },
@@ -192,7 +192,7 @@ impl Run<'_> {
                 data: middle.as_ptr(),
                 rows: count,
                 cols: spec.intermediate,
-                stride: units,
+                stride: step,
             };
             let left = left_side(isa, layer.output.form, activated, bytes);
             multiply_rows(isa, left, &layer.output, branch.as_mut_ptr(), spec.hidden);

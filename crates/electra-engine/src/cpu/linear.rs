@@ -8,6 +8,7 @@ use super::pack::{
     Source, Strips, add_column_sums, pack_rows, pack_rows_bf16, pack_strips, quantize_rows,
 };
 use super::params::CpuParams;
+use super::simd::LANES;
 use super::view::{Shared, View, part};
 use super::{Cpu, Flat};
 use crate::backend::{Array, Linear};
@@ -53,12 +54,19 @@ impl Left {
     }
 }
 
+/// Words from row to row of a packed left side: an odd number of cache lines, so that rows spread over
+/// the cache.
+pub(super) fn packed_step(form: Form, depth: usize) -> usize {
+    let lines = form.units(depth).div_ceil(LANES);
+    (lines | 1) * LANES
+}
+
 /// Words of scratch that [`left_side`] needs.
 pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
     match form {
         Form::F32 => 0,
-        Form::Bf16 => rows * form.units(depth),
-        Form::Int8 => rows * (form.units(depth) + 2),
+        Form::Bf16 => rows * packed_step(form, depth),
+        Form::Int8 => rows * (packed_step(form, depth) + 2),
     }
 }
 
@@ -72,7 +80,7 @@ pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut 
         form,
         data: room.as_ptr(),
         rows: source.rows,
-        row_step: units,
+        row_step: packed_step(form, source.cols),
         units,
         ranges: std::ptr::null(),
     };
@@ -81,15 +89,15 @@ pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut 
         left.row_step = source.stride;
         return left;
     }
-    let (words, rest) = room.split_at_mut(source.rows * units);
+    let (words, rest) = room.split_at_mut(source.rows * left.row_step);
     match form {
         // SAFETY: as the caller says.
-        Form::Bf16 => unsafe { pack_rows_bf16(isa, source, words) },
+        Form::Bf16 => unsafe { pack_rows_bf16(isa, source, left.row_step, words) },
         Form::Int8 => {
             let ranges = &mut rest[..2 * source.rows];
             left.ranges = ranges.as_ptr();
             // SAFETY: as the caller says.
-            unsafe { quantize_rows(isa, source, words, ranges) };
+            unsafe { quantize_rows(isa, source, left.row_step, words, ranges) };
         }
         Form::F32 => unreachable!("values that are kept as bf16 are multiplied as bf16"),
     }

@@ -329,17 +329,18 @@ impl Kernel for ColumnSums<'_> {
     }
 }
 
-/// Rows as pairs of bf16: `to` gets `rows` rows of `cols.div_ceil(2)` words.
+/// Rows as pairs of bf16: `to` gets `rows` rows of `cols.div_ceil(2)` words, `step` words apart.
 ///
 /// # Safety
 /// The source can be read.
-pub(crate) unsafe fn pack_rows_bf16(isa: Isa, source: Source, to: &mut [f32]) {
-    assert_eq!(to.len(), source.rows * source.cols.div_ceil(2));
-    isa.run_bf16(RowsBf16 { source, to });
+pub(crate) unsafe fn pack_rows_bf16(isa: Isa, source: Source, step: usize, to: &mut [f32]) {
+    assert!(to.len() == source.rows * step && step >= source.cols.div_ceil(2));
+    isa.run_bf16(RowsBf16 { source, step, to });
 }
 
 struct RowsBf16<'a> {
     source: Source,
+    step: usize,
     to: &'a mut [f32],
 }
 
@@ -348,9 +349,9 @@ impl Kernel for RowsBf16<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let units = self.source.cols.div_ceil(2).max(1);
-        for (row, to) in self.to.chunks_exact_mut(units).enumerate() {
-            for (i, words) in to.chunks_mut(LANES).enumerate() {
+        let units = self.source.cols.div_ceil(2);
+        for (row, to) in self.to.chunks_exact_mut(self.step.max(1)).enumerate() {
+            for (i, words) in to[..units].chunks_mut(LANES).enumerate() {
                 // SAFETY: the caller of `pack_rows_bf16` says that the source can be read.
                 let pairs = unsafe { self.source.pairs::<S>(row, 2 * i * LANES) };
                 S::write(words, pairs);
@@ -469,18 +470,30 @@ impl PackStrip<'_> {
 }
 
 /// Rows of f32 as bytes: a value stands for `step · byte + least`. `to` gets `rows` rows of
-/// `cols.div_ceil(4)` words, `ranges` step and least value of each row.
+/// `cols.div_ceil(4)` words, `step` words apart, `ranges` step and least value of each row.
 ///
 /// # Safety
 /// The source can be read.
-pub(crate) unsafe fn quantize_rows(isa: Isa, source: Source, to: &mut [f32], ranges: &mut [f32]) {
-    assert!(source.form == Form::F32);
-    assert!(to.len() == source.rows * source.cols.div_ceil(4) && ranges.len() == 2 * source.rows);
-    isa.run(Quantize { source, to, ranges });
+pub(crate) unsafe fn quantize_rows(
+    isa: Isa,
+    source: Source,
+    step: usize,
+    to: &mut [f32],
+    ranges: &mut [f32],
+) {
+    assert!(source.form == Form::F32 && step >= source.cols.div_ceil(4));
+    assert!(to.len() == source.rows * step && ranges.len() == 2 * source.rows);
+    isa.run(Quantize {
+        source,
+        step,
+        to,
+        ranges,
+    });
 }
 
 struct Quantize<'a> {
     source: Source,
+    step: usize,
     to: &'a mut [f32],
     ranges: &'a mut [f32],
 }
@@ -493,9 +506,10 @@ impl Kernel for Quantize<'_> {
         let Source {
             data, cols, stride, ..
         } = self.source;
-        let units = cols.div_ceil(4).max(1);
-        let rows = self.to.chunks_exact_mut(units);
+        let units = cols.div_ceil(4);
+        let rows = self.to.chunks_exact_mut(self.step.max(1));
         for (row, (to, range)) in rows.zip(self.ranges.chunks_exact_mut(2)).enumerate() {
+            let to = &mut to[..units];
             // SAFETY: the caller of `quantize_rows` says that the source can be read.
             let x = unsafe { std::slice::from_raw_parts(data.add(row * stride), cols) };
             let (full, rest) = x.split_at(cols / LANES * LANES);

@@ -441,26 +441,52 @@ unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
         mut b,
         b_step,
     } = sides;
+    if steps == 0 {
+        return;
+    }
     let below = SIDE * a_step;
-    for _ in 0..steps {
-        // SAFETY: as the caller says.
-        unsafe {
-            load::<6>(b, b_step);
-            load::<4>(a, a_step);
+    // SAFETY: as the caller says.
+    unsafe {
+        load::<6>(b, b_step);
+        load::<4>(a, a_step);
+        if COLS {
+            load::<7>(b.add(SIDE), b_step);
+        }
+        if ROWS {
+            load::<5>(a.add(below), a_step);
+        }
+        // A register is filled anew as soon as it has been multiplied, long before its next turn.
+        for _ in 1..steps {
+            a = a.wrapping_add(SIDE);
+            b = b.wrapping_add(SIDE * b_step);
             U::dot::<0, 4, 6>();
             if COLS {
-                load::<7>(b.add(SIDE), b_step);
                 U::dot::<1, 4, 7>();
             }
+            load::<4>(a, a_step);
             if ROWS {
-                load::<5>(a.add(below), a_step);
                 U::dot::<2, 5, 6>();
             }
+            load::<6>(b, b_step);
             if ROWS && COLS {
                 U::dot::<3, 5, 7>();
             }
+            if ROWS {
+                load::<5>(a.add(below), a_step);
+            }
+            if COLS {
+                load::<7>(b.add(SIDE), b_step);
+            }
         }
-        a = a.wrapping_add(SIDE);
-        b = b.wrapping_add(SIDE * b_step);
+        U::dot::<0, 4, 6>();
+        if COLS {
+            U::dot::<1, 4, 7>();
+        }
+        if ROWS {
+            U::dot::<2, 5, 6>();
+        }
+        if ROWS && COLS {
+            U::dot::<3, 5, 7>();
+        }
     }
 }

@@ -62,11 +62,14 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
     unsafe {
         match form {
             Form::F32 => words.copy_from_slice(x),
-            Form::Bf16 => pack_rows_bf16(isa, source(Form::F32, x, rows, depth), &mut words),
+            Form::Bf16 => {
+                pack_rows_bf16(isa, source(Form::F32, x, rows, depth), units, &mut words);
+            }
             Form::Int8 => {
                 quantize_rows(
                     isa,
                     source(Form::F32, x, rows, depth),
+                    units,
                     &mut words,
                     &mut ranges,
                 );
