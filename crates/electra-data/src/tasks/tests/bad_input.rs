@@ -229,7 +229,7 @@ fn byte_order_marks_and_mixed_line_ends_change_nothing() {
     let plain = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\ta \"b\tc\n0\t3\t4\td\te\n";
     let expected = read(&spec, "a.tsv", plain).unwrap();
     let mixed =
-        "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t1\t2\ta \"b\tc\r0\t3\t4\td\te";
+        "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t1\t2\ta \"b\tc\n0\t3\t4\td\te\r";
     let found = read(&spec, "a.tsv", mixed).unwrap();
     let inputs = |list: &[Example]| -> Vec<_> {
         list.iter()
@@ -241,6 +241,12 @@ fn byte_order_marks_and_mixed_line_ends_change_nothing() {
         panic!("no text");
     };
     assert_eq!(first, "a \"b");
+    // Old Macs end lines with a return; where anything else ends them it is a character.
+    let mac = read(&spec, "a.tsv", plain.replace('\n', "\r")).unwrap();
+    assert_eq!(inputs(&mac), inputs(&expected));
+    let inside = read(&spec, "a.tsv", plain.replace("a \"b", "a\rb")).unwrap();
+    assert_eq!(inside.len(), 2);
+    assert_eq!(inside[0].text(), "a\rb ⫽ c");
     let tags = own(TaskKind::Tagging);
     let a = read(&tags, "a.conll", "x O\r\ny B-A\r\n\r\nz O").unwrap();
     assert_eq!(a.len(), 2);
