@@ -72,6 +72,9 @@ impl Examples {
         };
         let source = match &spec.layout {
             Layout::Table(_) => table()?,
+            Layout::Conll { table, .. } if conll && extension(path) == "conllu" => {
+                Source::Conll(Conll::open_universal(path, table, options.lossy)?)
+            }
             Layout::Conll { word, tag, .. } if conll || stdin => {
                 Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
             }

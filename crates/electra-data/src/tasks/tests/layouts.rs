@@ -329,6 +329,41 @@ fn compressed_files_and_tables_of_lists_are_read() {
 }
 
 #[test]
+fn conll_u_has_comments_ranges_and_empty_nodes() {
+    let content = "# sent_id = 1
+# text = du bist
+1-2\tdu\t_\t_\t_\t_\t_\t_\t_\t_
+1\tde\tde\tADP\tIN\t_\t3\tcase\t_\t_
+2\tle\tle\tDET\tDT\t_\t3\tdet\t_\t_
+2.1\tx\tx\tNOUN\tNN\t_\t_\t_\t_\t_
+
+# text = boat
+1\t#\tboat\tNOUN\tNN\t_\t0\troot\t_\t_
+";
+    let tags = |columns: Columns| -> Vec<String> {
+        let spec = own(TaskKind::Tagging, columns, Header::Detect);
+        let examples = read(&spec, "a.conllu", content).unwrap();
+        let gold = |e: &Example| match &e.gold {
+            Some(Gold::Tags(tags)) => tags.join(" "),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(examples[1].place.line, 9);
+        examples
+            .iter()
+            .map(|e| format!("{}|{}", e.text(), gold(e)))
+            .collect()
+    };
+    assert_eq!(tags(Columns::default()), ["de le|ADP DET", "#|NOUN"]);
+    assert_eq!(tags(columns("3", "", "5")), ["de le|IN DT", "boat|NN"]);
+    let by_name = columns("lemma", "", "XPOS");
+    assert_eq!(tags(by_name), ["de le|IN DT", "boat|NN"]);
+    // The same columns in another file are what they are.
+    let spec = own(TaskKind::Tagging, Columns::default(), Header::Detect);
+    let examples = read(&spec, "a.conll", "#\tO\n1-2\tB-x\n").unwrap();
+    assert_eq!(examples[0].text(), "# 1-2");
+}
+
+#[test]
 fn predictions_are_written_as_glue_wants_them() {
     let spec = TaskSpec::by_name("stsb").unwrap();
     let mut out = Submission::new(&spec, Vec::new()).unwrap();
