@@ -400,7 +400,7 @@ fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
     )
     .expect("a file");
     let spec = |name: &str| TaskSpec::own(OwnTask::new(name, TaskKind::Tagging)).expect("a task");
-    let open = |content: Option<&str>| {
+    let open = |content: Option<&str>, settings: &[&str]| {
         if let Some(content) = content {
             std::fs::write(&train, content).expect("a file");
         }
@@ -412,12 +412,23 @@ fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
         };
         let start = Start::Model(ModelDir::open(golden()).expect("a model"));
         let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
-        let job = FinetuneJob::open(config(&[]), start, tokenizer, vec![files]).expect("a job");
-        job.tasks[0].spec.metrics.clone()
+        FinetuneJob::open(config(settings), start, tokenizer, vec![files])
     };
-    assert_eq!(open(None), [Metric::Accuracy]);
-    let entities = open(Some("the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n"));
-    assert_eq!(entities[0], Metric::F1);
+    let metrics = |content: Option<&str>| {
+        let job = open(content, &[]).expect("a job");
+        (job.tasks[0].spec.metrics.clone(), job.tasks[0].notes.len())
+    };
+    assert_eq!(metrics(None), (vec![Metric::Accuracy], 0));
+    let refused = open(None, &["metric=f1"]).expect_err("no entities");
+    assert!(refused.to_string().contains("f1_macro"), "{refused}");
+    open(None, &["metric=f1_macro"]).expect("of words");
+    // Numbers may be meant for entities.
+    let numbers = "the\t0\nboat\t1\n\nold\t0\nriver\t2\n\n";
+    assert_eq!(metrics(Some(numbers)), (vec![Metric::Accuracy], 1));
+    let note = open(None, &[]).expect("a job").tasks[0].notes.remove(0);
+    assert!(note.contains("B-PER"), "{note}");
+    let (entities, notes) = metrics(Some("the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n"));
+    assert_eq!((entities[0], notes), (Metric::F1, 0));
 }
 
 /// The loss of development data is that of the questions whose answer can be found.

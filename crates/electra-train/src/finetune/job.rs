@@ -4,6 +4,7 @@
 use super::config::{ClassWeights, FinetuneConfig};
 use super::model::check_fit;
 use super::plan::Plan;
+use super::score::WORD_METRICS;
 use super::trainer::StepSettings;
 use crate::schedule::Schedule;
 use crate::setting::SettingError;
@@ -370,6 +371,23 @@ fn open_task(
             // Parts of speech and their like are labels of words; there are no entities to score.
             spec.metrics = vec![Metric::Accuracy];
             spec.best = Metric::Accuracy;
+            let numbers = labels.names().iter().all(|tag| tag.parse::<u64>().is_ok());
+            if numbers {
+                notes.push(format!(
+                    "warning: {}: the tags are numbers; without names such as B-PER and I-PER only \
+                     the accuracy of words can be reported",
+                    spec.name
+                ));
+            }
+            if let Some(metric) = config.metric.filter(|m| !WORD_METRICS.contains(m)) {
+                let known = WORD_METRICS.map(Metric::name).join(", ");
+                return Err(FinetuneJobError::Options(format!(
+                    "metric {} is none of words, and the tags of {} are not of entities: they have \
+                     no B- and I-; choose one of {known}",
+                    metric.name(),
+                    spec.name
+                )));
+            }
         }
     }
     labels.check_development(&dev_examples)?;
