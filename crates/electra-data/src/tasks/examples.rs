@@ -375,6 +375,27 @@ impl Examples {
         }))
     }
 
+    /// The tags that numbers stand for, in a task that knows them; what is wrong if one stands for
+    /// none.
+    fn named_tags(&self, tags: Vec<String>) -> Result<Vec<String>, String> {
+        let names = &self.spec.tag_names;
+        let numbers: Option<Vec<usize>> = tags.iter().map(|tag| tag.parse().ok()).collect();
+        let Some(numbers) = numbers.filter(|_| !names.is_empty()) else {
+            return Ok(tags);
+        };
+        let named = numbers.into_iter().map(|number| {
+            names.get(number).cloned().ok_or_else(|| {
+                format!(
+                    "{} has no tag {number}: its {} tags are numbered from 0; for data with tags of \
+                     its own give --kind tagging",
+                    self.spec.name,
+                    names.len()
+                )
+            })
+        });
+        named.collect()
+    }
+
     fn gold(
         &self,
         row: &Row,
@@ -484,7 +505,7 @@ impl Examples {
                 if tags.len() != words {
                     return Err(wrong(format!("{words} words but {} tags", tags.len())));
                 }
-                Gold::Tags(tags)
+                Gold::Tags(self.named_tags(tags).map_err(wrong)?)
             }
             TaskKind::QuestionAnswering => Gold::Answers(
                 answers(&value).ok_or_else(|| {

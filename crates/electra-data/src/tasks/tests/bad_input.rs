@@ -95,6 +95,48 @@ fn unknown_labels_are_named_with_their_line() {
 }
 
 #[test]
+fn numbers_stand_for_a_models_labels_and_are_said_once() {
+    let spec = named("sst2");
+    let examples = read(&spec, "a.tsv", "x\t1\ny\t0\nz\t1\n").unwrap();
+    let names = || vec!["NEGATIVE".into(), "POSITIVE".into()];
+    let labels = LabelSet::new(names()).unwrap().known_by_number();
+    labels.check(&examples).unwrap();
+    let options = FeatureOptions::of(&spec);
+    let f = Featurizer::new(spec.kind, tokenizer(), labels.clone(), options.clone()).unwrap();
+    let mut counts = FeatureCounts::default();
+    let targets: Vec<_> = examples
+        .iter()
+        .map(|e| f.features(0, e, &mut counts).unwrap()[0].target.clone())
+        .collect();
+    let class = |n| Some(Target::Class(n));
+    assert_eq!(targets, [class(1), class(0), class(1)]);
+    let notes = counts.notes();
+    assert_eq!(notes.len(), 1);
+    assert_has(&notes[0], &["0 as NEGATIVE, 1 as POSITIVE"]);
+    // Beyond the last, written otherwise, or the name of a label.
+    for odd in ["2", "01", "-1", "1.0"] {
+        assert_eq!(labels.id(odd), None, "{odd}");
+    }
+    let swapped = LabelSet::new(vec!["1".into(), "0".into()]).unwrap();
+    assert_eq!(swapped.known_by_number().id("1"), Some(0));
+    // What training found is what there is.
+    message(LabelSet::new(names()).unwrap().check(&examples));
+
+    let tags = own(TaskKind::Tagging);
+    let row = r#"{"tokens": ["the", "boat"], "tags": [0, 2]}"#;
+    let examples = read(&tags, "a.jsonl", row).unwrap();
+    let labels = ["O", "B-x", "I-x"].map(String::from).to_vec();
+    let labels = LabelSet::new(labels).unwrap().known_by_number();
+    labels.check(&examples).unwrap();
+    let f = Featurizer::new(tags.kind, tokenizer(), labels, options).unwrap();
+    let mut counts = FeatureCounts::default();
+    let features = f.features(0, &examples[0], &mut counts).unwrap();
+    let expected = Target::Tags(vec![Some(0), Some(2)]);
+    assert_eq!(features[0].target, Some(expected));
+    assert_has(&counts.notes()[0], &["0 as O, 2 as I-x"]);
+}
+
+#[test]
 fn a_label_that_only_the_development_file_has_is_refused() {
     let spec = own(TaskKind::Classification);
     let train = read(&spec, "a.tsv", "text\tlabel\nx\t1\ny\t2\n").unwrap();

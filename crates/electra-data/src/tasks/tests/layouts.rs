@@ -364,6 +364,58 @@ fn conll_u_has_comments_ranges_and_empty_nodes() {
 }
 
 #[test]
+fn numbers_of_the_hubs_tables_are_tags_with_names() {
+    let read_tags = |task: &str, column: &str, numbers: &str| {
+        let count = numbers.split(',').count();
+        let words = vec!["\"the\""; count].join(", ");
+        let row = format!("{{\"tokens\": [{words}], \"{column}\": [{numbers}]}}\n");
+        let examples = read(&TaskSpec::by_name(task).unwrap(), "a.jsonl", row)?;
+        match &examples[0].gold {
+            Some(Gold::Tags(tags)) => Ok::<_, TaskError>(tags.join(" ")),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (task, column, numbers, expected) in [
+        (
+            "conll2003",
+            "ner_tags",
+            "0, 1, 2, 3, 8",
+            "O B-PER I-PER B-ORG I-MISC",
+        ),
+        (
+            "conll2000",
+            "chunk_tags",
+            "11, 12, 21, 1, 19, 22",
+            "B-NP I-NP B-VP B-ADJP B-UCP I-VP",
+        ),
+        (
+            "wnut17",
+            "ner_tags",
+            "0, 3, 4, 9, 12",
+            "O B-creative-work I-creative-work B-person I-product",
+        ),
+        ("msra", "ner_tags", "5, 6", "B-LOC I-LOC"),
+        // Names stay what they are.
+        ("conll2003", "ner_tags", "\"I-ORG\", \"O\"", "I-ORG O"),
+    ] {
+        assert_eq!(
+            read_tags(task, column, numbers).unwrap(),
+            expected,
+            "{task}"
+        );
+    }
+    let m = read_tags("msra", "ner_tags", "0, 7")
+        .unwrap_err()
+        .to_string();
+    assert!(m.contains("line 1") && m.contains("no tag 7"), "{m}");
+    // A task of one's own has the tags that its data has.
+    let spec = own(TaskKind::Tagging, Columns::default(), Header::Detect);
+    let row = r#"{"tokens": ["a", "b"], "tags": [0, 3]}"#;
+    let gold = read(&spec, "a.jsonl", row).unwrap()[0].gold.clone();
+    assert_eq!(gold, Some(Gold::Tags(vec!["0".into(), "3".into()])));
+}
+
+#[test]
 fn predictions_are_written_as_glue_wants_them() {
     let spec = TaskSpec::by_name("stsb").unwrap();
     let mut out = Submission::new(&spec, Vec::new()).unwrap();
