@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::rows::extension;
 use super::{TaskError, tagging};
 
 /// Where an example stands.
@@ -15,6 +16,18 @@ pub struct Place {
     /// Its first line, or its row in Parquet, counted from 1; the line of its article in SQuAD's
     /// format.
     pub line: u64,
+}
+
+impl Place {
+    /// What to do if what is wrong here is that the row is no example but names the columns; empty
+    /// where it cannot be that.
+    pub(super) fn header_hint(&self) -> &'static str {
+        let table = matches!(extension(&self.path).as_str(), "tsv" | "csv" | "txt");
+        match self.line == 1 && table {
+            true => "; if the row names the columns, give --header true",
+            false => "",
+        }
+    }
 }
 
 impl fmt::Display for Place {

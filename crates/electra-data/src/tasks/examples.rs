@@ -1,5 +1,6 @@
 //! The examples of a task's file, one at a time.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,10 +8,10 @@ use serde_json::Value;
 
 use super::columns::{self, Found, Place as ColumnPlace};
 use super::conll::Conll;
-use super::rows::{Row, Rows, extension};
+use super::rows::{Cells, Row, Rows, extension};
 use super::spec::Layout;
 use super::squad::Squad;
-use super::{Answer, Example, Gold, Input, Place, TaskError, TaskKind, TaskSpec};
+use super::{Answer, Example, Gold, Header, Input, Place, TaskError, TaskKind, TaskSpec};
 use crate::read::Format;
 
 /// Whether a file's labels are needed.
@@ -48,8 +49,13 @@ pub struct Examples {
     options: OpenOptions,
     read: u64,
     skipped: u64,
+    /// The label of the first row, where the row was taken for a header because it is no number.
+    guessed: Option<String>,
     done: bool,
 }
+
+/// Rows that are looked at to see whether labels are numbers.
+const LOOKED_AT: usize = 100;
 
 /// The extensions that are read as CoNLL's columns.
 const CONLL: [&str; 6] = ["conll", "txt", "bio", "iob", "iob2", "conllu"];
@@ -93,6 +99,7 @@ impl Examples {
             options,
             read: 0,
             skipped: 0,
+            guessed: None,
             done: false,
         };
         examples.find_columns()?;
@@ -130,9 +137,80 @@ impl Examples {
         }
     }
 
+    /// What there is to say of the first row: that it was taken for a header by its label, or that
+    /// it may be one, since its label is no other's of `examples`, which are those of the file.
+    pub fn header_note(&self, examples: &[Example]) -> Option<String> {
+        let path = self.path.display();
+        if let Some(label) = &self.guessed {
+            return Some(format!(
+                "{path}: the first row is taken for a header, because its label {label:?} is no \
+                 number and all others are; --header false makes it an example"
+            ));
+        }
+        let Source::Table(_, Some(found)) = &self.source else {
+            return None;
+        };
+        let by_place = matches!(found.label[..], [ColumnPlace::At(_)]);
+        if found.header || !by_place || self.spec.header != Header::Detect {
+            return None;
+        }
+        let label = |example: &Example| match &example.gold {
+            Some(Gold::Class(label)) => Some(label.clone()),
+            _ => None,
+        };
+        let first = label(examples.first()?)?;
+        let mut others = BTreeMap::new();
+        for other in examples[1..].iter().filter_map(label) {
+            *others.entry(other).or_insert(0) += 1;
+        }
+        let odd = !others.contains_key(&first) && others.values().any(|&n| n > 1);
+        odd.then(|| {
+            format!(
+                "warning: {path}: the label {first:?} of the first row occurs nowhere else; if the \
+                 row names the columns, give --header true"
+            )
+        })
+    }
+
+    /// The label of the first row, if it is no number but those of all rows that follow are, as far
+    /// as they are looked at.
+    fn label_of_header(&self, first: &Row, found: &Found) -> Option<String> {
+        let ColumnPlace::At(at) = found.label.first()? else {
+            return None;
+        };
+        let values = matches!(
+            self.spec.kind,
+            TaskKind::Classification | TaskKind::Regression
+        );
+        let by_number = !found.header && self.spec.header == Header::Detect;
+        let streamed = self.path.as_ref() == Path::new("-");
+        if !values || !by_number || streamed {
+            return None;
+        }
+        let label = |row: &Row| match &row.cells {
+            Cells::Places(cells) => Some(cells.get(*at)?.trim().to_owned()),
+            Cells::Names(_) => None,
+        };
+        let number = |label: &String| label.parse::<f64>().is_ok();
+        let name = label(first).filter(|label| !label.is_empty() && !number(label))?;
+        // Another reader looks ahead; what it finds wrong this one will find and say.
+        let mut rows = Rows::open(&self.path, self.options.format, true).ok()?;
+        rows.next_row().ok()?;
+        let mut numbers = 0;
+        while numbers < LOOKED_AT
+            && let Ok(Some(row)) = rows.next_row()
+        {
+            if !label(&row).is_some_and(|label| number(&label)) {
+                return None;
+            }
+            numbers += 1;
+        }
+        (numbers > 1).then_some(name)
+    }
+
     /// Resolves the columns by the first row.
     fn find_columns(&mut self) -> Result<(), TaskError> {
-        let Source::Table(rows, found) = &mut self.source else {
+        let Source::Table(rows, _) = &mut self.source else {
             return Ok(());
         };
         let own;
@@ -146,20 +224,28 @@ impl Examples {
                 &own
             }
         };
-        let Some(first) = rows.peek()? else {
+        let Some(first) = rows.next_row()? else {
             return Ok(());
         };
-        let places = columns::find(
+        let mut places = columns::find(
             &self.path,
             forms,
-            first,
+            &first,
             self.spec.header,
             self.options.labels == LabelColumn::Required,
         )?;
-        if places.header {
-            rows.next_row()?;
+        let named = forms.iter().any(|form| form.width.is_some());
+        self.guessed = match named {
+            true => None,
+            false => self.label_of_header(&first, &places),
+        };
+        places.header |= self.guessed.is_some();
+        if let Source::Table(rows, found) = &mut self.source {
+            if !places.header {
+                rows.put_back(first);
+            }
+            *found = Some(places);
         }
-        *found = Some(places);
         Ok(())
     }
 
@@ -456,7 +542,12 @@ impl Examples {
                 }
                 match text.parse::<f64>() {
                     Ok(number) if number.is_finite() => Gold::Value(number),
-                    _ => return Err(wrong(format!("the label {text:?} is not a number"))),
+                    _ => {
+                        return Err(wrong(format!(
+                            "the label {text:?} is not a number{}",
+                            place.header_hint()
+                        )));
+                    }
                 }
             }
             TaskKind::MultiLabel if found.label.len() > 1 => {

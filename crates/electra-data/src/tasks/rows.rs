@@ -257,12 +257,9 @@ impl Rows {
         })
     }
 
-    /// The next row without taking it.
-    pub(super) fn peek(&mut self) -> Result<Option<&Row>, ReadError> {
-        if self.ahead.is_none() {
-            self.ahead = self.next_row()?;
-        }
-        Ok(self.ahead.as_ref())
+    /// Makes a row that was just taken the next one again.
+    pub(super) fn put_back(&mut self, row: Row) {
+        self.ahead = Some(row);
     }
 
     /// Rows with invalid UTF-8 that were read nevertheless.

@@ -300,6 +300,7 @@ fn read(
     if examples.is_empty() {
         return Err(TaskError::Empty { path: path.into() });
     }
+    notes.extend(reader.header_note(&examples));
     for (count, what) in [
         (reader.skipped(), "rows were left out as incomplete"),
         (reader.invalid_utf8(), "lines have invalid UTF-8, replaced"),

@@ -75,6 +75,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if examples.is_empty() {
         bail!("{}: holds no example", args.data.display());
     }
+    if let Some(note) = reader.header_note(&[]) {
+        tell!("{note}");
+    }
     if reader.skipped() > 0 {
         tell!("{} rows were left out as incomplete", reader.skipped());
     }

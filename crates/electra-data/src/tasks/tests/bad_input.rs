@@ -39,6 +39,23 @@ fn a_missing_column_is_named_with_what_is_there() {
     assert_has(&m, &["a.jsonl, line 1", "\"label\""]);
     let m = message(read(&named("mrpc"), "a.tsv", "1\t2\t3\n"));
     assert_has(&m, &["a.tsv, line 1", "\"#1 String\""]);
+    // A header with other names is no example of a form without header.
+    for labels in [LabelColumn::Required, LabelColumn::Optional] {
+        let (_dir, path) = file("a.tsv", "txt\tlabel\na b\t1\nc d\t0\n");
+        let options = OpenOptions {
+            labels,
+            ..OpenOptions::default()
+        };
+        let m = message(Examples::open(&named("sst2"), &path, options));
+        assert_has(
+            &m,
+            &[
+                "a.tsv, line 1",
+                "no column \"sentence\"",
+                "\"txt\", \"label\"",
+            ],
+        );
+    }
     // Later lines may lack it too.
     let m = message(read(&spec, "a.tsv", "text\tlabel\nx\t1\ny\n"));
     assert_has(&m, &["a.tsv, line 3", "no column 2 (label)"]);
@@ -92,6 +109,75 @@ fn unknown_labels_are_named_with_their_line() {
         )
         .unwrap_err();
     }
+}
+
+/// Columns by number, the text first, the label second.
+fn by_number(kind: TaskKind, header: Header) -> TaskSpec {
+    TaskSpec::own(OwnTask {
+        columns: Columns {
+            text: vec![Column::Number(1)],
+            label: vec![Column::Number(2)],
+            ..Columns::default()
+        },
+        header,
+        ..OwnTask::new("mine", kind)
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_header_of_other_names_is_skipped_or_suspected_and_said() {
+    let open = |header, content: &str| {
+        let (_dir, path) = file("a.tsv", content);
+        let spec = by_number(TaskKind::Classification, header);
+        let mut reader = Examples::open(&spec, &path, OpenOptions::default()).unwrap();
+        let examples: Vec<Example> = reader.by_ref().map(Result::unwrap).collect();
+        let note = reader.header_note(&examples);
+        (examples.len(), note.unwrap_or_default())
+    };
+    // Certain: every other label is a number.
+    let stars = "review\tstars\na\t5\nb\t1\nc\t5\n";
+    let (count, note) = open(Header::Detect, stars);
+    assert_eq!(count, 3);
+    assert_has(
+        &note,
+        &["a.tsv", "\"stars\" is no number", "--header false"],
+    );
+    assert_eq!(open(Header::Absent, stars), (4, String::new()));
+    assert_eq!(open(Header::Present, stars), (3, String::new()));
+    // Doubtful: it is an example, and said to be odd.
+    let verdict = "review\tverdict\na\tgood\nb\tbad\nc\tgood\n";
+    let (count, note) = open(Header::Detect, verdict);
+    assert_eq!(count, 4);
+    assert_has(
+        &note,
+        &[
+            "\"verdict\" of the first row occurs nowhere else",
+            "--header true",
+        ],
+    );
+    assert_eq!(open(Header::Absent, verdict), (4, String::new()));
+    for fine in ["a\tgood\nb\tbad\nc\tgood\n", "a\tx\nb\t1\nc\ty\n"] {
+        assert_eq!(open(Header::Detect, fine), (3, String::new()));
+    }
+    let values = by_number(TaskKind::Regression, Header::Detect);
+    assert_eq!(read(&values, "a.tsv", stars).unwrap().len(), 3);
+    let m = message(read(&values, "a.tsv", "review\tstars\n"));
+    assert_has(
+        &m,
+        &[
+            "a.tsv, line 1",
+            "\"stars\" is not a number",
+            "--header true",
+        ],
+    );
+    let spec = by_number(TaskKind::Classification, Header::Detect);
+    let examples = read(&spec, "a.tsv", verdict).unwrap();
+    let labels = LabelSet::new(vec!["good".into(), "bad".into()]).unwrap();
+    assert_has(
+        &message(labels.check(&examples)),
+        &["line 1", "--header true"],
+    );
 }
 
 #[test]

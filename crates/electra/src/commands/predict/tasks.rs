@@ -331,6 +331,9 @@ impl Source {
     fn warn(&self) {
         match self {
             Source::File(file) => {
+                if let Some(note) = file.header_note(&[]) {
+                    tell!("{note}");
+                }
                 if file.skipped() > 0 {
                     tell!(
                         "warning: {} rows were left out as incomplete",
