@@ -93,6 +93,58 @@ fn decisions_on_each_of_several_labels_are_shown() {
 }
 
 #[test]
+fn a_submission_has_a_line_for_every_row_in_a_file_of_the_servers_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(
+        d,
+        "train.tsv",
+        "sentence\tlabel\nthe boat\t1\nthe tree\t0\n",
+    );
+    let model = tuned(d, &train, &["--task", "sst2"]);
+    let test = write(
+        d,
+        "test.tsv",
+        "index\tsentence\n0\tthe boat\n1\n2\tthe tree\n",
+    );
+    let input = ["--task", "sst2", "--input", &test, "--submission"];
+    let ran = predict(&model, "classify", &input);
+    ran.says(&["1 rows lack a text"]);
+    let lines = ran.ok();
+    let ids: Vec<&str> = lines
+        .lines()
+        .map(|l| l.split('\t').next().unwrap())
+        .collect();
+    assert_eq!(ids, ["index", "0", "1", "2"]);
+
+    let folder = d.join("glue").display().to_string();
+    let with = |folder: &str| predict(&model, "classify", &[&input[..], &[folder]].concat());
+    with(&folder).fails(1, &["no such directory", "glue/ makes it"]);
+    assert_eq!(with(&format!("{folder}/")).ok(), "");
+    let written = std::fs::read_to_string(d.join("glue/SST-2.tsv")).unwrap();
+    assert_eq!(written, lines);
+    with(&folder).ok();
+
+    let broken = write(d, "broken.tsv", "index\tsentence\n0\ta\n\tb\n");
+    let more = [
+        "--task",
+        "sst2",
+        "--input",
+        &broken,
+        "--submission",
+        &folder,
+    ];
+    predict(&model, "classify", &more).fails(1, &["broken.tsv, line 3", "no id"]);
+    assert_eq!(
+        std::fs::read_to_string(d.join("glue/SST-2.tsv")).unwrap(),
+        lines
+    );
+    let other = ["--task", "imdb", "--input", &train, "--submission"];
+    predict(&model, "classify", &other).fails(1, &["GLUE", "imdb", "cola sst2"]);
+    predict(&model, "tag", &input).fails(1, &["--submission", "--as classify"]);
+}
+
+#[test]
 fn a_header_of_other_names_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();

@@ -33,6 +33,9 @@ pub struct OpenOptions {
     pub format: Option<Format>,
     /// Whether invalid UTF-8 becomes U+FFFD instead of an error.
     pub lossy: bool,
+    /// Whether every row of a table is an example, for which something must be predicted: labels
+    /// are not read, no row is left out, and a text that is not there is empty.
+    pub every_row: bool,
 }
 
 enum Source {
@@ -49,6 +52,7 @@ pub struct Examples {
     options: OpenOptions,
     read: u64,
     skipped: u64,
+    incomplete: u64,
     /// The label of the first row, where the row was taken for a header because it is no number.
     guessed: Option<String>,
     done: bool,
@@ -99,6 +103,7 @@ impl Examples {
             options,
             read: 0,
             skipped: 0,
+            incomplete: 0,
             guessed: None,
             done: false,
         };
@@ -126,6 +131,11 @@ impl Examples {
     /// data sets known to have such.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// Rows so far that lack a text and were read nevertheless.
+    pub fn incomplete(&self) -> u64 {
+        self.incomplete
     }
 
     /// Lines with invalid UTF-8 that were read nevertheless.
@@ -268,13 +278,20 @@ impl Examples {
                         return Ok(None);
                     };
                     let place = self.place(row.line);
+                    let absent = |at| matches!(row.cell(at), None | Some(Value::Null));
+                    if self.options.every_row {
+                        let lacks = found.text.iter().chain(&found.second).any(absent);
+                        self.incomplete += u64::from(lacks);
+                    }
                     match self.of_row(&row, &found, number, place) {
                         Ok(Some(example)) => {
                             self.read += 1;
                             return Ok(Some(example));
                         }
                         Ok(None) => self.skipped += 1,
-                        Err(TaskError::Example { .. }) if self.spec.skip_malformed => {
+                        Err(TaskError::Example { .. })
+                            if self.spec.skip_malformed && !self.options.every_row =>
+                        {
                             self.skipped += 1;
                         }
                         Err(e) => return Err(e),
@@ -368,7 +385,9 @@ impl Examples {
             place: place.clone(),
             what,
         };
+        let every_row = self.options.every_row;
         let cell = |at: &ColumnPlace, what: &str| match row.cell(at) {
+            Some(Value::Null) | None if every_row => Ok(Value::String(String::new())),
             Some(Value::Null) | None => Err(wrong(match at {
                 ColumnPlace::At(i) => format!("no column {} ({what}); the line has fewer", i + 1),
                 ColumnPlace::Key(name) => format!("no {name:?} ({what})"),
@@ -384,6 +403,9 @@ impl Examples {
             Some(at) => string(at, "id")?,
             None => number.to_string(),
         };
+        if id.is_empty() && every_row {
+            return Err(wrong("no id, so nothing can be said of it".into()));
+        }
         let joined = || -> Result<String, TaskError> {
             let parts = found.text.iter().map(|at| string(at, "text"));
             Ok(parts.collect::<Result<Vec<_>, _>>()?.join(" "))
@@ -440,7 +462,7 @@ impl Examples {
                 second: second()?,
             },
         };
-        let gold = if found.label.is_empty() {
+        let gold = if found.label.is_empty() || every_row {
             None
         } else {
             match self.gold(row, found, &input, &place)? {

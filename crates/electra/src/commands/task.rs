@@ -107,6 +107,7 @@ impl ColumnArgs {
             labels,
             format: self.format.map(Into::into),
             lossy: self.lossy,
+            ..OpenOptions::default()
         }
     }
 

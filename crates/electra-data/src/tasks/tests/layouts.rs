@@ -1,7 +1,7 @@
 //! The layouts of GLUE's files and of one's own, and the files of predictions.
 
 use super::support::{file, read, tokenizer};
-use crate::tasks::submission::{Submission, file_name};
+use crate::tasks::submission::{Submission, TASKS, file_name, server_labels};
 use crate::tasks::tagging::Scheme;
 use crate::tasks::*;
 
@@ -435,6 +435,52 @@ fn predictions_are_written_as_glue_wants_them() {
         Some("MNLI-mm.tsv")
     );
     assert_eq!(name("squad", "x.json"), None);
+    for ax in ["AX/AX.tsv", "diagnostic.tsv", "diagnostic-full.tsv"] {
+        assert_eq!(name("mnli", ax), Some("AX.tsv"));
+    }
+    assert!(TASKS.iter().all(|task| name(task, "test.tsv").is_some()));
+    let labels = |task: &str, labels: &[&str]| {
+        let labels = LabelSet::new(labels.iter().map(|&l| l.to_owned()).collect()).unwrap();
+        let found = server_labels(&TaskSpec::by_name(task).unwrap(), &labels);
+        found
+            .map(|set| set.names().to_vec())
+            .map_err(|e| e.to_string())
+    };
+    let bits = ["0".to_owned(), "1".to_owned()];
+    assert_eq!(labels("sst2", &["NEGATIVE", "POSITIVE"]).unwrap(), bits);
+    let own = labels("qnli", &["NOT-ENTAILMENT", "Entailment"]).unwrap();
+    assert_eq!(own, ["not_entailment", "entailment"]);
+    let wrong = labels("rte", &["yes", "no"]).unwrap_err();
+    assert!(
+        wrong.contains("entailment, not_entailment") && wrong.contains("yes, no"),
+        "{wrong}"
+    );
+    assert!(
+        labels("imdb", &["a", "b"])
+            .unwrap_err()
+            .contains("cola sst2")
+    );
+    assert!(labels("stsb", &[]).unwrap().is_empty());
+}
+
+#[test]
+fn every_row_of_a_test_file_is_an_example_whatever_it_lacks() {
+    let content = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\ta\tb\t0\n4\t5\n6\t7\t8\tc\td\t-\n9\t8\t7\te\n";
+    let (_dir, path) = file("a.tsv", content);
+    let options = OpenOptions {
+        every_row: true,
+        labels: LabelColumn::Optional,
+        ..OpenOptions::default()
+    };
+    let spec = TaskSpec::by_name("qqp").unwrap();
+    let mut reader = Examples::open(&spec, &path, options).unwrap();
+    let read: Vec<String> = reader
+        .by_ref()
+        .map(Result::unwrap)
+        .map(|e| format!("{} {}", e.id, e.text()))
+        .collect();
+    assert_eq!(read, ["1 a ⫽ b", "4  ⫽ ", "6 c ⫽ d", "9 e ⫽ "]);
+    assert_eq!((reader.skipped(), reader.incomplete()), (0, 2));
 }
 
 #[test]

@@ -90,9 +90,10 @@ struct TaskArgs {
         requires = "template"
     )]
     label_words: Vec<String>,
-    /// Write what GLUE's server takes
-    #[arg(long)]
-    submission: bool,
+    /// Write what GLUE's server takes: every row of --input has its line. With DIR into a file
+    /// there, called as the server wants it
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    submission: Option<Option<PathBuf>>,
     /// How tokens become spans, as in transformers: none, simple, first, average or max
     #[arg(long, value_name = "STRATEGY", default_value = "simple",
           value_parser = ["none", "simple", "first", "average", "max"])]
@@ -126,7 +127,7 @@ impl Default for TaskArgs {
             pair: false,
             template: None,
             label_words: Vec::new(),
-            submission: false,
+            submission: None,
             aggregation: "simple".into(),
             max_seq_length: None,
             doc_stride: None,
@@ -212,6 +213,10 @@ const TOKENS_A_TEXT: usize = 128;
 
 /// Runs the subcommand.
 pub fn run(mut args: Args) -> Result<ExitCode> {
+    let given = &args.task_args;
+    if given.submission.is_some() && (args.task != Task::Classify || given.template.is_some()) {
+        bail!("--submission is for GLUE's tasks, which are classified by a head: --as classify");
+    }
     let folder = models::folder(&args.model)?;
     let dir = ModelDir::open(&folder)?;
     args.device = args.device.for_model(&dir);
