@@ -69,8 +69,8 @@ impl Evaluation {
 
 /// Mistakes that are kept.
 const MISTAKES: usize = 20;
-/// Classes up to which a confusion matrix is shown.
-const LARGEST_MATRIX: usize = 40;
+/// Classes up to which a confusion matrix is shown: the parts of speech of a treebank, for one.
+const LARGEST_MATRIX: usize = 60;
 
 /// Metrics of tags that are not of entities, such as parts of speech: those of words.
 pub const WORD_METRICS: [Metric; 4] = [
@@ -421,7 +421,7 @@ mod tests {
         let (_, matrix) = found.detail.confusion.expect("few tags");
         assert_eq!(matrix, [[1, 0, 0], [0, 0, 1], [0, 0, 2]]);
         // Too many to show.
-        let many: Vec<String> = (0..50).map(|i| format!("T{i}")).collect();
+        let many: Vec<String> = (0..61).map(|i| format!("T{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(tagged(&many, &[3], &[4]).detail.confusion, None);
     }
