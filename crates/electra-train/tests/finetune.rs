@@ -554,3 +554,23 @@ fn a_metric_or_a_loss_that_the_task_does_not_have_is_refused_before_the_first_st
         "{refused}"
     );
 }
+
+/// The reference sums the loss over the batch.
+#[test]
+fn the_loss_is_a_mean_and_with_compat_google_a_sum() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let first_step = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let settings: Vec<&str> = ["num_train_epochs=1"].iter().chain(more).copied().collect();
+        finished(&open(config(&settings), &["boats"], &train, &dev), &out);
+        let lines = metrics(&out);
+        ["loss", "grad_norm"].map(|key| lines[0][key].as_f64().expect("a number"))
+    };
+    let mean = first_step("mean", &[]);
+    let sum = first_step("sum", &["compat=google"]);
+    for (mean, sum) in mean.into_iter().zip(sum) {
+        // A batch of eight.
+        assert!((sum / mean - 8.0).abs() < 1e-4, "{sum} for {mean}");
+    }
+}

@@ -457,3 +457,36 @@ fn odd_data_is_taken_and_counted() {
     ran.says(&["begin with I-"]);
     ran.ok();
 }
+
+#[test]
+fn a_model_of_pairs_takes_lines_of_two_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let lines: String = (0..16)
+        .map(|i| {
+            format!(
+                "the boat\tthe {}\t{}\n",
+                ["river", "tree"][i % 2],
+                ["yes", "no"][i % 2]
+            )
+        })
+        .collect();
+    let train = write(d, "train.tsv", format!("text\tother\tlabel\n{lines}"));
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain([
+            "--second-column",
+            "other",
+            "--dev",
+            &train,
+            "--set",
+            "num_train_epochs=1",
+        ])
+        .collect();
+    finetune(d, &train, &more).ok();
+    let model = d.join("out").display().to_string();
+    let predict = ["predict", "--model", &model, "--as", "classify", "--json"];
+    let answer = &electra_with_input(&predict, b"the boat\tthe river\n").json_lines()[0];
+    assert_eq!(answer["text_pair"], "the river");
+    electra_with_input(&predict, b"the boat\n").fails(1, &["line 1", "no tab"]);
+}

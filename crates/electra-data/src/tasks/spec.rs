@@ -605,6 +605,14 @@ impl TaskSpec {
         Ok(self)
     }
 
+    /// Whether it is about two texts.
+    pub fn takes_pairs(&self) -> bool {
+        match &self.layout {
+            Layout::Table(forms) => forms.iter().any(|form| form.columns.second.is_some()),
+            Layout::Conll { .. } | Layout::Squad { .. } => false,
+        }
+    }
+
     fn require_questions(&self, what: &str) -> Result<(), TaskError> {
         match self.kind {
             TaskKind::QuestionAnswering => Ok(()),

@@ -637,6 +637,7 @@ impl<'a, B: Backend> Run<'a, B> {
             trials: &self.state.trials,
             summary: Summary::of(&self.state.trials, larger),
             evaluations,
+            restarts: self.state.all_restarts,
             seconds: self.state.seconds,
         };
         Ok(report.write(&self.dir.report())?)

@@ -262,8 +262,9 @@ fn print_result(args: &Args, job: &FinetuneJob, finished: &Finished) -> Result<(
     if finished.trials.len() > 1 {
         writeln!(
             out,
-            "{} trials: median {:.4}  best {:.4}  worst {:.4}  standard deviation {:.4}",
+            "{} trials: mean {:.4}  median {:.4}  best {:.4}  worst {:.4}  standard deviation {:.4}",
             finished.trials.len(),
+            summary.mean,
             summary.median,
             summary.best,
             summary.worst,

@@ -82,7 +82,7 @@ struct TaskArgs {
     /// The input has a text a line, also with --task
     #[arg(long, conflicts_with_all = ["kind", "submission"])]
     lines: bool,
-    /// Lines of two texts with a tab between
+    /// Lines of two texts with a tab between [default: as fine-tuned]
     #[arg(long)]
     pair: bool,
     #[command(flatten)]
@@ -271,7 +271,7 @@ fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
         ),
         false => None,
     };
-    let input = Source::open(args, spec.as_ref())?;
+    let input = Source::open(args, spec.as_ref(), false)?;
     args.device.run(PromptAll {
         args,
         prompt,

@@ -15,48 +15,65 @@ const CHUNK: usize = 256;
 /// Examples, a chunk at a time, and how many there have been.
 pub enum Source {
     /// A file of a task.
-    File(Box<Examples>, u64),
+    File { file: Box<Examples>, number: u64 },
     /// Lines, and what they are called.
-    Lines(Lines<Box<dyn Read>>, Arc<Path>, u64),
+    Lines {
+        lines: Lines<Box<dyn Read>>,
+        path: Arc<Path>,
+        number: u64,
+        /// Whether a line to classify has two texts.
+        pairs: bool,
+    },
 }
 
 impl Source {
-    /// The input: a file of the task `spec`, without one lines of text.
+    /// The input: a file of the task `spec`, without one lines of text, or of two texts.
     ///
     /// # Errors
     /// An input that cannot be read, or has no such columns.
-    pub fn open(args: &Args, spec: Option<&TaskSpec>) -> Result<Self> {
+    pub fn open(args: &Args, spec: Option<&TaskSpec>, pairs: bool) -> Result<Self> {
         let columns = &args.task_args.columns;
         Ok(match spec {
             Some(spec) => {
                 let path = args.input.clone().unwrap_or_default();
                 let open = columns.open(LabelColumn::Optional);
-                Source::File(Box::new(Examples::open(spec, &path, open)?), 0)
+                let file = Box::new(Examples::open(spec, &path, open)?);
+                Source::File { file, number: 0 }
             }
             None => {
                 let (name, input) = input_of(args)?;
                 let lines = Lines::new(input, name.clone(), columns.lossy);
-                Source::Lines(lines, Path::new(&name).into(), 0)
+                Source::Lines {
+                    lines,
+                    path: Path::new(&name).into(),
+                    number: 0,
+                    pairs,
+                }
             }
         })
     }
 
     /// Whether it is a file of a task.
     pub fn is_file(&self) -> bool {
-        matches!(self, Source::File(..))
+        matches!(self, Source::File { .. })
     }
 
     /// Appends some examples; false at the end.
     pub fn chunk(&mut self, examples: &mut Vec<Example>, args: &Args) -> Result<bool> {
         match self {
-            Source::File(file, number) => {
+            Source::File { file, number } => {
                 for example in file.take(CHUNK) {
                     examples.push(example?);
                     *number += 1;
                 }
                 Ok(examples.len() == CHUNK)
             }
-            Source::Lines(lines, path, number) => {
+            Source::Lines {
+                lines,
+                path,
+                number,
+                pairs,
+            } => {
                 let mut texts = Vec::new();
                 let read = lines.chunk(&mut texts);
                 for text in texts {
@@ -65,7 +82,7 @@ impl Source {
                         path: path.clone(),
                         line: *number,
                     };
-                    examples.push(example_of(text, place, args)?);
+                    examples.push(example_of(text, place, args.task, *pairs)?);
                 }
                 read
             }
@@ -74,12 +91,12 @@ impl Source {
 
     /// Says what was left out or replaced, and whether there was nothing.
     pub fn warn(&self) {
-        let (Source::File(_, number) | Source::Lines(_, _, number)) = self;
+        let (Source::File { number, .. } | Source::Lines { number, .. }) = self;
         if *number == 0 {
             tell!("warning: the input is empty");
         }
         match self {
-            Source::File(file, _) => {
+            Source::File { file, .. } => {
                 if file.skipped() > 0 {
                     tell!(
                         "warning: {} rows were left out as incomplete",
@@ -90,7 +107,7 @@ impl Source {
                     tell!("warning: {} lines had invalid UTF-8", file.invalid_utf8());
                 }
             }
-            Source::Lines(lines, ..) => {
+            Source::Lines { lines, .. } => {
                 report_invalid(lines.invalid_utf8());
             }
         }
@@ -98,14 +115,14 @@ impl Source {
 }
 
 /// The example of a line: its texts are divided by tabs.
-fn example_of(line: String, place: Place, args: &Args) -> Result<Example> {
+fn example_of(line: String, place: Place, task: Task, pairs: bool) -> Result<Example> {
     let two = |what: &str| -> Result<(String, String)> {
         match line.split_once('\t') {
             Some((first, second)) => Ok((first.to_owned(), second.to_owned())),
             None => bail!("{place}: no tab; expected {what}"),
         }
     };
-    let input = match args.task {
+    let input = match task {
         Task::Answer => {
             let (question, context) = two("a question, a tab and the text")?;
             Input::Question {
@@ -119,7 +136,7 @@ fn example_of(line: String, place: Place, args: &Args) -> Result<Example> {
             let choices: Vec<String> = choices.split('\t').map(String::from).collect();
             Input::Choices { first, choices }
         }
-        Task::Classify if args.task_args.pair => {
+        Task::Classify if pairs => {
             let (first, second) = two("two texts with a tab between them")?;
             Input::Text {
                 first,

@@ -145,8 +145,9 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
         .as_ref()
         .map_or(HeadKind::Classification, |t| t.entry.head.kind);
     let featurizer = Featurizer::new(task_kind(kind), tokenizer, labels, options)?;
-    let input = Source::open(args, spec.as_ref())?;
     let tuned = task.as_ref().and_then(|task| task.spec.as_ref());
+    let pairs = given.pair || tuned.is_some_and(TaskSpec::takes_pairs);
+    let input = Source::open(args, spec.as_ref(), pairs)?;
     args.device.run(Answers {
         unanswerable: given.null_answer
             || spec
