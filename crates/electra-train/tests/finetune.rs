@@ -400,7 +400,7 @@ fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
     )
     .expect("a file");
     let spec = |name: &str| TaskSpec::own(OwnTask::new(name, TaskKind::Tagging)).expect("a task");
-    let open = |content: Option<&str>| {
+    let open = |content: Option<&str>, settings: &[&str]| {
         if let Some(content) = content {
             std::fs::write(&train, content).expect("a file");
         }
@@ -412,12 +412,71 @@ fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
         };
         let start = Start::Model(ModelDir::open(golden()).expect("a model"));
         let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
-        let job = FinetuneJob::open(config(&[]), start, tokenizer, vec![files]).expect("a job");
-        job.tasks[0].spec.metrics.clone()
+        FinetuneJob::open(config(settings), start, tokenizer, vec![files])
     };
-    assert_eq!(open(None), [Metric::Accuracy]);
-    let entities = open(Some("the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n"));
-    assert_eq!(entities[0], Metric::F1);
+    let metrics = |content: Option<&str>| {
+        let job = open(content, &[]).expect("a job");
+        (job.tasks[0].spec.metrics.clone(), job.tasks[0].notes.len())
+    };
+    assert_eq!(metrics(None), (vec![Metric::Accuracy], 0));
+    let refused = open(None, &["metric=f1"]).expect_err("no entities");
+    assert!(refused.to_string().contains("f1_macro"), "{refused}");
+    open(None, &["metric=f1_macro"]).expect("of words");
+    // Numbers may be meant for entities.
+    let numbers = "the\t0\nboat\t1\n\nold\t0\nriver\t2\n\n";
+    assert_eq!(metrics(Some(numbers)), (vec![Metric::Accuracy], 1));
+    let note = open(None, &[]).expect("a job").tasks[0].notes.remove(0);
+    assert!(note.contains("B-PER"), "{note}");
+    let (entities, notes) = metrics(Some("the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n"));
+    assert_eq!((entities[0], notes), (Metric::F1, 0));
+}
+
+/// The loss of development data is that of the questions whose answer can be found.
+#[test]
+fn a_lost_answer_leaves_the_others_their_loss() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let row = |id: &str, answer: &str| {
+        let answers = format!(r#"{{"text": ["{answer}"], "answer_start": [4]}}"#);
+        let context = "the old boat sleeps on the river";
+        format!(
+            r#"{{"id": "{id}", "context": "{context}", "question": "who {id}", "answers": {answers}}}"#
+        ) + "\n"
+    };
+    let path = |name: &str, rows: &[String]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, rows.concat()).expect("a file");
+        path
+    };
+    let train = path("train.jsonl", &[row("a", "old boat")]);
+    let found = [row("b", "old boat"), row("c", "the river")];
+    let lost = [found[0].clone(), row("d", "a bird"), found[1].clone()];
+    let loss = |dev: PathBuf| {
+        let files = TaskFiles {
+            spec: TaskSpec::by_name("squad").expect("a task"),
+            train: train.clone(),
+            dev: Some(dev),
+            open: OpenOptions::default(),
+        };
+        let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+        let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+        let config = config(&["max_seq_length=40"]);
+        let job = FinetuneJob::open(config, start, tokenizer, vec![files]).expect("a job");
+        let mut cpu = Cpu::new(CpuOptions::default()).expect("a CPU");
+        let values = job.initial_values(1).expect("values");
+        let head = job.tasks[0].entry.head.clone();
+        let network = TaskNetwork::new(&job.network_config, &[head]);
+        let params = cpu.params(&network.layout, &values);
+        let dev = &job.tasks[0].dev;
+        let mut step = TaskStep::for_inference();
+        let said = outputs(&mut cpu, &mut step, &network, 0, &params, dev, 4096);
+        assert_eq!(said.each.len(), dev.len());
+        said.loss.expect("a loss")
+    };
+    let (all, rest) = (
+        loss(path("found.jsonl", &found)),
+        loss(path("lost.jsonl", &lost)),
+    );
+    assert!((all - rest).abs() < 1e-6, "{all} {rest}");
 }
 
 /// The reference learns pairs without an order both ways round, and shares of a regression's range.

@@ -359,9 +359,9 @@ fn a_model_of_questions_that_may_have_no_answer_says_so() {
         answers.iter().map(|a| a["answer"] == "").collect()
     };
     // By itself it says how likely none is, among the others; the threshold decides on the first.
-    assert_eq!(empty(&ask(&["--null-threshold", "-1e9"]))[0], true);
+    assert!(empty(&ask(&["--null-threshold", "-1e9"]))[0]);
     let never = ask(&["--null-threshold", "inf"]);
-    assert_eq!(empty(&never)[0], false);
+    assert!(!empty(&never)[0]);
     assert!(never["null"].is_number());
     let scores: f64 = never["answers"]
         .as_array()

@@ -126,9 +126,24 @@ impl Confusion {
     }
 }
 
+/// How often a label was said to hold, or not, and did or did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decisions {
+    /// Said, and so it is.
+    pub true_positives: u64,
+    /// Said, but it does not hold.
+    pub false_positives: u64,
+    /// Not said, but it holds.
+    pub false_negatives: u64,
+    /// Not said, and so it is.
+    pub true_negatives: u64,
+}
+
 /// Scores of labels of which any number holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MultiLabel {
+    /// Decisions on each label.
+    pub decisions: Vec<Decisions>,
     /// Scores of each label.
     pub per_label: Vec<Prf>,
     /// Over all decisions.
@@ -146,24 +161,36 @@ pub struct MultiLabel {
 pub fn multi_label(gold: &[Vec<bool>], predicted: &[Vec<bool>]) -> MultiLabel {
     assert_eq!(gold.len(), predicted.len(), "one prediction an example");
     let labels = gold.first().map_or(0, Vec::len);
-    // Right, predicted, gold.
-    let mut counts = vec![[0u64; 3]; labels];
+    let mut decisions = vec![Decisions::default(); labels];
     let mut whole = 0u64;
     for (g, p) in gold.iter().zip(predicted) {
         assert!(g.len() == labels && p.len() == labels, "{labels} labels");
         whole += u64::from(g == p);
-        for ((&g, &p), count) in g.iter().zip(p).zip(&mut counts) {
-            count[0] += u64::from(g && p);
-            count[1] += u64::from(p);
-            count[2] += u64::from(g);
+        for ((&g, &p), decisions) in g.iter().zip(p).zip(&mut decisions) {
+            let count = match (g, p) {
+                (true, true) => &mut decisions.true_positives,
+                (false, true) => &mut decisions.false_positives,
+                (true, false) => &mut decisions.false_negatives,
+                (false, false) => &mut decisions.true_negatives,
+            };
+            *count += 1;
         }
     }
+    // Right, predicted, gold.
+    let counts: Vec<[u64; 3]> = decisions
+        .iter()
+        .map(|d| {
+            let right = d.true_positives;
+            [right, right + d.false_positives, right + d.false_negatives]
+        })
+        .collect();
     let per_label: Vec<Prf> = counts.iter().map(|c| Prf::new(c[0], c[1], c[2])).collect();
     let sum = |i: usize| counts.iter().map(|c| c[i]).sum();
     MultiLabel {
         micro: Prf::new(sum(0), sum(1), sum(2)),
         macro_average: Prf::mean(&per_label),
         accuracy: whole as f64 / gold.len().max(1) as f64,
+        decisions,
         per_label,
     }
 }

@@ -52,8 +52,8 @@ impl fmt::Display for Column {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Header {
-    /// It does if it holds the names asked for, or, with columns by number, if a column for labels
-    /// holds a word such as `label` or `class`.
+    /// It does if it holds the names asked for, or, with columns by number, if the column of the
+    /// label holds a word such as `label` or `class`, or a word where all other rows have numbers.
     #[default]
     Detect,
     /// It does.
@@ -249,6 +249,21 @@ fn fit(
     let named = header != Header::Absent;
     let at = |column: &Column| place(column, names, by_name, named);
     let all = |columns: &[Column]| columns.iter().map(at).collect::<Option<Vec<_>>>();
+    let is_label_name = |place: &Place| match place {
+        Place::At(i) => LABEL_NAMES.contains(&names[*i].to_lowercase().as_str()),
+        Place::Key(_) => false,
+    };
+    // A header, but with other names than those asked for.
+    let headed = header == Header::Detect && form.width.is_some();
+    if headed
+        && columns
+            .label
+            .iter()
+            .filter_map(at)
+            .any(|p| is_label_name(&p))
+    {
+        return None;
+    }
     let label = if with_labels {
         all(&columns.label)?
     } else {
@@ -263,14 +278,7 @@ fn fit(
             Header::Present => true,
             Header::Absent => false,
             Header::Detect => {
-                uses_names
-                    || (form.width.is_none()
-                        && label.iter().any(|place| match place {
-                            Place::At(i) => {
-                                LABEL_NAMES.contains(&names[*i].to_lowercase().as_str())
-                            }
-                            Place::Key(_) => false,
-                        }))
+                uses_names || (form.width.is_none() && label.iter().any(is_label_name))
             }
         };
     let label_names = label

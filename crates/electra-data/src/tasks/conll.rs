@@ -1,7 +1,8 @@
-//! CoNLL's columns: a word and its tag a line, a blank line between sentences.
+//! CoNLL's columns: a word and its tag a line, a blank line between sentences; and CoNLL-U.
 
 use std::path::Path;
 
+use super::columns::{Column, Columns};
 use super::rows::{Lines, open_text};
 use crate::read::ReadError;
 
@@ -18,8 +19,27 @@ pub(super) struct Conll {
     path: std::path::PathBuf,
     word: usize,
     tag: Option<usize>,
+    /// Whether the file is CoNLL-U.
+    universal: bool,
     /// Columns of the first line; a file of one column has words alone.
     width: Option<usize>,
+}
+
+/// The columns of CoNLL-U, as its definition calls them.
+const UNIVERSAL: [&str; 10] = [
+    "ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC",
+];
+
+/// The column of CoNLL-U that is asked for by number, or by name in whatever case; else `default`.
+fn universal_column(asked: &[Column], default: usize) -> usize {
+    match asked {
+        [Column::Number(number)] => *number,
+        [Column::Name(name)] => {
+            let found = UNIVERSAL.iter().position(|u| u.eq_ignore_ascii_case(name));
+            found.map_or(default, |at| at + 1)
+        }
+        _ => default,
+    }
 }
 
 /// The fields of a line: at tabs if it has any, so that a word may hold or be a space, else at
@@ -45,7 +65,23 @@ impl Conll {
             path: path.into(),
             word,
             tag,
+            universal: false,
             width: None,
+        })
+    }
+
+    /// A file of CoNLL-U: comments, ranges of words (`1-2`) and empty nodes (`1.1`) are passed over.
+    /// `asked` may name the columns, by number or as CoNLL-U calls them; FORM and UPOS if not.
+    pub(super) fn open_universal(
+        path: &Path,
+        asked: &Columns,
+        lossy: bool,
+    ) -> Result<Self, ReadError> {
+        let word = universal_column(&asked.text, 2);
+        let tag = universal_column(&asked.label, 4);
+        Ok(Conll {
+            universal: true,
+            ..Self::open(path, word, Some(tag), lossy)?
         })
     }
 
@@ -70,7 +106,13 @@ impl Conll {
                     None => continue,
                 }
             }
+            if self.universal && text.starts_with('#') {
+                continue;
+            }
             let fields = fields(&text);
+            if self.universal && fields[0].contains(['-', '.']) {
+                continue;
+            }
             let wrong = |what: String| ReadError::Record {
                 path: self.path.clone(),
                 place: format!("line {line}"),

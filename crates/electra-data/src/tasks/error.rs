@@ -49,7 +49,7 @@ pub enum TaskError {
         expected: String,
     },
     /// A label that is not among those of training or of the model.
-    #[error("{place}: unknown label {label:?}; the labels are: {known}")]
+    #[error("{place}: unknown label {label:?}; the labels are: {known}{}", place.header_hint())]
     UnknownLabel {
         /// Where.
         place: Place,
@@ -60,7 +60,8 @@ pub enum TaskError {
     },
     /// A label that only the development data has.
     #[error(
-        "{place}: label {label:?} is not in the training data, whose labels are: {known}; nothing can be learned of it; add examples of it or remove these"
+        "{place}: label {label:?} is not in the training data, whose labels are: {known}; nothing can be learned of it; add examples of it or remove these{}",
+        place.header_hint()
     )]
     LabelNotTrained {
         /// Where it first occurs.

@@ -1,10 +1,12 @@
 //! An example as its file has it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::TaskError;
+use super::rows::extension;
+use super::{TaskError, tagging};
 
 /// Where an example stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,18 @@ pub struct Place {
     /// Its first line, or its row in Parquet, counted from 1; the line of its article in SQuAD's
     /// format.
     pub line: u64,
+}
+
+impl Place {
+    /// What to do if what is wrong here is that the row is no example but names the columns; empty
+    /// where it cannot be that.
+    pub(super) fn header_hint(&self) -> &'static str {
+        let table = matches!(extension(&self.path).as_str(), "tsv" | "csv" | "txt");
+        match self.line == 1 && table {
+            true => "; if the row names the columns, give --header true",
+            false => "",
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -113,6 +127,25 @@ impl Example {
         }
     }
 
+    /// The labels that it has, of tags of entities their kinds; none of a number, an answer or a
+    /// choice. One may come several times.
+    fn labels(&self) -> Vec<&str> {
+        match &self.gold {
+            Some(Gold::Class(label)) => vec![label],
+            Some(Gold::Labels(labels)) => labels.iter().map(String::as_str).collect(),
+            Some(Gold::Tags(tags)) => {
+                let entities = tagging::of_entities(tags);
+                tags.iter()
+                    .map(|tag| match entities && tag != "O" {
+                        true => tagging::split(tag).1,
+                        false => tag.as_str(),
+                    })
+                    .collect()
+            }
+            Some(Gold::Value(_) | Gold::Answers(_) | Gold::Choice(_)) | None => Vec::new(),
+        }
+    }
+
     /// A number that depends on what the example shows alone; the questions of one article, told
     /// by its title or else its text, share it, so that no text is on both sides of a split.
     fn group_hash(&self, seed: u64) -> u64 {
@@ -143,26 +176,41 @@ impl Example {
     }
 }
 
-/// Sets about `fraction` of the examples aside, by a hash of their text, and returns (kept, held
-/// out), both in the order of the file. The same examples whatever their order; equal texts, and
-/// the questions of one article, stay together. Neither part is empty.
+/// Examples to learn from and examples set aside, both in the order of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// To learn from.
+    pub train: Vec<Example>,
+    /// Set aside.
+    pub held_out: Vec<Example>,
+    /// Examples of `train` that would have been set aside, were they not the last of a label.
+    pub last_of_label: usize,
+}
+
+/// Sets about `fraction` of the examples aside, by a hash of their text. The same examples whatever
+/// their order; equal texts, and the questions of one article, stay together. Every label that the
+/// examples have is left to be learned: those that are the last of one are not set aside. Neither
+/// part is empty.
 ///
 /// # Errors
-/// A fraction outside (0, 1); fewer than two different texts.
-pub fn hold_out(
-    examples: Vec<Example>,
-    fraction: f64,
-    seed: u64,
-) -> Result<(Vec<Example>, Vec<Example>), TaskError> {
+/// A fraction outside (0, 1); fewer than two different texts; none that can be set aside.
+pub fn hold_out(examples: Vec<Example>, fraction: f64, seed: u64) -> Result<Split, TaskError> {
     if !(fraction > 0.0 && fraction < 1.0) {
         return Err(TaskError::Options(format!(
             "cannot hold out a share of {fraction}; it must lie between 0 and 1"
         )));
     }
+    // The texts by their hash, each with its labels; and how many texts have each label.
     let hashes: Vec<u64> = examples.iter().map(|e| e.group_hash(seed)).collect();
-    let mut order = hashes.clone();
-    order.sort_unstable();
-    order.dedup();
+    let mut groups: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+    for (example, hash) in examples.iter().zip(&hashes) {
+        groups.entry(*hash).or_default().extend(example.labels());
+    }
+    let mut left: BTreeMap<&str, u64> = BTreeMap::new();
+    for label in groups.values().flatten() {
+        *left.entry(label).or_default() += 1;
+    }
+    let order: Vec<u64> = groups.keys().copied().collect();
     if order.len() < 2 {
         return Err(TaskError::Options(format!(
             "cannot hold out a part of {} different texts; give a development file",
@@ -172,13 +220,114 @@ pub fn hold_out(
     let threshold = ((fraction * 2f64.powi(64)) as u64)
         .max(order[0])
         .min(order[order.len() - 2]);
-    let (mut kept, mut held_out) = (Vec::new(), Vec::new());
-    for (example, hash) in examples.into_iter().zip(hashes) {
-        if hash <= threshold {
-            held_out.push(example);
-        } else {
-            kept.push(example);
+    let mut held = BTreeSet::new();
+    for (hash, labels) in &groups {
+        if *hash > threshold && !held.is_empty() {
+            break;
+        }
+        if labels.iter().all(|label| left[label] > 1) {
+            held.insert(*hash);
+            for label in labels {
+                left.entry(label).and_modify(|n| *n -= 1);
+            }
         }
     }
-    Ok((kept, held_out))
+    if held.is_empty() {
+        return Err(TaskError::Options(
+            "cannot hold out a part: every text is the only one of a label; give a development \
+             file, or more examples of each label"
+                .into(),
+        ));
+    }
+    let mut split = Split {
+        train: Vec::new(),
+        held_out: Vec::new(),
+        last_of_label: 0,
+    };
+    for (example, hash) in examples.into_iter().zip(hashes) {
+        if held.contains(&hash) {
+            split.held_out.push(example);
+        } else {
+            split.last_of_label += usize::from(hash <= threshold);
+            split.train.push(example);
+        }
+    }
+    Ok(split)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labelled(texts: impl IntoIterator<Item = (String, Gold)>) -> Vec<Example> {
+        (1..)
+            .zip(texts)
+            .map(|(line, (first, gold))| Example {
+                place: Place {
+                    path: Path::new("a.tsv").into(),
+                    line,
+                },
+                id: line.to_string(),
+                input: Input::Text {
+                    first,
+                    second: None,
+                },
+                gold: Some(gold),
+            })
+            .collect()
+    }
+
+    fn classes(examples: &[Example]) -> BTreeSet<&str> {
+        examples.iter().flat_map(Example::labels).collect()
+    }
+
+    #[test]
+    fn every_label_is_left_to_be_learned_whatever_the_order() {
+        let class = |i: usize| (format!("text {i}"), Gold::Class(format!("{}", i % 150)));
+        let examples = labelled((0..450).map(class));
+        // Of some class every example would be set aside.
+        for seed in 0..5 {
+            let split = hold_out(examples.clone(), 0.5, seed).unwrap();
+            assert_eq!(classes(&split.train).len(), 150);
+            assert!(split.last_of_label > 5, "{}", split.last_of_label);
+            let mut backwards = examples.clone();
+            backwards.reverse();
+            let mut again = hold_out(backwards, 0.5, seed).unwrap();
+            again.train.reverse();
+            again.held_out.reverse();
+            assert_eq!(again, split);
+        }
+        let split = hold_out(examples[..300].to_vec(), 0.1, 0).unwrap();
+        assert!((15..45).contains(&split.held_out.len()));
+    }
+
+    #[test]
+    fn something_is_held_out_though_the_first_texts_cannot_be() {
+        let texts = |labels: &'static [&'static str]| {
+            let each = labels.iter().enumerate();
+            labelled(each.map(|(i, l)| (format!("text {i}"), Gold::Class((*l).into()))))
+        };
+        for seed in 0..20 {
+            let split = hold_out(texts(&["a", "b", "c", "c"]), 1e-9, seed).unwrap();
+            assert_eq!(split.held_out.len(), 1);
+            assert_eq!(classes(&split.held_out), BTreeSet::from(["c"]));
+        }
+        let error = hold_out(texts(&["a", "b"]), 0.5, 0).unwrap_err();
+        assert!(error.to_string().contains("development file"), "{error}");
+        // Without labels any text will do.
+        let mut plain = texts(&["a", "b"]);
+        plain.iter_mut().for_each(|e| e.gold = None);
+        assert_eq!(hold_out(plain, 0.5, 0).unwrap().held_out.len(), 1);
+    }
+
+    #[test]
+    fn a_kind_of_entity_is_one_label() {
+        let words = |tags: &str| Example {
+            input: Input::Words(vec!["a".into(); 3]),
+            gold: Some(Gold::Tags(tags.split(' ').map(String::from).collect())),
+            ..labelled([("".into(), Gold::Value(0.0))]).remove(0)
+        };
+        assert_eq!(classes(&[words("B-x I-x O")]), BTreeSet::from(["O", "x"]));
+        assert_eq!(classes(&[words("B-x VB O")]).len(), 3);
+    }
 }

@@ -1,5 +1,6 @@
 //! The examples of a task's file, one at a time.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,10 +8,10 @@ use serde_json::Value;
 
 use super::columns::{self, Found, Place as ColumnPlace};
 use super::conll::Conll;
-use super::rows::{Row, Rows, extension};
+use super::rows::{Cells, Row, Rows, extension};
 use super::spec::Layout;
 use super::squad::Squad;
-use super::{Answer, Example, Gold, Input, Place, TaskError, TaskKind, TaskSpec};
+use super::{Answer, Example, Gold, Header, Input, Place, TaskError, TaskKind, TaskSpec};
 use crate::read::Format;
 
 /// Whether a file's labels are needed.
@@ -32,6 +33,9 @@ pub struct OpenOptions {
     pub format: Option<Format>,
     /// Whether invalid UTF-8 becomes U+FFFD instead of an error.
     pub lossy: bool,
+    /// Whether every row of a table is an example, for which something must be predicted: labels
+    /// are not read, no row is left out, and a text that is not there is empty.
+    pub every_row: bool,
 }
 
 enum Source {
@@ -48,8 +52,14 @@ pub struct Examples {
     options: OpenOptions,
     read: u64,
     skipped: u64,
+    incomplete: u64,
+    /// The label of the first row, where the row was taken for a header because it is no number.
+    guessed: Option<String>,
     done: bool,
 }
+
+/// Rows that are looked at to see whether labels are numbers.
+const LOOKED_AT: usize = 100;
 
 /// The extensions that are read as CoNLL's columns.
 const CONLL: [&str; 6] = ["conll", "txt", "bio", "iob", "iob2", "conllu"];
@@ -72,6 +82,9 @@ impl Examples {
         };
         let source = match &spec.layout {
             Layout::Table(_) => table()?,
+            Layout::Conll { table, .. } if conll && extension(path) == "conllu" => {
+                Source::Conll(Conll::open_universal(path, table, options.lossy)?)
+            }
             Layout::Conll { word, tag, .. } if conll || stdin => {
                 Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
             }
@@ -90,6 +103,8 @@ impl Examples {
             options,
             read: 0,
             skipped: 0,
+            incomplete: 0,
+            guessed: None,
             done: false,
         };
         examples.find_columns()?;
@@ -118,6 +133,11 @@ impl Examples {
         self.skipped
     }
 
+    /// Rows so far that lack a text and were read nevertheless.
+    pub fn incomplete(&self) -> u64 {
+        self.incomplete
+    }
+
     /// Lines with invalid UTF-8 that were read nevertheless.
     pub fn invalid_utf8(&self) -> u64 {
         match &self.source {
@@ -127,9 +147,80 @@ impl Examples {
         }
     }
 
+    /// What there is to say of the first row: that it was taken for a header by its label, or that
+    /// it may be one, since its label is no other's of `examples`, which are those of the file.
+    pub fn header_note(&self, examples: &[Example]) -> Option<String> {
+        let path = self.path.display();
+        if let Some(label) = &self.guessed {
+            return Some(format!(
+                "{path}: the first row is taken for a header, because its label {label:?} is no \
+                 number and all others are; --header false makes it an example"
+            ));
+        }
+        let Source::Table(_, Some(found)) = &self.source else {
+            return None;
+        };
+        let by_place = matches!(found.label[..], [ColumnPlace::At(_)]);
+        if found.header || !by_place || self.spec.header != Header::Detect {
+            return None;
+        }
+        let label = |example: &Example| match &example.gold {
+            Some(Gold::Class(label)) => Some(label.clone()),
+            _ => None,
+        };
+        let first = label(examples.first()?)?;
+        let mut others = BTreeMap::new();
+        for other in examples[1..].iter().filter_map(label) {
+            *others.entry(other).or_insert(0) += 1;
+        }
+        let odd = !others.contains_key(&first) && others.values().any(|&n| n > 1);
+        odd.then(|| {
+            format!(
+                "warning: {path}: the label {first:?} of the first row occurs nowhere else; if the \
+                 row names the columns, give --header true"
+            )
+        })
+    }
+
+    /// The label of the first row, if it is no number but those of all rows that follow are, as far
+    /// as they are looked at.
+    fn label_of_header(&self, first: &Row, found: &Found) -> Option<String> {
+        let ColumnPlace::At(at) = found.label.first()? else {
+            return None;
+        };
+        let values = matches!(
+            self.spec.kind,
+            TaskKind::Classification | TaskKind::Regression
+        );
+        let by_number = !found.header && self.spec.header == Header::Detect;
+        let streamed = self.path.as_ref() == Path::new("-");
+        if !values || !by_number || streamed {
+            return None;
+        }
+        let label = |row: &Row| match &row.cells {
+            Cells::Places(cells) => Some(cells.get(*at)?.trim().to_owned()),
+            Cells::Names(_) => None,
+        };
+        let number = |label: &String| label.parse::<f64>().is_ok();
+        let name = label(first).filter(|label| !label.is_empty() && !number(label))?;
+        // Another reader looks ahead; what it finds wrong this one will find and say.
+        let mut rows = Rows::open(&self.path, self.options.format, true).ok()?;
+        rows.next_row().ok()?;
+        let mut numbers = 0;
+        while numbers < LOOKED_AT
+            && let Ok(Some(row)) = rows.next_row()
+        {
+            if !label(&row).is_some_and(|label| number(&label)) {
+                return None;
+            }
+            numbers += 1;
+        }
+        (numbers > 1).then_some(name)
+    }
+
     /// Resolves the columns by the first row.
     fn find_columns(&mut self) -> Result<(), TaskError> {
-        let Source::Table(rows, found) = &mut self.source else {
+        let Source::Table(rows, _) = &mut self.source else {
             return Ok(());
         };
         let own;
@@ -143,20 +234,28 @@ impl Examples {
                 &own
             }
         };
-        let Some(first) = rows.peek()? else {
+        let Some(first) = rows.next_row()? else {
             return Ok(());
         };
-        let places = columns::find(
+        let mut places = columns::find(
             &self.path,
             forms,
-            first,
+            &first,
             self.spec.header,
             self.options.labels == LabelColumn::Required,
         )?;
-        if places.header {
-            rows.next_row()?;
+        let named = forms.iter().any(|form| form.width.is_some());
+        self.guessed = match named {
+            true => None,
+            false => self.label_of_header(&first, &places),
+        };
+        places.header |= self.guessed.is_some();
+        if let Source::Table(rows, found) = &mut self.source {
+            if !places.header {
+                rows.put_back(first);
+            }
+            *found = Some(places);
         }
-        *found = Some(places);
         Ok(())
     }
 
@@ -179,13 +278,20 @@ impl Examples {
                         return Ok(None);
                     };
                     let place = self.place(row.line);
+                    let absent = |at| matches!(row.cell(at), None | Some(Value::Null));
+                    if self.options.every_row {
+                        let lacks = found.text.iter().chain(&found.second).any(absent);
+                        self.incomplete += u64::from(lacks);
+                    }
                     match self.of_row(&row, &found, number, place) {
                         Ok(Some(example)) => {
                             self.read += 1;
                             return Ok(Some(example));
                         }
                         Ok(None) => self.skipped += 1,
-                        Err(TaskError::Example { .. }) if self.spec.skip_malformed => {
+                        Err(TaskError::Example { .. })
+                            if self.spec.skip_malformed && !self.options.every_row =>
+                        {
                             self.skipped += 1;
                         }
                         Err(e) => return Err(e),
@@ -279,7 +385,9 @@ impl Examples {
             place: place.clone(),
             what,
         };
+        let every_row = self.options.every_row;
         let cell = |at: &ColumnPlace, what: &str| match row.cell(at) {
+            Some(Value::Null) | None if every_row => Ok(Value::String(String::new())),
             Some(Value::Null) | None => Err(wrong(match at {
                 ColumnPlace::At(i) => format!("no column {} ({what}); the line has fewer", i + 1),
                 ColumnPlace::Key(name) => format!("no {name:?} ({what})"),
@@ -295,6 +403,9 @@ impl Examples {
             Some(at) => string(at, "id")?,
             None => number.to_string(),
         };
+        if id.is_empty() && every_row {
+            return Err(wrong("no id, so nothing can be said of it".into()));
+        }
         let joined = || -> Result<String, TaskError> {
             let parts = found.text.iter().map(|at| string(at, "text"));
             Ok(parts.collect::<Result<Vec<_>, _>>()?.join(" "))
@@ -351,7 +462,7 @@ impl Examples {
                 second: second()?,
             },
         };
-        let gold = if found.label.is_empty() {
+        let gold = if found.label.is_empty() || every_row {
             None
         } else {
             match self.gold(row, found, &input, &place)? {
@@ -370,6 +481,27 @@ impl Examples {
             input,
             gold,
         }))
+    }
+
+    /// The tags that numbers stand for, in a task that knows them; what is wrong if one stands for
+    /// none.
+    fn named_tags(&self, tags: Vec<String>) -> Result<Vec<String>, String> {
+        let names = &self.spec.tag_names;
+        let numbers: Option<Vec<usize>> = tags.iter().map(|tag| tag.parse().ok()).collect();
+        let Some(numbers) = numbers.filter(|_| !names.is_empty()) else {
+            return Ok(tags);
+        };
+        let named = numbers.into_iter().map(|number| {
+            names.get(number).cloned().ok_or_else(|| {
+                format!(
+                    "{} has no tag {number}: its {} tags are numbered from 0; for data with tags of \
+                     its own give --kind tagging",
+                    self.spec.name,
+                    names.len()
+                )
+            })
+        });
+        named.collect()
     }
 
     fn gold(
@@ -432,7 +564,12 @@ impl Examples {
                 }
                 match text.parse::<f64>() {
                     Ok(number) if number.is_finite() => Gold::Value(number),
-                    _ => return Err(wrong(format!("the label {text:?} is not a number"))),
+                    _ => {
+                        return Err(wrong(format!(
+                            "the label {text:?} is not a number{}",
+                            place.header_hint()
+                        )));
+                    }
                 }
             }
             TaskKind::MultiLabel if found.label.len() > 1 => {
@@ -481,7 +618,7 @@ impl Examples {
                 if tags.len() != words {
                     return Err(wrong(format!("{words} words but {} tags", tags.len())));
                 }
-                Gold::Tags(tags)
+                Gold::Tags(self.named_tags(tags).map_err(wrong)?)
             }
             TaskKind::QuestionAnswering => Gold::Answers(
                 answers(&value).ok_or_else(|| {

@@ -1,5 +1,7 @@
 //! Examples to what a network sees of them.
 
+use std::collections::BTreeMap;
+
 use super::error::shown;
 use super::{
     Example, Features, Gold, Input, LabelSet, Target, TaskError, TaskKind, TaskSpec, question,
@@ -69,12 +71,25 @@ pub struct FeatureCounts {
     pub answers_moved: u64,
     /// Questions whose answer is nowhere in the text.
     pub answers_not_found: u64,
+    /// Labels that the data gives by number, with their names.
+    pub labels_by_number: BTreeMap<u32, String>,
 }
 
 impl FeatureCounts {
     /// What happened, in words; empty if nothing did.
     pub fn notes(&self) -> Vec<String> {
-        [
+        let by_number: Vec<String> = self
+            .labels_by_number
+            .iter()
+            .map(|(number, name)| format!("{number} as {name}"))
+            .collect();
+        let by_number = (!by_number.is_empty()).then(|| {
+            format!(
+                "labels are numbers, read as the model's numbers of its labels: {}",
+                shown(&by_number)
+            )
+        });
+        let counts = [
             (self.truncated, "examples were cut to the length"),
             (self.windowed, "examples are seen through several windows"),
             (self.words_left_out, "words did not fit and were left out"),
@@ -101,8 +116,18 @@ impl FeatureCounts {
         ]
         .into_iter()
         .filter(|(n, _)| *n > 0)
-        .map(|(n, what)| format!("{n} {what}"))
-        .collect()
+        .map(|(n, what)| format!("{n} {what}"));
+        by_number.into_iter().chain(counts).collect()
+    }
+
+    /// Notes a label if data gives it by number.
+    pub(super) fn note_number(&mut self, labels: &LabelSet, label: &str) {
+        if let Some(number) = labels.number(label)
+            && !self.labels_by_number.contains_key(&number)
+        {
+            let name = labels.names()[number as usize].clone();
+            self.labels_by_number.insert(number, name);
+        }
     }
 }
 
@@ -216,7 +241,8 @@ impl Featurizer {
                 let second = second.as_deref().map(|s| self.encode(s)).transpose()?;
                 let (sequence, cut) = self.sequence(first, second);
                 counts.truncated += u64::from(cut);
-                Ok(vec![whole(number, vec![sequence], self.target(example)?)])
+                let target = self.target(example, counts)?;
+                Ok(vec![whole(number, vec![sequence], target)])
             }
             _ => Err(TaskError::Example {
                 place: example.place.clone(),
@@ -235,8 +261,13 @@ impl Featurizer {
     }
 
     /// The target of a text.
-    fn target(&self, example: &Example) -> Result<Option<Target>, TaskError> {
-        let id = |label: &String| {
+    fn target(
+        &self,
+        example: &Example,
+        counts: &mut FeatureCounts,
+    ) -> Result<Option<Target>, TaskError> {
+        let mut id = |label: &String| {
+            counts.note_number(&self.labels, label);
             self.labels
                 .id(label)
                 .ok_or_else(|| TaskError::UnknownLabel {

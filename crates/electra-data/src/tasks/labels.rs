@@ -12,6 +12,7 @@ pub struct LabelSet {
     names: Vec<String>,
     ids: HashMap<String, u32>,
     scheme: Scheme,
+    by_number: bool,
 }
 
 impl LabelSet {
@@ -29,7 +30,20 @@ impl LabelSet {
             }
         }
         let scheme = Scheme::of_labels(&names);
-        Ok(LabelSet { names, ids, scheme })
+        Ok(LabelSet {
+            names,
+            ids,
+            scheme,
+            by_number: false,
+        })
+    }
+
+    /// The same, where data may also give a label's number for its name, as data does that is
+    /// numbered as a model is. Not for labels that were found in data: there, a number that is no
+    /// label's name is another label.
+    pub fn known_by_number(mut self) -> Self {
+        self.by_number = true;
+        self
     }
 
     /// The labels of a task: those it is known to have, else those found in its training data,
@@ -164,7 +178,17 @@ impl LabelSet {
 
     /// The number of a label.
     pub fn id(&self, name: &str) -> Option<u32> {
-        self.ids.get(name).copied()
+        self.ids.get(name).copied().or_else(|| self.number(name))
+    }
+
+    /// The number that a label of data is, where it may be one and is no label's name.
+    pub(super) fn number(&self, label: &str) -> Option<u32> {
+        if !self.by_number || self.ids.contains_key(label) {
+            return None;
+        }
+        let number: u32 = label.parse().ok()?;
+        let in_range = (number as usize) < self.names.len();
+        (in_range && number.to_string() == label).then_some(number)
     }
 
     /// How the tags among them are written.

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 pub use classification::Scores;
 pub use columns::{Column, Columns, Header};
 pub use error::TaskError;
-pub use example::{Answer, Example, Gold, Input, Place, hold_out};
+pub use example::{Answer, Example, Gold, Input, Place, Split, hold_out};
 pub use examples::{Examples, LabelColumn, OpenOptions};
 pub use featurizer::{FeatureCounts, FeatureOptions, Featurizer, Overflow};
 pub use labels::LabelSet;

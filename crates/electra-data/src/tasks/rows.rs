@@ -59,12 +59,14 @@ pub(super) fn extension(path: &Path) -> String {
     extension.unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Lines of text, ended by `\n`, `\r\n` or `\r` in any mixture.
+/// Lines of text, ended by `\n` or `\r\n`; in a file without any `\n` by `\r`, as old Macs wrote them.
 pub(super) struct Lines {
     path: PathBuf,
     input: Box<dyn BufRead + Send>,
     line: u64,
     bytes: Vec<u8>,
+    /// Of a file whose lines `\r` ends: those not yet handed out, the last one first.
+    by_return: Vec<Vec<u8>>,
     lossy: bool,
     /// Lines with invalid UTF-8 that were read nevertheless.
     pub(super) invalid: u64,
@@ -77,6 +79,7 @@ impl Lines {
             input,
             line: 0,
             bytes: Vec::new(),
+            by_return: Vec::new(),
             lossy,
             invalid: 0,
         }
@@ -84,51 +87,57 @@ impl Lines {
 
     /// The next line and its number; `None` at the end.
     pub(super) fn next_line(&mut self) -> Result<Option<(u64, String)>, ReadError> {
+        let Some(bytes) = self.next_bytes()? else {
+            return Ok(None);
+        };
+        self.line += 1;
+        let (text, invalid) = text(&self.path, "line", self.line, bytes, self.lossy)?;
+        self.invalid += u64::from(invalid);
+        Ok(Some((self.line, text)))
+    }
+
+    fn next_bytes(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        if let Some(line) = self.by_return.pop() {
+            return Ok(Some(line));
+        }
         let io = |source| ReadError::Io {
             path: self.path.clone(),
             source,
         };
-        self.bytes.clear();
-        let mut any = false;
-        loop {
+        let (mut any, mut ended) = (false, false);
+        while !ended {
             let buffer = self.input.fill_buf().map_err(io)?;
             if buffer.is_empty() {
                 break;
             }
             any = true;
-            match memchr::memchr2(b'\n', b'\r', buffer) {
-                None => {
-                    let n = buffer.len();
-                    self.bytes.extend_from_slice(buffer);
-                    self.input.consume(n);
-                    if self.bytes.len() as u64 > RECORD_LIMIT {
-                        return Err(ReadError::Record {
-                            path: self.path.clone(),
-                            place: format!("line {}", self.line + 1),
-                            what: "longer than 256 MiB".into(),
-                        });
-                    }
-                }
-                Some(at) => {
-                    self.bytes.extend_from_slice(&buffer[..at]);
-                    let carriage_return = buffer[at] == b'\r';
-                    self.input.consume(at + 1);
-                    if carriage_return && self.input.fill_buf().map_err(io)?.first() == Some(&b'\n')
-                    {
-                        self.input.consume(1);
-                    }
-                    break;
-                }
+            let at = memchr::memchr(b'\n', buffer);
+            ended = at.is_some();
+            self.bytes
+                .extend_from_slice(&buffer[..at.unwrap_or(buffer.len())]);
+            let used = at.map_or(buffer.len(), |at| at + 1);
+            self.input.consume(used);
+            if self.bytes.len() as u64 > RECORD_LIMIT {
+                return Err(ReadError::Record {
+                    path: self.path.clone(),
+                    place: format!("line {}", self.line + 1),
+                    what: "longer than 256 MiB".into(),
+                });
             }
         }
         if !any {
             return Ok(None);
         }
-        self.line += 1;
-        let bytes = std::mem::take(&mut self.bytes);
-        let (text, invalid) = text(&self.path, "line", self.line, bytes, self.lossy)?;
-        self.invalid += u64::from(invalid);
-        Ok(Some((self.line, text)))
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+        if !ended && self.line == 0 && bytes.contains(&b'\r') {
+            let lines = bytes.split(|&byte| byte == b'\r').rev();
+            self.by_return = lines.map(<[u8]>::to_vec).collect();
+            return Ok(self.by_return.pop());
+        }
+        Ok(Some(bytes))
     }
 }
 
@@ -248,12 +257,9 @@ impl Rows {
         })
     }
 
-    /// The next row without taking it.
-    pub(super) fn peek(&mut self) -> Result<Option<&Row>, ReadError> {
-        if self.ahead.is_none() {
-            self.ahead = self.next_row()?;
-        }
-        Ok(self.ahead.as_ref())
+    /// Makes a row that was just taken the next one again.
+    pub(super) fn put_back(&mut self, row: Row) {
+        self.ahead = Some(row);
     }
 
     /// Rows with invalid UTF-8 that were read nevertheless.

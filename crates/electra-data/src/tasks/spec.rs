@@ -141,6 +141,10 @@ pub struct TaskSpec {
     pub label_separator: char,
     /// Rows with a cell too few are counted, not refused; labels called `-` too.
     pub(super) skip_malformed: bool,
+    /// Tagging: the tags that numbers stand for, as the hub's tables have them; empty where numbers
+    /// are tags like others.
+    #[serde(default)]
+    pub(super) tag_names: Vec<String>,
     pub(super) layout: Layout,
 }
 
@@ -203,6 +207,21 @@ pub(super) const NAMES: [&str; 19] = [
     "agnews",
 ];
 
+/// Kinds of chunks of CoNLL-2000, in the order of the hub's numbers.
+const CHUNKS: [&str; 11] = [
+    "ADJP", "ADVP", "CONJP", "INTJ", "LST", "NP", "PP", "PRT", "SBAR", "UCP", "VP",
+];
+
+/// Kinds of entities of WNUT 17, in the order of the hub's numbers.
+const WNUT: [&str; 6] = [
+    "corporation",
+    "creative-work",
+    "group",
+    "location",
+    "person",
+    "product",
+];
+
 /// A table with a header: text, second text (or ""), label, id (or "").
 fn headed(text: &str, second: &str, label: &str, id: &str) -> Form {
     let some = |name: &str| (!name.is_empty()).then(|| Column::from(name));
@@ -252,6 +271,13 @@ fn word_columns(tags: &str) -> Columns {
 }
 
 impl TaskSpec {
+    /// The labels that are known before any data is read, by number: where data or a model only
+    /// has numbers, these are meant.
+    pub fn numbered_labels(&self) -> Option<&[String]> {
+        let tags = Some(self.tag_names.as_slice()).filter(|names| !names.is_empty());
+        self.labels.as_deref().or(tags)
+    }
+
     /// Names of the tasks known by name.
     pub fn names() -> &'static [&'static str] {
         &NAMES
@@ -282,13 +308,15 @@ impl TaskSpec {
             spec.epochs = 2;
             spec
         };
-        let tags = |word, tag, column| {
+        let tags = |column, kinds: &[&str]| {
             let layout = Layout::Conll {
-                word,
-                tag,
+                word: 1,
+                tag: None,
                 table: word_columns(column),
             };
-            Self::base(
+            let both = |kind: &&str| [format!("B-{kind}"), format!("I-{kind}")];
+            let outside = std::iter::once("O".to_owned());
+            let spec = Self::base(
                 name,
                 TaskKind::Tagging,
                 layout,
@@ -299,7 +327,11 @@ impl TaskSpec {
                     Metric::F1Strict,
                     Accuracy,
                 ],
-            )
+            );
+            TaskSpec {
+                tag_names: outside.chain(kinds.iter().flat_map(both)).collect(),
+                ..spec
+            }
         };
         Ok(match name {
             "cola" => TaskSpec {
@@ -401,13 +433,13 @@ impl TaskSpec {
             },
             "conll2000" => TaskSpec {
                 max_seq_length: 256,
-                ..tags(1, None, "chunk_tags")
+                ..tags("chunk_tags", &CHUNKS)
             },
-            "conll2003" => tags(1, None, "ner_tags"),
-            "wnut17" => tags(1, None, "ner_tags"),
+            "conll2003" => tags("ner_tags", &["PER", "ORG", "LOC", "MISC"]),
+            "wnut17" => tags("ner_tags", &WNUT),
             "msra" => TaskSpec {
                 max_seq_length: 256,
-                ..tags(1, None, "ner_tags")
+                ..tags("ner_tags", &["PER", "ORG", "LOC"])
             },
             "chnsenticorp" => TaskSpec {
                 labels: bits(),
@@ -641,6 +673,7 @@ impl TaskSpec {
             header: Header::Detect,
             label_separator: ',',
             skip_malformed: false,
+            tag_names: Vec::new(),
             layout,
         }
     }

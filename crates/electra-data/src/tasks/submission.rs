@@ -3,14 +3,22 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::TaskSpec;
+use super::{LabelSet, TaskError, TaskSpec};
+
+/// GLUE's tasks.
+pub const TASKS: [&str; 9] = [
+    "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli",
+];
 
 /// What GLUE calls the file of a task's predictions, by the test file they are for, which tells
-/// MNLI's two apart; `None` for other tasks.
+/// MNLI's two and the diagnostic data apart; `None` for other tasks.
 pub fn file_name(task: &str, test_file: &Path) -> Option<&'static str> {
     let name = test_file.file_name().and_then(|n| n.to_str());
-    let mismatched = name.is_some_and(|n| n.contains("mismatched") || n.contains("-mm"));
+    let name = name.unwrap_or_default().to_ascii_lowercase();
+    let mismatched = name.contains("mismatched") || name.contains("-mm");
+    let diagnostic = name.contains("diagnostic") || name.split('.').next() == Some("ax");
     Some(match task {
+        "mnli" if diagnostic => "AX.tsv",
         "cola" => "CoLA.tsv",
         "sst2" => "SST-2.tsv",
         "mrpc" => "MRPC.tsv",
@@ -23,6 +31,45 @@ pub fn file_name(task: &str, test_file: &Path) -> Option<&'static str> {
         "wnli" => "WNLI.tsv",
         _ => return None,
     })
+}
+
+/// A model's labels by number as the server calls them.
+///
+/// # Errors
+/// A task that is not GLUE's; labels that are not the task's.
+pub fn server_labels(spec: &TaskSpec, labels: &LabelSet) -> Result<LabelSet, TaskError> {
+    let refuse = |what: String| Err(TaskError::Options(what));
+    if !TASKS.contains(&spec.name.as_str()) {
+        return refuse(format!(
+            "GLUE's server takes no {}; its tasks are {}",
+            spec.name,
+            TASKS.join(" ")
+        ));
+    }
+    let Some(known) = &spec.labels else {
+        return Ok(labels.clone());
+    };
+    // Upper or lower case, hyphen or underscore: the same label.
+    let plain = |label: &String| label.to_lowercase().replace(['-', ' '], "_");
+    let own: Vec<String> = labels.names().iter().map(plain).collect();
+    let found = own
+        .iter()
+        .map(|own| known.iter().find(|k| plain(k) == *own));
+    if let Some(found) = found.collect::<Option<Vec<_>>>()
+        && found.len() == known.len()
+    {
+        return LabelSet::new(found.into_iter().cloned().collect());
+    }
+    // 0 and 1 are numbers of classes, whatever a model calls them.
+    if own.len() == known.len() && known[0] == "0" {
+        return LabelSet::new(known.clone());
+    }
+    refuse(format!(
+        "GLUE's server takes {} for {}, but the model's labels are {}",
+        known.join(", "),
+        spec.name,
+        labels.names().join(", ")
+    ))
 }
 
 /// Writes predictions in order.

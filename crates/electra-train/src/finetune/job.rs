@@ -4,13 +4,15 @@
 use super::config::{ClassWeights, FinetuneConfig};
 use super::model::check_fit;
 use super::plan::Plan;
+use super::score::WORD_METRICS;
 use super::trainer::StepSettings;
 use crate::schedule::Schedule;
 use crate::setting::SettingError;
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, Input, LabelColumn,
     LabelSet, Metric, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out,
-    question::Windows, tagging::Scheme,
+    question::Windows,
+    tagging::{Scheme, of_entities},
 };
 use electra_data::tokenizer::{Tokenizer, TokenizerError};
 use electra_model::config::ElectraConfig;
@@ -298,6 +300,7 @@ fn read(
     if examples.is_empty() {
         return Err(TaskError::Empty { path: path.into() });
     }
+    notes.extend(reader.header_note(&examples));
     for (count, what) in [
         (reader.skipped(), "rows were left out as incomplete"),
         (reader.invalid_utf8(), "lines have invalid UTF-8, replaced"),
@@ -332,14 +335,21 @@ fn open_task(
     let dev_examples = match &dev {
         Some(path) => read(&spec, path, open, fingerprint, &mut notes)?,
         None => {
-            let (kept, held) = hold_out(train_examples, HELD_OUT, 0)?;
-            train_examples = kept;
-            notes.push(format!(
+            let split = hold_out(train_examples, HELD_OUT, 0)?;
+            train_examples = split.train;
+            let mut note = format!(
                 "{}: no development file is given; {} examples of the training file are held out",
                 spec.name,
-                held.len()
-            ));
-            held
+                split.held_out.len()
+            );
+            if split.last_of_label > 0 {
+                note += &format!(
+                    ", and {} that would be stay, so that no label is missing from training",
+                    split.last_of_label
+                );
+            }
+            notes.push(note);
+            split.held_out
         }
     };
     spec.max_seq_length = config.max_seq_length.unwrap_or(spec.max_seq_length);
@@ -356,7 +366,7 @@ fn open_task(
     }
     let mut labels = LabelSet::of_training(&spec, &train_examples, Scheme::default())?;
     if spec.kind == TaskKind::Tagging {
-        if in_scheme(labels.names()) {
+        if of_entities(labels.names()) {
             labels = LabelSet::new(with_whole_scheme(labels.names()))?;
         } else {
             // Parts of speech and their like are labels of words; there are no entities to score.
@@ -370,6 +380,23 @@ fn open_task(
             }
             spec.metrics = vec![Metric::Accuracy];
             spec.best = Metric::Accuracy;
+            let numbers = labels.names().iter().all(|tag| tag.parse::<u64>().is_ok());
+            if numbers {
+                notes.push(format!(
+                    "warning: {}: the tags are numbers; without names such as B-PER and I-PER only \
+                     the accuracy of words can be reported",
+                    spec.name
+                ));
+            }
+            if let Some(metric) = config.metric.filter(|m| !WORD_METRICS.contains(m)) {
+                let known = WORD_METRICS.map(Metric::name).join(", ");
+                return Err(FinetuneJobError::Options(format!(
+                    "metric {} is none of words, and the tags of {} are not of entities: they have \
+                     no B- and I-; choose one of {known}",
+                    metric.name(),
+                    spec.name
+                )));
+            }
         }
     }
     labels.check_development(&dev_examples)?;
@@ -505,12 +532,6 @@ pub fn feature_options(spec: &TaskSpec, head: &HeadSpec) -> FeatureOptions {
     }
 }
 
-/// Whether tags are of entities.
-fn in_scheme(names: &[String]) -> bool {
-    let mut names = names.iter();
-    names.all(|name| name == "O" || name.starts_with("B-") || name.starts_with("I-"))
-}
-
 /// Tags of entities with, for each kind, both that begin and that go on: one may be missing in the
 /// training data and stand in the development data (`I-LST` in CoNLL-2000).
 fn with_whole_scheme(names: &[String]) -> Vec<String> {
@@ -620,15 +641,13 @@ pub fn gold_text(gold: &Gold) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{in_scheme, with_whole_scheme};
+    use super::with_whole_scheme;
 
     #[test]
-    fn entities_have_both_tags_and_parts_of_speech_are_no_entities() {
+    fn entities_have_both_tags() {
         let names = |names: &[&str]| -> Vec<String> { names.iter().map(|&n| n.into()).collect() };
         let entities = names(&["O", "B-LST", "I-NP"]);
-        assert!(in_scheme(&entities));
         let whole = with_whole_scheme(&entities);
         assert_eq!(whole.join(" "), "B-LST B-NP I-LST I-NP O");
-        assert!(!in_scheme(&names(&["NN", "VB", "O"])));
     }
 }

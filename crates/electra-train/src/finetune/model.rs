@@ -94,13 +94,13 @@ impl ModelTask {
             .zip(names)
             .all(|(i, name)| *name == format!("LABEL_{i}"));
         let known = spec
-            .labels
-            .as_ref()
+            .numbered_labels()
             .filter(|known| known.len() == names.len());
-        Ok(LabelSet::new(match known {
-            Some(known) if numbered => known.clone(),
+        let set = LabelSet::new(match known {
+            Some(known) if numbered => known.to_vec(),
             _ => names.clone(),
-        })?)
+        })?;
+        Ok(set.known_by_number())
     }
 }
 

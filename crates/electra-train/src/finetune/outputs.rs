@@ -13,7 +13,7 @@ use electra_model::heads::step::{TaskLoss, TaskStep};
 pub struct Outputs {
     /// One each; of a regression the values themselves.
     pub each: Vec<FeatureOutput>,
-    /// Mean loss, if all of them say what is to be predicted.
+    /// Mean loss of those that say what is to be predicted; `None` if none does.
     pub loss: Option<f64>,
 }
 
@@ -31,13 +31,15 @@ pub fn outputs<B: Backend>(
     let spec = &network.heads[head].spec;
     let options = ClassOptions::default();
     let (mut each, mut sum, mut weight) = (Vec::with_capacity(features.len()), 0.0, 0.0);
-    let mut labelled = true;
     let mut first = 0;
     while first < features.len() {
         let mut tokens = 0;
+        // Features without a target, such as the windows of a question whose answer is not in its
+        // text, are computed apart: a batch has a loss where all of its features have a target.
+        let labelled = features[first].target.is_some();
         let fitting = features[first..].iter().take_while(|f| {
             tokens += length(f);
-            tokens <= batch_tokens
+            tokens <= batch_tokens && f.target.is_some() == labelled
         });
         let count = fitting.count().max(1);
         let part: Vec<&Features> = features[first..first + count].iter().collect();
@@ -58,12 +60,9 @@ pub fn outputs<B: Backend>(
             None,
             None,
         );
-        match &loss {
-            Some(loss) => {
-                sum += output.loss;
-                weight += loss.targets.weight(&options);
-            }
-            None => labelled = false,
+        if let Some(loss) = &loss {
+            sum += output.loss;
+            weight += loss.targets.weight(&options);
         }
         let mut windows = output.windows.into_iter().flatten();
         for rows in batch.groups() {
@@ -85,7 +84,7 @@ pub fn outputs<B: Backend>(
     }
     Outputs {
         each,
-        loss: (labelled && weight > 0.0).then(|| sum / weight),
+        loss: (weight > 0.0).then(|| sum / weight),
     }
 }
 

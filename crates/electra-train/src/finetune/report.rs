@@ -224,6 +224,7 @@ fn trials(trials: &[Trial]) -> String {
 fn detail(name: &str, evaluation: &Evaluation) -> String {
     let Detail {
         confusion,
+        decisions,
         per_class,
         mistakes,
     } = &evaluation.detail;
@@ -247,6 +248,26 @@ fn detail(name: &str, evaluation: &Evaluation) -> String {
             std::iter::once(name.clone()).chain(counts).collect()
         });
         let _ = write!(out, "<h3>Confusion matrix</h3>\n{}", table(&head, rows));
+    }
+    if !decisions.is_empty() {
+        let rows = decisions.iter().map(|(name, d)| {
+            let counts = [
+                d.true_positives,
+                d.false_positives,
+                d.false_negatives,
+                d.true_negatives,
+            ];
+            let counts = counts.iter().map(u64::to_string);
+            std::iter::once(name.clone()).chain(counts).collect()
+        });
+        let head = [
+            "Label",
+            "True positives",
+            "False positives",
+            "False negatives",
+            "True negatives",
+        ];
+        let _ = write!(out, "<h3>Decisions</h3>\n{}", table(&head, rows));
     }
     if !per_class.is_empty() {
         let rows = per_class.iter().map(|(name, prf)| {

@@ -4,12 +4,12 @@ use super::batch::FeatureOutput;
 use super::job::gold_text;
 use super::outputs::Outputs;
 use electra_data::metrics::Prf;
-use electra_data::metrics::classification::{Confusion, multi_label};
+use electra_data::metrics::classification::{Confusion, Decisions, multi_label};
 use electra_data::tasks::classification::{
     Scores, argmax, class_scores, holding, label_scores, softmax, value_scores,
 };
 use electra_data::tasks::question::Windows;
-use electra_data::tasks::tagging::TagScores;
+use electra_data::tasks::tagging::{TagScores, of_entities};
 use electra_data::tasks::{
     Example, Features, Gold, LabelSet, Metric, Target, TaskError, TaskKind, TaskSpec,
 };
@@ -35,9 +35,12 @@ pub struct Mistake {
 /// What there is to say of predictions beside scores.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Detail {
-    /// How often each class (column) was predicted for each (row), with the classes' names.
+    /// How often each class (column) was predicted for each (row), with the classes' names; of
+    /// tags by words, those of an entity by its kind.
     pub confusion: Option<(Vec<String>, Vec<Vec<u64>>)>,
-    /// Precision, recall and F1 of each class or kind of entity.
+    /// Of several labels: how often each was said and held.
+    pub decisions: Vec<(String, Decisions)>,
+    /// Precision, recall and F1 of each class, kind of entity or other tag.
     pub per_class: Vec<(String, Prf)>,
     /// The worst first.
     pub mistakes: Vec<Mistake>,
@@ -68,6 +71,14 @@ impl Evaluation {
 const MISTAKES: usize = 20;
 /// Classes up to which a confusion matrix is shown.
 const LARGEST_MATRIX: usize = 40;
+
+/// Metrics of tags that are not of entities, such as parts of speech: those of words.
+pub const WORD_METRICS: [Metric; 4] = [
+    Metric::Accuracy,
+    Metric::F1Macro,
+    Metric::F1Micro,
+    Metric::Mcc,
+];
 
 /// Scores a network's outputs on `features` of `examples`, all labelled; of questions `windows` are
 /// what the features were made of.
@@ -135,9 +146,7 @@ fn classes(
         }
     }
     let count = names.len();
-    let matrix: Vec<Vec<u64>> = (0..count)
-        .map(|g| (0..count).map(|p| confusion.count(g, p)).collect())
-        .collect();
+    let matrix = matrix_of(&confusion);
     let predicted = (0..count).filter(|&p| matrix.iter().any(|row| row[p] > 0));
     let there = matrix.iter().filter(|row| row.iter().any(|&n| n > 0));
     Ok(Evaluation {
@@ -148,8 +157,17 @@ fn classes(
             per_class: names.iter().cloned().zip(confusion.per_class()).collect(),
             confusion: (count <= LARGEST_MATRIX).then(|| (names.to_vec(), matrix)),
             mistakes,
+            ..Detail::default()
         },
     })
+}
+
+/// Counts by row of what is right and column of what was predicted.
+fn matrix_of(confusion: &Confusion) -> Vec<Vec<u64>> {
+    let count = confusion.classes();
+    (0..count)
+        .map(|g| (0..count).map(|p| confusion.count(g, p)).collect())
+        .collect()
 }
 
 fn several_labels(
@@ -185,13 +203,14 @@ fn several_labels(
         gold.push(labels.clone());
         predicted.push(found);
     }
-    let per_label = multi_label(&gold, &predicted).per_label;
+    let scores = multi_label(&gold, &predicted);
     Ok(Evaluation {
         scores: label_scores(&gold, &predicted, metrics)?,
         detail: Detail {
-            confusion: None,
-            per_class: names.iter().cloned().zip(per_label).collect(),
+            decisions: names.iter().cloned().zip(scores.decisions).collect(),
+            per_class: names.iter().cloned().zip(scores.per_label).collect(),
             mistakes,
+            ..Detail::default()
         },
         ..Evaluation::default()
     })
@@ -246,6 +265,9 @@ fn tags(
     metrics: &[Metric],
 ) -> Result<Evaluation, TaskError> {
     let name = |tag: u32| labels.names()[tag as usize].clone();
+    let entities = of_entities(labels.names());
+    let (classes, class_of) = tag_classes(labels.names(), entities);
+    let mut confusion = Confusion::new(classes.len());
     let mut scores = TagScores::default();
     let mut mistakes = Vec::new();
     let mut windows = features.iter().zip(outputs).peekable();
@@ -262,6 +284,7 @@ fn tags(
             };
             for (tag, found) in tags.iter().zip(tags_of(output, labels.len())) {
                 if let Some(tag) = tag {
+                    confusion.add(class_of[*tag as usize], class_of[found as usize]);
                     gold.push(name(*tag));
                     predicted.push(name(found));
                 }
@@ -278,15 +301,49 @@ fn tags(
         }
         scores.add(gold, predicted);
     }
+    // Tags that are not of entities are classes of words: `seqeval` would read their first letters
+    // as prefixes.
+    let (scores, per_class) = if entities {
+        (scores.scores(metrics)?, scores.entities().per_kind())
+    } else {
+        let of_words = metrics.iter().copied().filter(|m| WORD_METRICS.contains(m));
+        let of_words: Vec<Metric> = of_words.collect();
+        let names = classes.iter().cloned();
+        let each = names.zip(confusion.per_class());
+        (class_scores(&confusion, &of_words)?, each.collect())
+    };
     Ok(Evaluation {
-        scores: scores.scores(metrics)?,
+        scores,
         detail: Detail {
-            confusion: None,
-            per_class: scores.entities().per_kind(),
+            confusion: (classes.len() <= LARGEST_MATRIX)
+                .then(|| (classes.clone(), matrix_of(&confusion))),
+            per_class,
             mistakes,
+            ..Detail::default()
         },
         ..Evaluation::default()
     })
+}
+
+/// What words are counted by, and which of them each tag is: its kind where tags are of entities,
+/// else the tag itself.
+fn tag_classes(tags: &[String], entities: bool) -> (Vec<String>, Vec<u32>) {
+    let mut classes: Vec<String> = Vec::new();
+    let class_of = tags
+        .iter()
+        .map(|tag| {
+            let class = match tag.split_once('-') {
+                Some((_, kind)) if entities => kind,
+                _ => tag,
+            };
+            let known = classes.iter().position(|c| c == class);
+            known.unwrap_or_else(|| {
+                classes.push(class.to_owned());
+                classes.len() - 1
+            }) as u32
+        })
+        .collect();
+    (classes, class_of)
 }
 
 /// The gold of an example as text; empty where it has none.
@@ -295,4 +352,130 @@ pub fn gold_of(example: &Example) -> String {
         .gold
         .as_ref()
         .map_or_else(String::new, |gold: &Gold| gold_text(gold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use electra_data::tasks::{Input, OwnTask, Place, Sequence};
+
+    /// What a network that says `found` is scored at on words of tags `gold`.
+    fn tagged(names: &[&str], gold: &[u32], found: &[u32]) -> Evaluation {
+        let labels = LabelSet::new(names.iter().map(|&n| n.to_owned()).collect()).expect("labels");
+        let spec = TaskSpec::own(OwnTask::new("own", TaskKind::Tagging)).expect("a task");
+        let example = Example {
+            place: Place {
+                path: std::path::Path::new("a.conll").into(),
+                line: 1,
+            },
+            id: "0".into(),
+            input: Input::Words(vec!["boat".into(); gold.len()]),
+            gold: None,
+        };
+        let features = Features {
+            example: 0,
+            sequences: vec![Sequence::default()],
+            words: (1..=gold.len() as u32).collect(),
+            context: 0..0,
+            target: Some(Target::Tags(gold.iter().map(|&g| Some(g)).collect())),
+        };
+        let outputs = Outputs {
+            each: vec![FeatureOutput {
+                tags: Some(found.to_vec()),
+                ..FeatureOutput::default()
+            }],
+            loss: None,
+        };
+        evaluate(&spec, &labels, &[example], &[features], &[], &outputs).expect("scores")
+    }
+
+    #[test]
+    fn words_of_entities_are_counted_by_kind() {
+        let names = ["B-x", "B-y", "I-x", "I-y", "O"];
+        let found = tagged(&names, &[0, 2, 4, 1, 4], &[0, 3, 4, 1, 1]);
+        let (classes, matrix) = found.detail.confusion.expect("few kinds");
+        assert_eq!(classes, ["x", "y", "O"]);
+        assert_eq!(matrix, [[1, 1, 0], [0, 1, 0], [0, 1, 1]]);
+        let kinds: Vec<&str> = found
+            .detail
+            .per_class
+            .iter()
+            .map(|c| c.0.as_str())
+            .collect();
+        assert_eq!(kinds, ["x", "y"]);
+        assert!(found.scores.iter().any(|(metric, _)| *metric == Metric::F1));
+    }
+
+    #[test]
+    fn other_tags_are_classes_of_words_with_their_whole_names() {
+        let found = tagged(&["NN", "VB", "VBD"], &[0, 1, 2, 2], &[0, 2, 2, 2]);
+        let per_class = &found.detail.per_class;
+        let names: Vec<&str> = per_class.iter().map(|c| c.0.as_str()).collect();
+        assert_eq!(names, ["NN", "VB", "VBD"]);
+        let past = per_class[2].1;
+        assert_eq!(
+            (past.precision, past.recall, past.support),
+            (2.0 / 3.0, 1.0, 2)
+        );
+        assert_eq!(found.scores, [(Metric::Accuracy, 0.75)]);
+        let (_, matrix) = found.detail.confusion.expect("few tags");
+        assert_eq!(matrix, [[1, 0, 0], [0, 0, 1], [0, 0, 2]]);
+        // Too many to show.
+        let many: Vec<String> = (0..50).map(|i| format!("T{i}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(tagged(&many, &[3], &[4]).detail.confusion, None);
+    }
+
+    #[test]
+    fn several_labels_are_counted_each_by_itself() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let logits = [[1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]];
+        let gold = [[true, true], [false, true], [false, false]];
+        let example = |text: &str| Example {
+            place: Place {
+                path: std::path::Path::new("a.tsv").into(),
+                line: 1,
+            },
+            id: "0".into(),
+            input: Input::Text {
+                first: text.into(),
+                second: None,
+            },
+            gold: None,
+        };
+        let (mut features, mut outputs) = (Vec::new(), Vec::new());
+        for (i, (gold, logits)) in gold.iter().zip(logits).enumerate() {
+            features.push(Features {
+                example: i,
+                sequences: vec![Sequence::default()],
+                words: Vec::new(),
+                context: 0..0,
+                target: Some(Target::Labels(gold.to_vec())),
+            });
+            outputs.push(FeatureOutput {
+                logits: logits.to_vec(),
+                ..FeatureOutput::default()
+            });
+        }
+        let examples = [example("x"), example("y"), example("z")];
+        let found = several_labels(&names, &examples, &features, &outputs, &[Metric::F1Micro]);
+        let decisions = found.expect("scores").detail.decisions;
+        let counts = |d: &Decisions| {
+            let negatives = [d.false_negatives, d.true_negatives];
+            [
+                d.true_positives,
+                d.false_positives,
+                negatives[0],
+                negatives[1],
+            ]
+        };
+        assert_eq!(
+            (decisions[0].0.as_str(), counts(&decisions[0].1)),
+            ("a", [1, 1, 0, 1])
+        );
+        assert_eq!(
+            (decisions[1].0.as_str(), counts(&decisions[1].1)),
+            ("b", [1, 0, 1, 1])
+        );
+    }
 }

@@ -124,6 +124,9 @@ fn read(args: &Args, spec: &TaskSpec, labels: &LabelSet) -> Result<Vec<Example>>
     if examples.is_empty() {
         bail!("{}: holds no example", args.data.display());
     }
+    if let Some(note) = reader.header_note(&[]) {
+        tell!("{note}");
+    }
     if reader.skipped() > 0 {
         tell!("{} rows were left out as incomplete", reader.skipped());
     }

@@ -157,6 +157,7 @@ impl ColumnArgs {
             labels,
             format: self.format.map(Into::into),
             lossy: self.lossy,
+            ..OpenOptions::default()
         }
     }
 

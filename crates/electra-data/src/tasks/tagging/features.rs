@@ -45,6 +45,7 @@ pub(in crate::tasks) fn features(
             let (tags, irregular) = in_scheme(tags, featurizer.labels.scheme());
             counts.entities_begun_inside += irregular;
             let ids = tags.iter().map(|tag| {
+                counts.note_number(&featurizer.labels, tag);
                 let id = featurizer.labels.id(tag);
                 id.map(Some).ok_or_else(|| TaskError::UnknownLabel {
                     place: example.place.clone(),

@@ -7,5 +7,6 @@ mod scores;
 
 pub(super) use features::features;
 pub use pipeline::{Aggregation, Asked, TaggedSpan, TaggedText, word_tags};
-pub use scheme::{Entity, Scheme, entities, in_scheme};
+pub(super) use scheme::split;
+pub use scheme::{Entity, Scheme, entities, in_scheme, of_entities};
 pub use scores::TagScores;

@@ -90,6 +90,12 @@ fn chunk_tag(tag: &str) -> Option<String> {
     (!kind.is_empty()).then(|| format!("{prefix}-{kind}"))
 }
 
+/// Whether all tags are of entities, `O` or a prefix with a kind, in whatever scheme. Parts of speech
+/// and their like are not: each is a label of its word, and there are no entities.
+pub fn of_entities<S: AsRef<str>>(tags: &[S]) -> bool {
+    tags.iter().all(|tag| chunk_tag(tag.as_ref()).is_some())
+}
+
 /// The tags of a sentence written in a scheme, and how many entities began with `I-` or `E-`.
 /// Tags that are not of entities, such as parts of speech, are left as they are.
 pub fn in_scheme(tags: &[String], scheme: Scheme) -> (Vec<String>, u64) {
@@ -176,6 +182,10 @@ mod tests {
             assert_eq!(in_scheme(from, Scheme::Iob1).0, iob1);
             assert_eq!(in_scheme(from, Scheme::Bioes).0, bioes);
         }
+        for tags in [&bio, &iob1, &bioes, &bilou] {
+            assert!(of_entities(tags));
+        }
+        assert!(!of_entities(&["O", "B-A", "NN"]) && !of_entities(&["O", "PER"]));
         assert_eq!(in_scheme(&bio, Scheme::Bio).1, 0);
         assert_eq!(in_scheme(&list("O I-A I-A B-B I-A"), Scheme::Bio).1, 2);
         assert_eq!(

@@ -39,6 +39,23 @@ fn a_missing_column_is_named_with_what_is_there() {
     assert_has(&m, &["a.jsonl, line 1", "\"label\""]);
     let m = message(read(&named("mrpc"), "a.tsv", "1\t2\t3\n"));
     assert_has(&m, &["a.tsv, line 1", "\"#1 String\""]);
+    // A header with other names is no example of a form without header.
+    for labels in [LabelColumn::Required, LabelColumn::Optional] {
+        let (_dir, path) = file("a.tsv", "txt\tlabel\na b\t1\nc d\t0\n");
+        let options = OpenOptions {
+            labels,
+            ..OpenOptions::default()
+        };
+        let m = message(Examples::open(&named("sst2"), &path, options));
+        assert_has(
+            &m,
+            &[
+                "a.tsv, line 1",
+                "no column \"sentence\"",
+                "\"txt\", \"label\"",
+            ],
+        );
+    }
     // Later lines may lack it too.
     let m = message(read(&spec, "a.tsv", "text\tlabel\nx\t1\ny\n"));
     assert_has(&m, &["a.tsv, line 3", "no column 2 (label)"]);
@@ -92,6 +109,117 @@ fn unknown_labels_are_named_with_their_line() {
         )
         .unwrap_err();
     }
+}
+
+/// Columns by number, the text first, the label second.
+fn by_number(kind: TaskKind, header: Header) -> TaskSpec {
+    TaskSpec::own(OwnTask {
+        columns: Columns {
+            text: vec![Column::Number(1)],
+            label: vec![Column::Number(2)],
+            ..Columns::default()
+        },
+        header,
+        ..OwnTask::new("mine", kind)
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_header_of_other_names_is_skipped_or_suspected_and_said() {
+    let open = |header, content: &str| {
+        let (_dir, path) = file("a.tsv", content);
+        let spec = by_number(TaskKind::Classification, header);
+        let mut reader = Examples::open(&spec, &path, OpenOptions::default()).unwrap();
+        let examples: Vec<Example> = reader.by_ref().map(Result::unwrap).collect();
+        let note = reader.header_note(&examples);
+        (examples.len(), note.unwrap_or_default())
+    };
+    // Certain: every other label is a number.
+    let stars = "review\tstars\na\t5\nb\t1\nc\t5\n";
+    let (count, note) = open(Header::Detect, stars);
+    assert_eq!(count, 3);
+    assert_has(
+        &note,
+        &["a.tsv", "\"stars\" is no number", "--header false"],
+    );
+    assert_eq!(open(Header::Absent, stars), (4, String::new()));
+    assert_eq!(open(Header::Present, stars), (3, String::new()));
+    // Doubtful: it is an example, and said to be odd.
+    let verdict = "review\tverdict\na\tgood\nb\tbad\nc\tgood\n";
+    let (count, note) = open(Header::Detect, verdict);
+    assert_eq!(count, 4);
+    assert_has(
+        &note,
+        &[
+            "\"verdict\" of the first row occurs nowhere else",
+            "--header true",
+        ],
+    );
+    assert_eq!(open(Header::Absent, verdict), (4, String::new()));
+    for fine in ["a\tgood\nb\tbad\nc\tgood\n", "a\tx\nb\t1\nc\ty\n"] {
+        assert_eq!(open(Header::Detect, fine), (3, String::new()));
+    }
+    let values = by_number(TaskKind::Regression, Header::Detect);
+    assert_eq!(read(&values, "a.tsv", stars).unwrap().len(), 3);
+    let m = message(read(&values, "a.tsv", "review\tstars\n"));
+    assert_has(
+        &m,
+        &[
+            "a.tsv, line 1",
+            "\"stars\" is not a number",
+            "--header true",
+        ],
+    );
+    let spec = by_number(TaskKind::Classification, Header::Detect);
+    let examples = read(&spec, "a.tsv", verdict).unwrap();
+    let labels = LabelSet::new(vec!["good".into(), "bad".into()]).unwrap();
+    assert_has(
+        &message(labels.check(&examples)),
+        &["line 1", "--header true"],
+    );
+}
+
+#[test]
+fn numbers_stand_for_a_models_labels_and_are_said_once() {
+    let spec = named("sst2");
+    let examples = read(&spec, "a.tsv", "x\t1\ny\t0\nz\t1\n").unwrap();
+    let names = || vec!["NEGATIVE".into(), "POSITIVE".into()];
+    let labels = LabelSet::new(names()).unwrap().known_by_number();
+    labels.check(&examples).unwrap();
+    let options = FeatureOptions::of(&spec);
+    let f = Featurizer::new(spec.kind, tokenizer(), labels.clone(), options.clone()).unwrap();
+    let mut counts = FeatureCounts::default();
+    let targets: Vec<_> = examples
+        .iter()
+        .map(|e| f.features(0, e, &mut counts).unwrap()[0].target.clone())
+        .collect();
+    let class = |n| Some(Target::Class(n));
+    assert_eq!(targets, [class(1), class(0), class(1)]);
+    let notes = counts.notes();
+    assert_eq!(notes.len(), 1);
+    assert_has(&notes[0], &["0 as NEGATIVE, 1 as POSITIVE"]);
+    // Beyond the last, written otherwise, or the name of a label.
+    for odd in ["2", "01", "-1", "1.0"] {
+        assert_eq!(labels.id(odd), None, "{odd}");
+    }
+    let swapped = LabelSet::new(vec!["1".into(), "0".into()]).unwrap();
+    assert_eq!(swapped.known_by_number().id("1"), Some(0));
+    // What training found is what there is.
+    message(LabelSet::new(names()).unwrap().check(&examples));
+
+    let tags = own(TaskKind::Tagging);
+    let row = r#"{"tokens": ["the", "boat"], "tags": [0, 2]}"#;
+    let examples = read(&tags, "a.jsonl", row).unwrap();
+    let labels = ["O", "B-x", "I-x"].map(String::from).to_vec();
+    let labels = LabelSet::new(labels).unwrap().known_by_number();
+    labels.check(&examples).unwrap();
+    let f = Featurizer::new(tags.kind, tokenizer(), labels, options).unwrap();
+    let mut counts = FeatureCounts::default();
+    let features = f.features(0, &examples[0], &mut counts).unwrap();
+    let expected = Target::Tags(vec![Some(0), Some(2)]);
+    assert_eq!(features[0].target, Some(expected));
+    assert_has(&counts.notes()[0], &["0 as O, 2 as I-x"]);
 }
 
 #[test]
@@ -229,7 +357,7 @@ fn byte_order_marks_and_mixed_line_ends_change_nothing() {
     let plain = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\ta \"b\tc\n0\t3\t4\td\te\n";
     let expected = read(&spec, "a.tsv", plain).unwrap();
     let mixed =
-        "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t1\t2\ta \"b\tc\r0\t3\t4\td\te";
+        "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t1\t2\ta \"b\tc\n0\t3\t4\td\te\r";
     let found = read(&spec, "a.tsv", mixed).unwrap();
     let inputs = |list: &[Example]| -> Vec<_> {
         list.iter()
@@ -241,6 +369,12 @@ fn byte_order_marks_and_mixed_line_ends_change_nothing() {
         panic!("no text");
     };
     assert_eq!(first, "a \"b");
+    // Old Macs end lines with a return; where anything else ends them it is a character.
+    let mac = read(&spec, "a.tsv", plain.replace('\n', "\r")).unwrap();
+    assert_eq!(inputs(&mac), inputs(&expected));
+    let inside = read(&spec, "a.tsv", plain.replace("a \"b", "a\rb")).unwrap();
+    assert_eq!(inside.len(), 2);
+    assert_eq!(inside[0].text(), "a\rb ⫽ c");
     let tags = own(TaskKind::Tagging);
     let a = read(&tags, "a.conll", "x O\r\ny B-A\r\n\r\nz O").unwrap();
     assert_eq!(a.len(), 2);

@@ -1,7 +1,7 @@
 //! The layouts of GLUE's files and of one's own, and the files of predictions.
 
 use super::support::{file, read, tokenizer};
-use crate::tasks::submission::{Submission, file_name};
+use crate::tasks::submission::{Submission, TASKS, file_name, server_labels};
 use crate::tasks::tagging::Scheme;
 use crate::tasks::*;
 
@@ -329,6 +329,93 @@ fn compressed_files_and_tables_of_lists_are_read() {
 }
 
 #[test]
+fn conll_u_has_comments_ranges_and_empty_nodes() {
+    let content = "# sent_id = 1
+# text = du bist
+1-2\tdu\t_\t_\t_\t_\t_\t_\t_\t_
+1\tde\tde\tADP\tIN\t_\t3\tcase\t_\t_
+2\tle\tle\tDET\tDT\t_\t3\tdet\t_\t_
+2.1\tx\tx\tNOUN\tNN\t_\t_\t_\t_\t_
+
+# text = boat
+1\t#\tboat\tNOUN\tNN\t_\t0\troot\t_\t_
+";
+    let tags = |columns: Columns| -> Vec<String> {
+        let spec = own(TaskKind::Tagging, columns, Header::Detect);
+        let examples = read(&spec, "a.conllu", content).unwrap();
+        let gold = |e: &Example| match &e.gold {
+            Some(Gold::Tags(tags)) => tags.join(" "),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(examples[1].place.line, 9);
+        examples
+            .iter()
+            .map(|e| format!("{}|{}", e.text(), gold(e)))
+            .collect()
+    };
+    assert_eq!(tags(Columns::default()), ["de le|ADP DET", "#|NOUN"]);
+    assert_eq!(tags(columns("3", "", "5")), ["de le|IN DT", "boat|NN"]);
+    let by_name = columns("lemma", "", "XPOS");
+    assert_eq!(tags(by_name), ["de le|IN DT", "boat|NN"]);
+    // The same columns in another file are what they are.
+    let spec = own(TaskKind::Tagging, Columns::default(), Header::Detect);
+    let examples = read(&spec, "a.conll", "#\tO\n1-2\tB-x\n").unwrap();
+    assert_eq!(examples[0].text(), "# 1-2");
+}
+
+#[test]
+fn numbers_of_the_hubs_tables_are_tags_with_names() {
+    let read_tags = |task: &str, column: &str, numbers: &str| {
+        let count = numbers.split(',').count();
+        let words = vec!["\"the\""; count].join(", ");
+        let row = format!("{{\"tokens\": [{words}], \"{column}\": [{numbers}]}}\n");
+        let examples = read(&TaskSpec::by_name(task).unwrap(), "a.jsonl", row)?;
+        match &examples[0].gold {
+            Some(Gold::Tags(tags)) => Ok::<_, TaskError>(tags.join(" ")),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (task, column, numbers, expected) in [
+        (
+            "conll2003",
+            "ner_tags",
+            "0, 1, 2, 3, 8",
+            "O B-PER I-PER B-ORG I-MISC",
+        ),
+        (
+            "conll2000",
+            "chunk_tags",
+            "11, 12, 21, 1, 19, 22",
+            "B-NP I-NP B-VP B-ADJP B-UCP I-VP",
+        ),
+        (
+            "wnut17",
+            "ner_tags",
+            "0, 3, 4, 9, 12",
+            "O B-creative-work I-creative-work B-person I-product",
+        ),
+        ("msra", "ner_tags", "5, 6", "B-LOC I-LOC"),
+        // Names stay what they are.
+        ("conll2003", "ner_tags", "\"I-ORG\", \"O\"", "I-ORG O"),
+    ] {
+        assert_eq!(
+            read_tags(task, column, numbers).unwrap(),
+            expected,
+            "{task}"
+        );
+    }
+    let m = read_tags("msra", "ner_tags", "0, 7")
+        .unwrap_err()
+        .to_string();
+    assert!(m.contains("line 1") && m.contains("no tag 7"), "{m}");
+    // A task of one's own has the tags that its data has.
+    let spec = own(TaskKind::Tagging, Columns::default(), Header::Detect);
+    let row = r#"{"tokens": ["a", "b"], "tags": [0, 3]}"#;
+    let gold = read(&spec, "a.jsonl", row).unwrap()[0].gold.clone();
+    assert_eq!(gold, Some(Gold::Tags(vec!["0".into(), "3".into()])));
+}
+
+#[test]
 fn predictions_are_written_as_glue_wants_them() {
     let spec = TaskSpec::by_name("stsb").unwrap();
     let mut out = Submission::new(&spec, Vec::new()).unwrap();
@@ -348,6 +435,52 @@ fn predictions_are_written_as_glue_wants_them() {
         Some("MNLI-mm.tsv")
     );
     assert_eq!(name("squad", "x.json"), None);
+    for ax in ["AX/AX.tsv", "diagnostic.tsv", "diagnostic-full.tsv"] {
+        assert_eq!(name("mnli", ax), Some("AX.tsv"));
+    }
+    assert!(TASKS.iter().all(|task| name(task, "test.tsv").is_some()));
+    let labels = |task: &str, labels: &[&str]| {
+        let labels = LabelSet::new(labels.iter().map(|&l| l.to_owned()).collect()).unwrap();
+        let found = server_labels(&TaskSpec::by_name(task).unwrap(), &labels);
+        found
+            .map(|set| set.names().to_vec())
+            .map_err(|e| e.to_string())
+    };
+    let bits = ["0".to_owned(), "1".to_owned()];
+    assert_eq!(labels("sst2", &["NEGATIVE", "POSITIVE"]).unwrap(), bits);
+    let own = labels("qnli", &["NOT-ENTAILMENT", "Entailment"]).unwrap();
+    assert_eq!(own, ["not_entailment", "entailment"]);
+    let wrong = labels("rte", &["yes", "no"]).unwrap_err();
+    assert!(
+        wrong.contains("entailment, not_entailment") && wrong.contains("yes, no"),
+        "{wrong}"
+    );
+    assert!(
+        labels("imdb", &["a", "b"])
+            .unwrap_err()
+            .contains("cola sst2")
+    );
+    assert!(labels("stsb", &[]).unwrap().is_empty());
+}
+
+#[test]
+fn every_row_of_a_test_file_is_an_example_whatever_it_lacks() {
+    let content = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\ta\tb\t0\n4\t5\n6\t7\t8\tc\td\t-\n9\t8\t7\te\n";
+    let (_dir, path) = file("a.tsv", content);
+    let options = OpenOptions {
+        every_row: true,
+        labels: LabelColumn::Optional,
+        ..OpenOptions::default()
+    };
+    let spec = TaskSpec::by_name("qqp").unwrap();
+    let mut reader = Examples::open(&spec, &path, options).unwrap();
+    let read: Vec<String> = reader
+        .by_ref()
+        .map(Result::unwrap)
+        .map(|e| format!("{} {}", e.id, e.text()))
+        .collect();
+    assert_eq!(read, ["1 a ⫽ b", "4  ⫽ ", "6 c ⫽ d", "9 e ⫽ "]);
+    assert_eq!((reader.skipped(), reader.incomplete()), (0, 2));
 }
 
 #[test]

@@ -250,3 +250,20 @@ fn scores_of_tags_are_by_entity_and_by_word() {
     }
     assert!(scores.scores(&[Metric::Pearson]).is_err());
 }
+
+#[test]
+fn labels_without_a_prefix_are_kinds_with_their_whole_names() {
+    let f = featurizer(32, Overflow::Windows, &["NN", "VB", "PRP$"]);
+    let text = TaggedText::new(&f, 0, "the boat sailed", Asked::Tokens).unwrap();
+    // the boat sailed
+    let logits: [&[f32]; 3] = [&[4.0, 0.0, 0.0], &[4.0, 0.0, 0.0], &[0.0, 0.0, 4.0]];
+    for aggregation in [Aggregation::Simple, Aggregation::First, Aggregation::Max] {
+        let spans = text.spans(&logits, f.labels(), aggregation);
+        let found: Vec<String> = spans
+            .iter()
+            .map(|s| format!("{} {}", s.label, s.word))
+            .collect();
+        // As transformers has it: neighbours of one label are one span.
+        assert_eq!(found, ["NN the boat", "PRP$ sailed"]);
+    }
+}

@@ -94,7 +94,7 @@ impl<B: Backend> Answerer<B> for Classify {
             if let Some(spec) = session
                 .spec
                 .as_ref()
-                .filter(|_| session.options().submission)
+                .filter(|_| session.options().submission.is_some())
             {
                 // A header before the first line, and none of its own for the others.
                 let mut lines = Vec::new();

@@ -1,4 +1,5 @@
-//! Texts from a stream, one a line, a chunk at a time.
+//! Texts from a stream, one a line, a chunk at a time. Lines end as in a task's file: with `\n` or
+//! `\r\n`, and with `\r` in a stream without any `\n`, as old Macs wrote them.
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Read};
@@ -15,6 +16,8 @@ pub struct Lines<R> {
     lossy: bool,
     number: u64,
     invalid: u64,
+    /// Of a stream whose lines `\r` ends: those not yet handed out, the last one first.
+    by_return: Vec<Vec<u8>>,
 }
 
 impl<R: Read> Lines<R> {
@@ -26,6 +29,7 @@ impl<R: Read> Lines<R> {
             lossy,
             number: 0,
             invalid: 0,
+            by_return: Vec::new(),
         }
     }
 
@@ -50,7 +54,7 @@ impl<R: Read> Lines<R> {
                 Some(line) => lines.push(line),
                 None => return Ok(false),
             }
-            if !self.reader.buffer().contains(&b'\n') {
+            if self.by_return.is_empty() && !self.reader.buffer().contains(&b'\n') {
                 return Ok(true);
             }
         }
@@ -58,28 +62,10 @@ impl<R: Read> Lines<R> {
 
     fn line(&mut self) -> Result<Option<String>> {
         self.number += 1;
-        let mut bytes = Vec::new();
-        (&mut self.reader)
-            .take(LONGEST_LINE as u64 + 1)
-            .read_until(b'\n', &mut bytes)
-            .with_context(|| format!("cannot read {}", self.name))?;
-        if bytes.is_empty() {
+        let Some(mut bytes) = self.bytes()? else {
             return Ok(None);
-        }
+        };
         let place = || format!("{}, line {}", self.name, self.number);
-        if bytes.len() > LONGEST_LINE {
-            bail!(
-                "{}: longer than {} MiB; give one text a line",
-                place(),
-                LONGEST_LINE >> 20
-            );
-        }
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
-        }
         if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
         }
@@ -110,6 +96,39 @@ impl<R: Read> Lines<R> {
     }
 }
 
+impl<R: Read> Lines<R> {
+    /// The bytes of the next line without its end.
+    fn bytes(&mut self) -> Result<Option<Vec<u8>>> {
+        if let Some(line) = self.by_return.pop() {
+            return Ok(Some(line));
+        }
+        let mut bytes = Vec::new();
+        (&mut self.reader)
+            .take(LONGEST_LINE as u64 + 1)
+            .read_until(b'\n', &mut bytes)
+            .with_context(|| format!("cannot read {}", self.name))?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if bytes.len() > LONGEST_LINE {
+            bail!(
+                "{}, line {}: longer than {} MiB; give one text a line",
+                self.name,
+                self.number,
+                LONGEST_LINE >> 20
+            );
+        }
+        let ended = bytes.pop_if(|byte| *byte == b'\n').is_some();
+        bytes.pop_if(|byte| *byte == b'\r');
+        if !ended && self.number == 1 && bytes.contains(&b'\r') {
+            let lines = bytes.split(|&byte| byte == b'\r').rev();
+            self.by_return = lines.map(<[u8]>::to_vec).collect();
+            return Ok(self.by_return.pop());
+        }
+        Ok(Some(bytes))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +151,15 @@ mod tests {
         assert_eq!(lines, ["a", "", " b", "c"]);
         assert!(!end.unwrap());
         assert!(read(b"", false).0.is_empty());
+    }
+
+    #[test]
+    fn a_lone_return_ends_lines_only_where_nothing_else_does() {
+        assert_eq!(read(b"a\nb\rc\n", false).0, ["a", "b\rc"]);
+        assert_eq!(read(b"a\nb\rc", false).0, ["a", "b\rc"]);
+        assert_eq!(read(b"a\r\rb\r", false).0, ["a", "", "b"]);
+        assert_eq!(read("\u{feff}a\rb".as_bytes(), false).0, ["a", "b"]);
+        assert_eq!(read(b"a\r\nb\r", false).0, ["a", "b"]);
     }
 
     #[test]

@@ -87,9 +87,10 @@ struct TaskArgs {
     pair: bool,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// Write what GLUE's server takes
-    #[arg(long)]
-    submission: bool,
+    /// Write what GLUE's server takes: every row of --input has its line. With DIR into a file
+    /// there, called as the server wants it
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    submission: Option<Option<PathBuf>>,
     /// How tokens become spans, as in transformers: none, simple, first, average or max
     #[arg(long, value_name = "STRATEGY", default_value = "simple",
           value_parser = ["none", "simple", "first", "average", "max"])]
@@ -134,7 +135,7 @@ impl Default for TaskArgs {
             lines: false,
             pair: false,
             prompt: PromptArgs::default(),
-            submission: false,
+            submission: None,
             aggregation: "simple".into(),
             max_seq_length: None,
             doc_stride: None,
@@ -222,6 +223,12 @@ const TOKENS_A_TEXT: usize = 128;
 
 /// Runs the subcommand.
 pub fn run(mut args: Args) -> Result<ExitCode> {
+    let given = &args.task_args;
+    if given.submission.is_some()
+        && (args.task != Task::Classify || given.prompt.template.is_some())
+    {
+        bail!("--submission is for GLUE's tasks, which are classified by a head: --as classify");
+    }
     let folder = models::folder(&args.model)?;
     let dir = ModelDir::open(&folder)?;
     args.device = args.device.for_model(&dir);
@@ -257,10 +264,10 @@ fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
     if args.task != Task::Classify {
         bail!("--template is for --as classify");
     }
-    if given.pair || given.submission || args.long.is_some_and(|long| long != Long::Truncate) {
+    if given.pair || args.long.is_some_and(|long| long != Long::Truncate) {
         bail!(
-            "--template takes one text, which is cut where it is too long: leave out --pair, \
-             --submission and --long"
+            "--template takes one text, which is cut where it is too long: leave out --pair and \
+             --long"
         );
     }
     let spec = match given.is_file(args.input.is_some())? {

@@ -4,7 +4,7 @@ use super::lines::Lines;
 use super::{Args, Task, input_of};
 use crate::commands::corpus::report_invalid;
 use anyhow::{Result, bail};
-use electra_data::tasks::{Example, Examples, Input, LabelColumn, Place, TaskSpec};
+use electra_data::tasks::{Example, Examples, Input, LabelColumn, OpenOptions, Place, TaskSpec};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,10 @@ impl Source {
         Ok(match spec {
             Some(spec) => {
                 let path = args.input.clone().unwrap_or_default();
-                let open = columns.open(LabelColumn::Optional);
+                let open = OpenOptions {
+                    every_row: args.task_args.submission.is_some(),
+                    ..columns.open(LabelColumn::Optional)
+                };
                 let file = Box::new(Examples::open(spec, &path, open)?);
                 Source::File { file, number: 0 }
             }
@@ -97,6 +100,16 @@ impl Source {
         }
         match self {
             Source::File { file, .. } => {
+                if let Some(note) = file.header_note(&[]) {
+                    tell!("{note}");
+                }
+                if file.incomplete() > 0 {
+                    tell!(
+                        "warning: {} rows lack a text; what is said of them is said of the texts \
+                         that they have",
+                        file.incomplete()
+                    );
+                }
                 if file.skipped() > 0 {
                     tell!(
                         "warning: {} rows were left out as incomplete",

@@ -2,7 +2,9 @@
 
 use super::tasks::{Answerer, Session};
 use anyhow::Result;
-use electra_data::tasks::tagging::{Aggregation, Asked, Entity, TaggedSpan, TaggedText, entities};
+use electra_data::tasks::tagging::{
+    Aggregation, Asked, Entity, TaggedSpan, TaggedText, entities, of_entities,
+};
 use electra_data::tasks::{Example, Features, Input};
 use electra_engine::backend::Backend;
 use electra_train::finetune::batch::FeatureOutput;
@@ -24,7 +26,9 @@ struct SpansLine<'a> {
 struct WordsLine<'a> {
     tokens: &'a [String],
     tags: &'a [&'a str],
-    entities: Vec<Entity>,
+    /// Where tags are of entities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entities: Option<Vec<Entity>>,
 }
 
 impl<B: Backend> Answerer<B> for Tag {
@@ -142,7 +146,7 @@ fn write_words<B: Backend>(
     if session.args.json {
         let line = WordsLine {
             tokens: words,
-            entities: entities(&tags),
+            entities: of_entities(labels.names()).then(|| entities(&tags)),
             tags: &tags,
         };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;

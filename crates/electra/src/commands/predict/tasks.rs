@@ -12,16 +12,19 @@ use super::tag::Tag;
 use super::{Args, Long, Task, TaskArgs};
 use crate::commands::evaluate::spec_of;
 use crate::device::{Facts, Work};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use electra_data::tasks::submission::{TASKS, file_name, server_labels};
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, LabelSet, TaskKind, TaskSpec,
 };
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
 use electra_model::files::ModelDir;
+use electra_model::files::atomic::replace_file;
 use electra_model::heads::{HeadKind, HeadStyle};
 use electra_train::finetune::model::{ModelTask, TaskModel};
 use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// Tokens of a sequence at the most, of a model that does not say.
 const LONGEST: usize = 512;
@@ -132,14 +135,22 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
         Some(task) if file => Some(spec_of(task, given.task_name.as_deref(), &given.columns)?),
         _ => None,
     };
-    if given.submission && spec.is_none() {
+    if given.submission.is_some() && spec.is_none() {
         bail!("--submission is for a test file of a task: give --task and --input");
     }
+    let submission = match (&given.submission, &spec) {
+        (Some(Some(dir)), Some(spec)) => Some(submission_file(dir, spec, args)?),
+        _ => None,
+    };
     let options = feature_options(args, dir, task.as_ref())?;
     let labels = match (&task, &spec) {
         (Some(task), Some(spec)) => task.labels(spec)?,
         (Some(task), None) => LabelSet::new(task.entry.labels.clone())?,
         (None, _) => LabelSet::new(Vec::new())?,
+    };
+    let labels = match &spec {
+        Some(spec) if given.submission.is_some() => server_labels(spec, &labels)?,
+        _ => labels,
     };
     let kind = task
         .as_ref()
@@ -161,8 +172,33 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
         kind,
         featurizer,
         spec,
+        submission,
         input,
     })
+}
+
+/// The file for the predictions of a task in `dir`, which is made if its name ends like one.
+fn submission_file(dir: &Path, spec: &TaskSpec, args: &Args) -> Result<PathBuf> {
+    let Some(name) = file_name(&spec.name, args.input.as_deref().unwrap_or(dir)) else {
+        bail!(
+            "--submission is for GLUE's tasks ({}), and {} is none",
+            TASKS.join(" "),
+            spec.name
+        );
+    };
+    if !dir.is_dir() {
+        if !dir
+            .to_string_lossy()
+            .ends_with(['/', std::path::MAIN_SEPARATOR])
+        {
+            bail!(
+                "--submission {0}: no such directory; {0}/ makes it",
+                dir.display()
+            );
+        }
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    Ok(dir.join(name))
 }
 
 /// The kind of task whose head this is.
@@ -228,6 +264,8 @@ struct Answers<'a> {
     featurizer: Featurizer,
     spec: Option<TaskSpec>,
     unanswerable: bool,
+    /// Where a submission goes, if not to standard output.
+    submission: Option<PathBuf>,
     input: Source,
 }
 
@@ -261,19 +299,28 @@ impl Work for Answers<'_> {
             Task::Classify | Task::Detect | Task::Fill => Box::new(Classify::default()),
         };
         let mut input = self.input;
-        let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut lines = Vec::new();
+        let mut stdout = BufWriter::new(std::io::stdout().lock());
+        let out: &mut dyn Write = match self.submission {
+            Some(_) => &mut lines,
+            None => &mut stdout,
+        };
         loop {
             let mut examples = Vec::new();
             // What stands before a bad line is answered.
             let read = input.chunk(&mut examples, args);
-            answerer.answer(backend, &mut session, &examples, &mut out)?;
+            answerer.answer(backend, &mut session, &examples, out)?;
             out.flush()?;
             if !read? {
                 break;
             }
         }
-        answerer.finish(&mut out)?;
+        answerer.finish(out)?;
         out.flush()?;
+        if let Some(path) = &self.submission {
+            replace_file(path, |file| file.write_all(&lines))?;
+            tell!("wrote {}", path.display());
+        }
         for note in session.counts.notes() {
             tell!("warning: {note}");
         }
