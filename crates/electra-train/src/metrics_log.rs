@@ -452,18 +452,25 @@ fn for_each_line<L: DeserializeOwned>(
 
 /// A number that JSON may not be able to write: null if it is not finite.
 pub(crate) mod nullable {
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-        if value.is_finite() {
-            serializer.serialize_f32(*value)
-        } else {
-            serializer.serialize_none()
+    pub fn serialize<T, S>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Copy + Into<f64> + Serialize,
+        S: Serializer,
+    {
+        match (*value).into().is_finite() {
+            true => value.serialize(serializer),
+            false => serializer.serialize_none(),
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
-        Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: Deserialize<'de> + From<f32>,
+        D: Deserializer<'de>,
+    {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(T::from(f32::NAN)))
     }
 }
 

@@ -541,3 +541,95 @@ fn pairs_and_values_are_learned_as_the_reference_does_with_its_head() {
     assert!(once.iter().all(|v| *v != 0.0));
     assert_eq!(once.iter().map(|v| v * 5.0).collect::<Vec<_>>(), scaled);
 }
+
+/// Numbers that are all the same have no correlation; the run goes on all the same, and again from
+/// its checkpoint.
+#[test]
+fn a_score_that_is_no_number_is_said_and_survives_a_checkpoint() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("values.tsv");
+    let line = |i: usize| format!("the {} boat\t1.5\n", ["old", "red"][i % 2]);
+    let text: String = (0..12).map(line).collect();
+    std::fs::write(&file, format!("text\tlabel\n{text}")).expect("a written file");
+    let task = TaskSpec::own(OwnTask::new("same", TaskKind::Regression)).expect("a task");
+    let files = TaskFiles {
+        spec: task,
+        train: file.clone(),
+        dev: Some(file),
+        open: OpenOptions::default(),
+    };
+    let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+    let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+    let job = FinetuneJob::open(
+        config(&["num_train_epochs=3"]),
+        start,
+        tokenizer,
+        vec![files],
+    );
+    let job = job.expect("a job");
+    let out = dir.path().join("out");
+    let (first, _) = run(&job, &out, Some(3));
+    assert!(
+        matches!(first, Ok(FinetuneOutcome::Interrupted(_))),
+        "{first:?}"
+    );
+    let (result, messages) = finished(&job, &out);
+    assert!(result.trials[0].score.is_nan() && result.summary.best.is_nan());
+    assert!(
+        messages
+            .iter()
+            .any(|m| m.contains("spearman") && m.contains("number"))
+    );
+    assert!(messages.iter().all(|m| !m.contains("best so far")));
+    // What is finished is read again.
+    let (again, _) = finished(&job, &out);
+    assert!(again.trials[0].score.is_nan());
+}
+
+#[test]
+fn a_metric_or_a_loss_that_the_task_does_not_have_is_refused_before_the_first_step() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let out = dir.path().join("out");
+    let job = open(config(&["metric=pearson"]), &["own"], &train, &dev);
+    let (error, _) = run(&job, &out, None);
+    let error = error.expect_err("no such metric").to_string();
+    assert!(error.contains("pearson") && !out.exists(), "{error}");
+    let values = dir.path().join("values.tsv");
+    std::fs::write(&values, "text\tlabel\nthe boat\t1\nthe tree\t2\n").expect("a written file");
+    let files = TaskFiles {
+        spec: TaskSpec::own(OwnTask::new("size", TaskKind::Regression)).expect("a task"),
+        train: values.clone(),
+        dev: Some(values),
+        open: OpenOptions::default(),
+    };
+    let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+    let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+    let smoothed = config(&["label_smoothing=0.1"]);
+    let refused = FinetuneJob::open(smoothed, start, tokenizer, vec![files]);
+    let refused = refused.expect_err("no classes").to_string();
+    assert!(
+        refused.contains("label_smoothing") && refused.contains("size"),
+        "{refused}"
+    );
+}
+
+/// The reference sums the loss over the batch.
+#[test]
+fn the_loss_is_a_mean_and_with_compat_google_a_sum() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let first_step = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let settings: Vec<&str> = ["num_train_epochs=1"].iter().chain(more).copied().collect();
+        finished(&open(config(&settings), &["boats"], &train, &dev), &out);
+        let lines = metrics(&out);
+        ["loss", "grad_norm"].map(|key| lines[0][key].as_f64().expect("a number"))
+    };
+    let mean = first_step("mean", &[]);
+    let sum = first_step("sum", &["compat=google"]);
+    for (mean, sum) in mean.into_iter().zip(sum) {
+        // A batch of eight.
+        assert!((sum / mean - 8.0).abs() < 1e-4, "{sum} for {mean}");
+    }
+}

@@ -4,6 +4,7 @@
 mod run;
 
 use run::{electra, electra_with_input, golden, write};
+use serde_json::Value;
 use std::path::Path;
 
 /// Sentences with a boat are of one class, others of another.
@@ -151,6 +152,232 @@ fn labels_without_a_head_come_from_a_template() {
         "a,b",
     ];
     electra_with_input(&bad, b"a\n").fails(1, &["--template", "{label}"]);
+
+    // Of a labelled file only the texts are asked about, and the labels are scored.
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "own.tsv", texts(12));
+    let asked: Vec<&str> = predict
+        .iter()
+        .copied()
+        .chain(OWN)
+        .chain(["--input", &file])
+        .collect();
+    let answers = electra(&asked).json_lines();
+    assert_eq!(answers.len(), 12);
+    let mut right = 0;
+    for (line, answer) in texts(12).lines().skip(1).zip(&answers) {
+        let (text, label) = line.split_once('\t').unwrap();
+        assert_eq!(answer["text"], text);
+        right += i32::from(answer["labels"][0]["label"] == label);
+    }
+    let evaluate: Vec<&str> = ["evaluate", "--model", &model, "--data", &file, "--json"]
+        .into_iter()
+        .chain([
+            "--template",
+            "{text} is {label}",
+            "--label-words",
+            "sea=boat,land=house",
+        ])
+        .chain(OWN)
+        .collect();
+    let scores = electra(&evaluate).json();
+    let accuracy = scores["accuracy"].as_f64().unwrap();
+    assert!(
+        (accuracy - f64::from(right) / 12.0).abs() < 1e-12,
+        "{scores}"
+    );
+    let twice: Vec<&str> = bad[..bad.len() - 3]
+        .iter()
+        .copied()
+        .chain(["{text} {label}", "--label-words", "a=x,a=y"])
+        .collect();
+    electra_with_input(&twice, b"a\n").fails(1, &["\"a\"", "twice"]);
+    let pair: Vec<&str> = predict.iter().copied().chain(["--pair"]).collect();
+    electra_with_input(&pair, b"a\tb\n").fails(1, &["--template", "--pair"]);
+}
+
+/// A model with a head for classes and one for tags, in `dir`.
+fn two_heads(dir: &Path) -> String {
+    let train = write(dir, "train.tsv", texts(24));
+    let tagged = write(
+        dir,
+        "train.conll",
+        "the O\nboat B-SEA\n\nthe O\ntree B-LAND\n\n".repeat(4),
+    );
+    let more = [
+        "--task",
+        "own",
+        "--task",
+        "words",
+        "--train",
+        &tagged,
+        "--kind",
+        "classification",
+        "--kind",
+        "tagging",
+        "--set",
+        "num_train_epochs=1",
+        "--dev",
+        &train,
+        "--dev",
+        &tagged,
+    ];
+    finetune(dir, &train, &more).ok();
+    dir.join("out").display().to_string()
+}
+
+#[test]
+fn of_several_heads_the_one_that_fits_answers_plain_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = two_heads(dir.path());
+    let base = [
+        "predict",
+        "--model",
+        &model,
+        "--json",
+        "--threads",
+        "1",
+        "--as",
+    ];
+    let ask = |more: &[&str]| {
+        let words: Vec<&str> = base.iter().chain(more).copied().collect();
+        electra_with_input(&words, b"the boat\n").json_lines()
+    };
+    let classes = ask(&["classify"]);
+    assert_eq!(classes[0]["text"], "the boat");
+    assert_eq!(ask(&["tag"]).len(), 1);
+    // --task chooses the head; the lines stay lines, from standard input or with --lines.
+    assert_eq!(ask(&["classify", "--task", "own"]), classes);
+    let lines = write(dir.path(), "one.txt", "the boat\n");
+    assert_eq!(
+        ask(&["classify", "--task", "own", "--lines", "--input", &lines]),
+        classes
+    );
+}
+
+#[test]
+fn columns_on_the_command_line_are_read_from_whatever_the_model_was_tuned_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(d, "train.tsv", texts(24));
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain(["--set", "num_train_epochs=1"])
+        .collect();
+    finetune(d, &train, &more).ok();
+    let model = d.join("out").display().to_string();
+    let other = write(
+        d,
+        "other.tsv",
+        "text\tbody\tkind\nno\tthe boat\tsea\nno\tthe tree\tland\n",
+    );
+    let predict = [
+        "predict",
+        "--model",
+        &model,
+        "--as",
+        "classify",
+        "--json",
+        "--task",
+        "own",
+        "--input",
+        &other,
+        "--text-column",
+        "body",
+        "--label-column",
+        "kind",
+    ];
+    let answers = electra(&predict).json_lines();
+    assert_eq!(
+        (&answers[0]["text"], &answers[1]["text"]),
+        (&"the boat".into(), &"the tree".into())
+    );
+    let evaluate = [
+        "evaluate",
+        "--model",
+        &model,
+        "--data",
+        &other,
+        "--text-column",
+        "body",
+        "--label-column",
+        "kind",
+        "--json",
+    ];
+    assert_eq!(electra(&evaluate).json()["examples"], 2);
+    let wrong = [
+        "evaluate",
+        "--model",
+        &model,
+        "--data",
+        &other,
+        "--unanswerable",
+    ];
+    electra(&wrong).fails(1, &["unanswerable", "question answering"]);
+}
+
+#[test]
+fn a_model_of_questions_that_may_have_no_answer_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let question = |i: usize| {
+        let (answers, gone) = match i % 2 {
+            0 => (r#"[{"text": "boat", "answer_start": 8}]"#, "false"),
+            _ => ("[]", "true"),
+        };
+        format!(
+            r#"{{"context": "the old boat {i}", "qas": [{{"id": "{i}", "question": "what?", "is_impossible": {gone}, "answers": {answers}}}]}}"#
+        )
+    };
+    let paragraphs: Vec<String> = (0..16).map(question).collect();
+    let data = format!(
+        r#"{{"version": "v2.0", "data": [{{"title": "t", "paragraphs": [{}]}}]}}"#,
+        paragraphs.join(", ")
+    );
+    let train = write(d, "train.json", data);
+    let more = [
+        "--task",
+        "squad2",
+        "--dev",
+        &train,
+        "--set",
+        "num_train_epochs=1",
+        "--set",
+        "max_seq_length=40",
+    ];
+    finetune(d, &train, &more).ok();
+    let model = d.join("out").display().to_string();
+    let predict = [
+        "predict", "--model", &model, "--as", "answer", "--json", "--top-k", "3",
+    ];
+    let ask = |more: &[&str]| {
+        let words: Vec<&str> = predict.iter().chain(more).copied().collect();
+        electra_with_input(&words, b"what?\tthe old boat\n").json_lines()[0].clone()
+    };
+    let empty = |line: &Value| -> Vec<bool> {
+        let answers = line["answers"].as_array().unwrap();
+        answers.iter().map(|a| a["answer"] == "").collect()
+    };
+    // By itself it says how likely none is, among the others; the threshold decides on the first.
+    assert!(empty(&ask(&["--null-threshold", "-1e9"]))[0]);
+    let never = ask(&["--null-threshold", "inf"]);
+    assert!(!empty(&never)[0]);
+    assert!(never["null"].is_number());
+    let scores: f64 = never["answers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a["score"].as_f64().unwrap())
+        .sum();
+    assert!(scores > 0.0 && scores < 1.0, "{never}");
+    // More answers do not change the score of the first.
+    let first = |k: &str| {
+        let words = [
+            "predict", "--model", &model, "--as", "answer", "--json", "--top-k", k,
+        ];
+        electra_with_input(&words, b"what?\tthe old boat\n").json_lines()[0]["answers"][0].clone()
+    };
+    assert_eq!(first("1"), first("50"));
 }
 
 #[test]
@@ -229,4 +456,37 @@ fn odd_data_is_taken_and_counted() {
     let ran = finetune(tuned.path(), &tags, &more);
     ran.says(&["begin with I-"]);
     ran.ok();
+}
+
+#[test]
+fn a_model_of_pairs_takes_lines_of_two_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let lines: String = (0..16)
+        .map(|i| {
+            format!(
+                "the boat\tthe {}\t{}\n",
+                ["river", "tree"][i % 2],
+                ["yes", "no"][i % 2]
+            )
+        })
+        .collect();
+    let train = write(d, "train.tsv", format!("text\tother\tlabel\n{lines}"));
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain([
+            "--second-column",
+            "other",
+            "--dev",
+            &train,
+            "--set",
+            "num_train_epochs=1",
+        ])
+        .collect();
+    finetune(d, &train, &more).ok();
+    let model = d.join("out").display().to_string();
+    let predict = ["predict", "--model", &model, "--as", "classify", "--json"];
+    let answer = &electra_with_input(&predict, b"the boat\tthe river\n").json_lines()[0];
+    assert_eq!(answer["text_pair"], "the river");
+    electra_with_input(&predict, b"the boat\n").fails(1, &["line 1", "no tab"]);
 }

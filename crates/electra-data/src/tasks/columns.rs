@@ -79,6 +79,21 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// These columns, and where one is not given that of `other`.
+    pub(super) fn or(self, other: &Columns) -> Columns {
+        let list = |own: Vec<Column>, other: &[Column]| match own.is_empty() {
+            true => other.to_vec(),
+            false => own,
+        };
+        Columns {
+            text: list(self.text, &other.text),
+            second: self.second.or_else(|| other.second.clone()),
+            choices: list(self.choices, &other.choices),
+            label: list(self.label, &other.label),
+            id: self.id.or_else(|| other.id.clone()),
+        }
+    }
+
     fn inputs(&self) -> impl Iterator<Item = &Column> {
         self.text.iter().chain(&self.second).chain(&self.choices)
     }

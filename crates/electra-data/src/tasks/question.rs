@@ -70,6 +70,17 @@ pub struct Candidate {
     pub score: f64,
 }
 
+/// What a head says of a question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// The possible answers.
+    pub candidates: Vec<Candidate>,
+    /// What is subtracted from a score to make it the logarithm of a probability.
+    pub log_sum: f64,
+    /// Whether there is an answer at all.
+    pub null: NullScore,
+}
+
 /// How sure a head is that there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NullScore {
@@ -88,7 +99,7 @@ pub enum NullScore {
 pub struct ScoredAnswer {
     /// The characters of the text, as they stand there; empty for "no answer".
     pub answer: String,
-    /// Its probability among the answers kept.
+    /// Its probability: that of its beginning times that of its end.
     pub score: f64,
     /// First character in the text.
     pub start: usize,
@@ -103,7 +114,7 @@ pub struct Answers {
     pub best: Vec<ScoredAnswer>,
     /// How sure the network is that there is none; 0 where it does not say.
     pub null: f64,
-    /// Probability of "no answer" among the answers kept; 0 where it is not on their scale.
+    /// Probability of "no answer"; 0 where the network does not say.
     pub null_probability: f64,
 }
 
@@ -294,28 +305,35 @@ impl Windows {
         self.features
     }
 
-    /// Candidates from a head that scores starts and ends apart, and the score of "no answer",
-    /// that of `[CLS]` in the window where it is least. `logits[window] = (start, end)`, each
-    /// `[tokens]`.
+    /// What a head says that scores starts and ends apart; the score of "no answer" is that of
+    /// `[CLS]` in the window where it is least. `logits[window] = (start, end)`, each `[tokens]`.
+    ///
+    /// Probabilities are softmaxes over `[CLS]` and the tokens of the text, each taken where it has
+    /// the most context: in a text of one window those of transformers' pipeline.
     ///
     /// # Panics
     /// If there are not as many logits as tokens.
-    pub fn candidates(
-        &self,
-        logits: &[(&[f32], &[f32])],
-        options: &AnswerOptions,
-    ) -> (Vec<Candidate>, NullScore) {
+    pub fn candidates(&self, logits: &[(&[f32], &[f32])], options: &AnswerOptions) -> Said {
         assert_eq!(logits.len(), self.windows.len(), "logits a window");
         let mut candidates = Vec::new();
-        let mut null = f64::INFINITY;
+        let (mut null, mut cls) = (f64::INFINITY, [f32::NEG_INFINITY; 2]);
+        let mut own: [Vec<f32>; 2] = Default::default();
         for (number, (features, (start, end))) in self.features.iter().zip(logits).enumerate() {
             let tokens = features.sequences[0].token_ids.len();
             assert!(
                 start.len() == tokens && end.len() == tokens,
                 "{tokens} logits"
             );
-            null = null.min(f64::from(start[0]) + f64::from(end[0]));
+            let of_cls = f64::from(start[0]) + f64::from(end[0]);
+            if of_cls < null {
+                (null, cls) = (of_cls, [start[0], end[0]]);
+            }
             let context = features.context.start as usize..features.context.end as usize;
+            let window = &self.windows[number];
+            let place = |token: usize| context.start + token - window.tokens.0;
+            let counted = place(window.own.0)..place(window.own.1);
+            own[0].extend_from_slice(&start[counted.clone()]);
+            own[1].extend_from_slice(&end[counted]);
             let ends = best_places(end, context.clone(), options.n_best);
             for first in best_places(start, context, options.n_best) {
                 for &last in &ends {
@@ -330,23 +348,26 @@ impl Windows {
                 }
             }
         }
-        let null = if options.null {
-            NullScore::Same(null)
-        } else {
-            NullScore::None
-        };
-        (candidates, null)
+        let log_sum = own.iter().zip(cls).map(|(own, cls)| {
+            let all = own.iter().chain([&cls]).map(|&x| f64::from(x));
+            let most = all.clone().fold(f64::NEG_INFINITY, f64::max);
+            most + all.map(|x| (x - most).exp()).sum::<f64>().ln()
+        });
+        Said {
+            candidates,
+            log_sum: log_sum.sum(),
+            null: match options.null {
+                true => NullScore::Same(null),
+                false => NullScore::None,
+            },
+        }
     }
 
     /// The answers among any head's candidates. Those that begin where another window has more
     /// context, lie outside the text, end before they begin or are too long are left out.
-    pub fn answers(
-        &self,
-        candidates: &[Candidate],
-        null: NullScore,
-        options: &AnswerOptions,
-    ) -> Answers {
-        let mut valid: Vec<(&Candidate, usize, usize)> = candidates
+    pub fn answers(&self, said: &Said, options: &AnswerOptions) -> Answers {
+        let mut valid: Vec<(&Candidate, usize, usize)> = said
+            .candidates
             .iter()
             .filter_map(|c| {
                 let window = self.windows.get(c.window)?;
@@ -389,26 +410,25 @@ impl Windows {
             }
         }
         let top = best.first().map(|b| b.score);
-        let (null, mut logit) = match (null, top) {
-            (NullScore::None, _) => (0.0, None),
-            (NullScore::Own(null), _) => (null, None),
-            (NullScore::Same(null), Some(top)) => (null - top, Some(null)),
-            (NullScore::Same(null), None) => (f64::INFINITY, Some(null)),
+        let probability = |score: f64| (score - said.log_sum).exp();
+        let (null, null_probability) = match (said.null, top) {
+            (NullScore::None, _) => (0.0, 0.0),
+            (NullScore::Own(logit), _) => (logit, 1.0 / (1.0 + (-logit).exp())),
+            (NullScore::Same(null), Some(top)) => (null - top, probability(null)),
+            (NullScore::Same(null), None) => (f64::INFINITY, probability(null)),
         };
-        let most = top
-            .into_iter()
-            .chain(logit)
-            .fold(f64::NEG_INFINITY, f64::max);
-        let mut sum = 0.0;
-        for score in best.iter_mut().map(|b| &mut b.score).chain(logit.as_mut()) {
-            *score = (*score - most).exp();
-            sum += *score;
+        // A head that says first whether there is an answer means its spans under that condition.
+        let share = match said.null {
+            NullScore::Own(_) => 1.0 - null_probability,
+            _ => 1.0,
+        };
+        for answer in &mut best {
+            answer.score = share * probability(answer.score);
         }
-        best.iter_mut().for_each(|b| b.score /= sum);
         Answers {
             best,
             null,
-            null_probability: logit.map_or(0.0, |x| x / sum),
+            null_probability,
         }
     }
 }

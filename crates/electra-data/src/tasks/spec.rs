@@ -501,17 +501,7 @@ impl TaskSpec {
             unanswerable,
             chinese_answers,
         } = task;
-        let refuse = |what: &str| Err(TaskError::Options(format!("task {name}: {what}")));
-        if columns.label.len() > 1 && kind != TaskKind::MultiLabel {
-            return refuse("several label columns are for multi-label tasks");
-        }
-        if !columns.choices.is_empty() && kind != TaskKind::MultipleChoice {
-            return refuse("columns for choices are for multiple choice");
-        }
-        if columns.second.is_some() && matches!(kind, TaskKind::Tagging | TaskKind::MultipleChoice)
-        {
-            return refuse("a second text is for classification, regression and questions");
-        }
+        check_columns(&name, kind, &columns)?;
         let given = columns.clone();
         let or = |list: &mut Vec<Column>, name: &str| {
             if list.is_empty() {
@@ -520,17 +510,12 @@ impl TaskSpec {
         };
         let layout = match kind {
             TaskKind::Tagging => {
-                let number = |list: &[Column]| match list {
-                    [] => Ok(None),
-                    [Column::Number(n)] => Ok(Some(*n)),
-                    _ => Err(()),
-                };
                 or(&mut columns.text, "tokens");
                 or(&mut columns.label, "tags");
                 // Names are for tables; a CoNLL file has none.
                 Layout::Conll {
-                    word: number(&given.text).ok().flatten().unwrap_or(1),
-                    tag: number(&given.label).ok().flatten(),
+                    word: number(&given.text).unwrap_or(1),
+                    tag: number(&given.label),
                     table: columns,
                 }
             }
@@ -601,6 +586,75 @@ impl TaskSpec {
         Ok(spec)
     }
 
+    /// The same task in files whose columns are called otherwise; those left empty stay.
+    ///
+    /// # Errors
+    /// Columns that do not fit the kind.
+    pub fn with_columns(mut self, columns: Columns) -> Result<Self, TaskError> {
+        if columns == Columns::default() {
+            return Ok(self);
+        }
+        check_columns(&self.name, self.kind, &columns)?;
+        let numbers = (number(&columns.text), number(&columns.label));
+        let over = |old: &Columns| columns.clone().or(old);
+        self.layout = match &self.layout {
+            Layout::Table(forms) => Layout::Table(vec![Form {
+                columns: over(&forms[0].columns),
+                width: None,
+            }]),
+            Layout::Conll { word, tag, table } => Layout::Conll {
+                word: numbers.0.unwrap_or(*word),
+                tag: numbers.1.or(*tag),
+                table: over(table),
+            },
+            Layout::Squad { table } => Layout::Squad { table: over(table) },
+        };
+        Ok(self)
+    }
+
+    /// The same task where questions may have no answer.
+    ///
+    /// # Errors
+    /// A task without questions.
+    pub fn with_unanswerable(mut self) -> Result<Self, TaskError> {
+        self.require_questions("unanswerable")?;
+        self.unanswerable = true;
+        for metric in [Metric::BestF1, Metric::BestExactMatch] {
+            if !self.metrics.contains(&metric) {
+                self.metrics.push(metric);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The same task with answers compared by characters.
+    ///
+    /// # Errors
+    /// A task without questions.
+    pub fn with_chinese_answers(mut self) -> Result<Self, TaskError> {
+        self.require_questions("chinese_answers")?;
+        self.chinese_answers = true;
+        Ok(self)
+    }
+
+    /// Whether it is about two texts.
+    pub fn takes_pairs(&self) -> bool {
+        match &self.layout {
+            Layout::Table(forms) => forms.iter().any(|form| form.columns.second.is_some()),
+            Layout::Conll { .. } | Layout::Squad { .. } => false,
+        }
+    }
+
+    fn require_questions(&self, what: &str) -> Result<(), TaskError> {
+        match self.kind {
+            TaskKind::QuestionAnswering => Ok(()),
+            _ => Err(TaskError::Options(format!(
+                "task {}: {what} is for question answering",
+                self.name
+            ))),
+        }
+    }
+
     /// The reference's defaults: 128 tokens, 3 epochs, windows 128 tokens apart.
     fn base(name: &str, kind: TaskKind, layout: Layout, metrics: &[Metric]) -> Self {
         TaskSpec {
@@ -623,4 +677,27 @@ impl TaskSpec {
             layout,
         }
     }
+}
+
+/// The number of a lone column that is given by its number.
+fn number(columns: &[Column]) -> Option<usize> {
+    match columns {
+        [Column::Number(number)] => Some(*number),
+        _ => None,
+    }
+}
+
+/// Refuses columns that do not fit the kind of a task.
+fn check_columns(name: &str, kind: TaskKind, columns: &Columns) -> Result<(), TaskError> {
+    let refuse = |what: &str| Err(TaskError::Options(format!("task {name}: {what}")));
+    if columns.label.len() > 1 && kind != TaskKind::MultiLabel {
+        return refuse("several label columns are for multi-label tasks");
+    }
+    if !columns.choices.is_empty() && kind != TaskKind::MultipleChoice {
+        return refuse("columns for choices are for multiple choice");
+    }
+    if columns.second.is_some() && matches!(kind, TaskKind::Tagging | TaskKind::MultipleChoice) {
+        return refuse("a second text is for classification, regression and questions");
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use super::batch::{FeatureOutput, joint_token};
 use super::score::{Detail, Evaluation, Mistake};
 use electra_data::tasks::question::{
-    AnswerOptions, AnswerScores, Answers, Candidate, NullScore, Windows,
+    AnswerOptions, AnswerScores, Answers, Candidate, NullScore, Said, Windows,
 };
 use electra_data::tasks::{Example, Gold, Metric, TaskError, TaskSpec};
 
@@ -32,7 +32,13 @@ pub fn answers(windows: &Windows, outputs: &[FeatureOutput], options: &AnswerOpt
             true => NullScore::Own(null),
             false => NullScore::None,
         };
-        return windows.answers(&candidates, null, options);
+        let said = Said {
+            candidates,
+            // Its scores are logarithms of probabilities.
+            log_sum: 0.0,
+            null,
+        };
+        return windows.answers(&said, options);
     }
     let column = |output: &FeatureOutput, end: usize| -> Vec<f32> {
         output.logits.iter().skip(end).step_by(2).copied().collect()
@@ -45,8 +51,7 @@ pub fn answers(windows: &Windows, outputs: &[FeatureOutput], options: &AnswerOpt
         .iter()
         .map(|(start, end)| (start.as_slice(), end.as_slice()))
         .collect();
-    let (candidates, null) = windows.candidates(&logits, options);
-    windows.answers(&candidates, null, options)
+    windows.answers(&windows.candidates(&logits, options), options)
 }
 
 /// Scores the answers to all questions; `windows` are those of `examples`, and `outputs` those of

@@ -60,7 +60,8 @@ pub struct FinetuneConfig {
     pub num_trials: u32,
     /// Seed of the first run.
     pub seed: u64,
-    /// Runs that are begun again, with another seed, if one sticks to the majority class.
+    /// Times, over all trials, that one which sticks to the majority class is begun again with another
+    /// seed.
     pub max_restarts: u32,
     /// Examples of each class to learn from; every run draws its own. All if null.
     pub shots: Option<usize>,

@@ -370,6 +370,14 @@ fn open_task(
             labels = LabelSet::new(with_whole_scheme(labels.names()))?;
         } else {
             // Parts of speech and their like are labels of words; there are no entities to score.
+            if let Some(metric) = config.metric.filter(|m| *m != Metric::Accuracy) {
+                return Err(FinetuneJobError::Options(format!(
+                    "metric is {}, but the tags of {} are of no entities (B-, I- and O): only \
+                     accuracy can be told",
+                    metric.name(),
+                    spec.name
+                )));
+            }
             spec.metrics = vec![Metric::Accuracy];
             spec.best = Metric::Accuracy;
             let numbers = labels.names().iter().all(|tag| tag.parse::<u64>().is_ok());
@@ -459,6 +467,12 @@ fn open_task(
             _ => None,
         })
         .collect();
+    if config.label_smoothing > 0.0 && !has_classes(&head) {
+        return Err(FinetuneJobError::Options(format!(
+            "label_smoothing is for classification and for tagging without crf, and {} is neither",
+            spec.name
+        )));
+    }
     let class_options = ClassOptions {
         class_weights: class_weights(config, &head, &train_features)?,
         label_smoothing: config.label_smoothing,
@@ -559,6 +573,15 @@ pub fn features_of(
     Ok((features, windows))
 }
 
+/// Whether the loss is a cross-entropy over classes.
+fn has_classes(head: &HeadSpec) -> bool {
+    match head.kind {
+        HeadKind::Classification => true,
+        HeadKind::Tagging => !head.crf,
+        _ => false,
+    }
+}
+
 /// Weights of the classes of a task that has classes.
 fn class_weights(
     config: &FinetuneConfig,
@@ -566,10 +589,9 @@ fn class_weights(
     train: &[Features],
 ) -> Result<Option<Vec<f64>>, FinetuneJobError> {
     let classes = head.outputs;
-    let with_classes = matches!(head.kind, HeadKind::Classification | HeadKind::Tagging);
     match &config.class_weights {
         None => Ok(None),
-        Some(_) if !with_classes || head.crf => Err(FinetuneJobError::Options(format!(
+        Some(_) if !has_classes(head) => Err(FinetuneJobError::Options(format!(
             "class_weights are for classification and for tagging without crf, and {} is neither",
             head.name
         ))),

@@ -8,10 +8,10 @@ use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
 use electra_model::config::ElectraConfig;
 use electra_model::files::{FileError, ModelDir};
-use electra_model::heads::HeadSpec;
 use electra_model::heads::files::{TaskEntry, read_tasks};
 use electra_model::heads::network::TaskNetwork;
 use electra_model::heads::step::TaskStep;
+use electra_model::heads::{HeadKind, HeadSpec};
 use electra_model::inference::load_params;
 
 /// Why a model cannot do what is asked.
@@ -40,37 +40,33 @@ pub struct ModelTask {
 }
 
 impl ModelTask {
-    /// The task called `name` of the model in `dir`; without a name, or of a model made elsewhere,
-    /// the only one.
+    /// The task called `name` of the model in `dir`; without a name the only one with a head that
+    /// `fits`. A model made elsewhere has one task, whatever it is called.
     ///
     /// # Errors
     /// A model that was not fine-tuned, or not for this task.
-    pub fn find(dir: &ModelDir, name: Option<&str>) -> Result<Self, TaskModelError> {
+    pub fn find(
+        dir: &ModelDir,
+        name: Option<&str>,
+        fits: impl Fn(HeadKind) -> bool,
+    ) -> Result<Self, TaskModelError> {
         let entries = read_tasks(dir)?;
-        let names = || {
-            let names = entries.iter().map(|e| e.head.name.as_str());
-            names.collect::<Vec<_>>().join(", ")
-        };
-        let head = match name {
-            None if entries.len() == 1 => 0,
-            None => {
-                return Err(TaskModelError::Options(format!(
-                    "{} has heads for {}; say which with --task",
-                    dir.path().display(),
-                    names()
-                )));
+        let named = |name: &str| entries.iter().position(|e| e.head.name == name);
+        let mut fitting = (0..entries.len()).filter(|&head| fits(entries[head].head.kind));
+        let head = match (name.and_then(named), fitting.next(), fitting.next()) {
+            _ if entries.len() == 1 => 0,
+            (Some(head), ..) => head,
+            (None, Some(head), None) if name.is_none() => head,
+            _ => {
+                let names: Vec<&str> = entries.iter().map(|e| e.head.name.as_str()).collect();
+                let (path, names) = (dir.path().display(), names.join(", "));
+                return Err(TaskModelError::Options(match name {
+                    None => format!("{path} has heads for {names}; say which with --task"),
+                    Some(name) => {
+                        format!("{path} has no head for {name}; it has heads for {names}")
+                    }
+                }));
             }
-            Some(name) => match entries.iter().position(|e| e.head.name == name) {
-                Some(head) => head,
-                None if entries.len() == 1 => 0,
-                None => {
-                    return Err(TaskModelError::Options(format!(
-                        "{} has no head for {name}; it has heads for {}",
-                        dir.path().display(),
-                        names()
-                    )));
-                }
-            },
         };
         let entry = entries[head].clone();
         let spec = entry.settings.get("task");

@@ -33,6 +33,8 @@ pub struct FinetuneReport<'a> {
     pub summary: Summary,
     /// The best model on the development data; empty before the end.
     pub evaluations: &'a [Evaluation],
+    /// Times that a trial was begun again.
+    pub restarts: u32,
     /// Seconds spent in steps.
     pub seconds: f64,
 }
@@ -96,6 +98,10 @@ impl FinetuneReport<'_> {
                 let spread = (summary.best - summary.worst).abs();
                 tile("Spread", format!("{spread:.4}"), note);
             }
+        }
+        if self.restarts > 0 {
+            let note = "of trials that said one class for every example".to_owned();
+            tile("Restarts", self.restarts.to_string(), note);
         }
         for task in &self.job.tasks {
             let note = format!("to learn from; {} to choose by", task.dev_examples.len());

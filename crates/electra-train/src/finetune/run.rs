@@ -7,7 +7,7 @@
 
 use super::job::{FinetuneJob, FinetuneJobError, Task};
 use super::lines::{EvalRecord, FinetuneLine, StepRecord};
-use super::outputs::outputs;
+use super::outputs::{Outputs, outputs};
 use super::plan::Plan;
 use super::report::FinetuneReport;
 use super::results::{Summary, Trial};
@@ -22,7 +22,7 @@ use crate::report::ReportError;
 use crate::run_dir::{Opening, RunDir, RunDirError, RunSettings};
 use crate::schedule::Schedule;
 use crate::tensorboard::TensorBoardLog;
-use electra_data::tasks::{Metric, TaskError};
+use electra_data::tasks::{Metric, TaskError, TaskSpec};
 use electra_data::tokenizer::TokenizerError;
 use electra_engine::backend::Backend;
 use electra_model::files::atomic::{WriteError, replace_file};
@@ -192,6 +192,11 @@ impl<'a, B: Backend> Run<'a, B> {
         job: &'a FinetuneJob,
         context: RunContext<'a>,
     ) -> Result<(Self, Option<Arrays>), FinetuneError> {
+        for task in &job.tasks {
+            // No example, but a metric that the task does not have is refused all the same.
+            let spec = measured(job, task);
+            evaluate(&spec, &task.labels, &[], &[], &[], &Outputs::default())?;
+        }
         let metric = best_metric(job, &job.tasks[0]);
         let one_direction = job
             .tasks
@@ -379,6 +384,14 @@ impl<'a, B: Backend> Run<'a, B> {
     fn end_trial(&mut self) {
         let stuck = !self.state.left_majority;
         if let Some(best) = self.state.best.take() {
+            if best.score.is_nan() {
+                let metric = best_metric(self.job, &self.job.tasks[0]).name();
+                self.context.observer.on_message(&format!(
+                    "the run with seed {} never had a {metric} that is a number: predictions or \
+                     labels are all the same, or it diverged (then lower learning_rate)",
+                    best.seed
+                ));
+            }
             if stuck {
                 self.context.observer.on_message(&format!(
                     "the run with seed {} predicted one class for every example to its end",
@@ -502,7 +515,6 @@ impl<'a, B: Backend> Run<'a, B> {
         let best_of_trial = counts && better(state.best.as_ref().map(|b| b.score));
         let best_of_all = counts && better(state.kept);
         if best_of_trial {
-            state.evals_since_best = 0;
             state.best = Some(Trial {
                 seed,
                 score,
@@ -510,6 +522,10 @@ impl<'a, B: Backend> Run<'a, B> {
                 epoch: plan.epochs(state.step),
                 stuck: false,
             });
+        }
+        let best_so_far = best_of_trial && !score.is_nan();
+        if best_so_far {
+            state.evals_since_best = 0;
         } else if counts {
             state.evals_since_best += 1;
         }
@@ -545,7 +561,7 @@ impl<'a, B: Backend> Run<'a, B> {
         for (name, value) in &scores {
             message += &format!("  {} {value:.4}", name.replace("loss", "dev loss"));
         }
-        if best_of_trial {
+        if best_so_far {
             message += "  (best so far)";
         }
         self.context.observer.on_message(&message);
@@ -621,6 +637,7 @@ impl<'a, B: Backend> Run<'a, B> {
             trials: &self.state.trials,
             summary: Summary::of(&self.state.trials, larger),
             evaluations,
+            restarts: self.state.all_restarts,
             seconds: self.state.seconds,
         };
         Ok(report.write(&self.dir.report())?)
@@ -645,6 +662,16 @@ pub fn best_metric(job: &FinetuneJob, task: &Task) -> Metric {
     job.config.metric.unwrap_or(task.spec.best)
 }
 
+/// A task with all that is measured of it, what the best model is chosen by included.
+fn measured(job: &FinetuneJob, task: &Task) -> TaskSpec {
+    let mut spec = task.spec.clone();
+    let metric = best_metric(job, task);
+    if !spec.metrics.contains(&metric) {
+        spec.metrics.push(metric);
+    }
+    spec
+}
+
 /// Every task's development data through the network.
 pub(super) fn evaluate_all<B: Backend>(
     backend: &mut B,
@@ -657,11 +684,7 @@ pub(super) fn evaluate_all<B: Backend>(
         // Training's arrays are large: evaluation takes no more of them than a batch does.
         let tokens = job.tokens_of_batch(task).min(job.config.eval_batch_tokens);
         let outputs = outputs(backend, step, &job.network, head, params, &task.dev, tokens);
-        let mut spec = task.spec.clone();
-        let metric = best_metric(job, task);
-        if !spec.metrics.contains(&metric) {
-            spec.metrics.push(metric);
-        }
+        let spec = measured(job, task);
         all.push(evaluate(
             &spec,
             &task.labels,

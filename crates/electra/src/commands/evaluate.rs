@@ -1,10 +1,15 @@
 //! `electra evaluate`: the scores of a fine-tuned model on labelled examples.
 
 use super::models;
+use super::prompt::{Prompt, PromptArgs};
 use super::task::ColumnArgs;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Result, bail};
-use electra_data::tasks::{Example, Examples, LabelColumn, LabelSet, Metric, TaskSpec};
+use electra_data::metrics::classification::Confusion;
+use electra_data::tasks::classification::class_scores;
+use electra_data::tasks::{
+    Example, Examples, Gold, LabelColumn, LabelSet, Metric, TaskKind, TaskSpec,
+};
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
 use electra_model::files::ModelDir;
@@ -37,22 +42,25 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
     columns: ColumnArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-/// The task that a model is asked for: by name and columns, else what it was fine-tuned for.
+/// The task that a model is asked for: by name and kind, else what it was fine-tuned for, with what
+/// the columns say of the file.
 pub fn spec_of(task: &ModelTask, name: Option<&str>, columns: &ColumnArgs) -> Result<TaskSpec> {
+    if columns.is_own() {
+        return columns.task(name.unwrap_or(&task.entry.head.name));
+    }
     match (&task.spec, name) {
-        (Some(spec), name)
-            if columns.kind.is_none() && name.is_none_or(|name| name == spec.name) =>
-        {
-            Ok(spec.clone())
+        (Some(spec), name) if name.is_none_or(|name| name == spec.name) => {
+            columns.over(spec.clone())
         }
         (_, Some(name)) => columns.task(name),
-        (None, None) if columns.kind.is_some() => columns.task(&task.entry.head.name),
-        _ => bail!(
+        (_, None) => bail!(
             "the model does not say which task's files it reads; give --task NAME, or --kind for a \
              file of your own"
         ),
@@ -62,15 +70,56 @@ pub fn spec_of(task: &ModelTask, name: Option<&str>, columns: &ColumnArgs) -> Re
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
     let dir = ModelDir::open(models::folder(&args.model)?)?;
-    let task = ModelTask::find(&dir, args.task.as_deref())?;
-    let mut spec = spec_of(&task, args.task.as_deref(), &args.columns)?;
-    if let Some(length) = args.max_seq_length {
-        spec.max_seq_length = length;
-    }
-    let labels = task.labels(&spec)?;
+    let device = args.device.clone().for_model(&dir);
     let tokenizer = Tokenizer::load(dir.path(), None)?;
+    let (spec, examples, evaluation) = match args.prompt.prompt(&dir, &tokenizer)? {
+        Some(prompt) => {
+            let spec = args.columns.task(args.task.as_deref().unwrap_or("own"))?;
+            if spec.kind != TaskKind::Classification {
+                bail!(
+                    "--template is for classification, and {} is none",
+                    spec.name
+                );
+            }
+            let labels = LabelSet::new(prompt.labels())?;
+            let examples = read(&args, &spec, &labels)?;
+            let evaluation = device.run(EvaluatePrompt {
+                prompt: &prompt,
+                spec: &spec,
+                labels: &labels,
+                examples: &examples,
+                batch_tokens: args.batch_tokens,
+            })?;
+            (spec, examples.len(), evaluation)
+        }
+        None => {
+            let task = ModelTask::find(&dir, args.task.as_deref(), |_| true)?;
+            let mut spec = spec_of(&task, args.task.as_deref(), &args.columns)?;
+            if let Some(length) = args.max_seq_length {
+                spec.max_seq_length = length;
+            }
+            let labels = task.labels(&spec)?;
+            let examples = read(&args, &spec, &labels)?;
+            let evaluation = device.run(Evaluate {
+                args: &args,
+                dir: &dir,
+                task: &task,
+                spec: &spec,
+                labels: &labels,
+                tokenizer: &tokenizer,
+                examples: &examples,
+            })?;
+            (spec, examples.len(), evaluation)
+        }
+    };
+    print(&args, &spec, examples, &evaluation)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The labelled examples.
+fn read(args: &Args, spec: &TaskSpec, labels: &LabelSet) -> Result<Vec<Example>> {
     let open = args.columns.open(LabelColumn::Required);
-    let mut reader = Examples::open(&spec, &args.data, open)?;
+    let mut reader = Examples::open(spec, &args.data, open)?;
     let examples = (&mut reader).collect::<Result<Vec<Example>, _>>()?;
     if examples.is_empty() {
         bail!("{}: holds no example", args.data.display());
@@ -82,17 +131,45 @@ pub fn run(args: Args) -> Result<ExitCode> {
         tell!("{} rows were left out as incomplete", reader.skipped());
     }
     labels.check(&examples)?;
-    let evaluation = args.device.for_model(&dir).run(Evaluate {
-        args: &args,
-        dir: &dir,
-        task: &task,
-        spec: &spec,
-        labels: &labels,
-        tokenizer: &tokenizer,
-        examples: &examples,
-    })?;
-    print(&args, &spec, examples.len(), &evaluation)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(examples)
+}
+
+/// What a discriminator says of the words of a template, scored.
+struct EvaluatePrompt<'a> {
+    prompt: &'a Prompt<'a>,
+    spec: &'a TaskSpec,
+    labels: &'a LabelSet,
+    examples: &'a [Example],
+    batch_tokens: usize,
+}
+
+impl Work for EvaluatePrompt<'_> {
+    const TRAINS: bool = false;
+    type Output = Evaluation;
+
+    fn run<B: Backend>(self, backend: &mut B, _: &Facts) -> Result<Evaluation> {
+        let mut prompted = self.prompt.load(backend, self.batch_tokens)?;
+        let mut confusion = Confusion::new(self.labels.len());
+        let mut loss = 0.0;
+        let all = prompted.scores(backend, self.examples)?;
+        for (example, scores) in self.examples.iter().zip(all) {
+            let Some(Gold::Class(gold)) = &example.gold else {
+                continue;
+            };
+            let Some(gold) = self.labels.id(gold) else {
+                continue;
+            };
+            let best = (0..).zip(&scores).max_by(|a, b| a.1.total_cmp(b.1));
+            confusion.add(gold, best.map_or(0, |(label, _)| label));
+            loss -= scores[gold as usize].ln();
+        }
+        prompted.warn();
+        Ok(Evaluation {
+            loss: Some(loss / self.examples.len() as f64),
+            scores: class_scores(&confusion, &self.spec.metrics)?,
+            ..Evaluation::default()
+        })
+    }
 }
 
 struct Evaluate<'a> {

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 /// Tasks known by name: cola sst2 mrpc stsb qqp mnli qnli rte wnli squad squad2 conll2000 conll2003
 /// wnut17 msra chnsenticorp cmrc2018 imdb agnews. For data of your own give a name of your own and
 /// --kind. Several tasks share one encoder: give --task, --train and --dev once for each, in the
-/// same order.
+/// same order; --kind and columns are then those of the tasks that are not known by name.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of a model, or its name on the hub
@@ -177,19 +177,16 @@ fn task_files(args: &Args) -> Result<Vec<TaskFiles>> {
         );
     }
     let dev = args.dev.iter().map(Some).chain(std::iter::repeat(None));
-    args.tasks
-        .iter()
-        .zip(&args.train)
-        .zip(dev)
-        .map(|((name, train), dev)| {
-            Ok(TaskFiles {
-                spec: args.columns.task(name)?,
-                train: train.clone(),
-                dev: dev.cloned(),
-                open: args.columns.open(LabelColumn::Required),
-            })
+    let specs = args.columns.tasks(&args.tasks)?;
+    let files = specs.into_iter().zip(&args.train).zip(dev);
+    Ok(files
+        .map(|((spec, train), dev)| TaskFiles {
+            spec,
+            train: train.clone(),
+            dev: dev.cloned(),
+            open: args.columns.open(LabelColumn::Required),
         })
-        .collect()
+        .collect())
 }
 
 /// A fine-tuning run for a backend.
@@ -265,8 +262,9 @@ fn print_result(args: &Args, job: &FinetuneJob, finished: &Finished) -> Result<(
     if finished.trials.len() > 1 {
         writeln!(
             out,
-            "{} trials: median {:.4}  best {:.4}  worst {:.4}  standard deviation {:.4}",
+            "{} trials: mean {:.4}  median {:.4}  best {:.4}  worst {:.4}  standard deviation {:.4}",
             finished.trials.len(),
+            summary.mean,
             summary.median,
             summary.best,
             summary.worst,

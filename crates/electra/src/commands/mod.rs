@@ -10,6 +10,7 @@ mod models;
 pub mod predict;
 pub mod prepare;
 pub mod pretrain;
+mod prompt;
 pub mod quickstart;
 mod task;
 pub mod vocab;

@@ -24,12 +24,25 @@ pub enum Kind {
     MultipleChoice,
 }
 
+impl From<Kind> for TaskKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Classification => TaskKind::Classification,
+            Kind::MultiLabel => TaskKind::MultiLabel,
+            Kind::Regression => TaskKind::Regression,
+            Kind::Tagging => TaskKind::Tagging,
+            Kind::QuestionAnswering => TaskKind::QuestionAnswering,
+            Kind::MultipleChoice => TaskKind::MultipleChoice,
+        }
+    }
+}
+
 /// Which columns of a file hold what.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ColumnArgs {
-    /// What is predicted; for data of your own
+    /// What is predicted; for data of your own. Of several such tasks once for all, or for each
     #[arg(long, value_enum)]
-    pub kind: Option<Kind>,
+    pub kind: Vec<Kind>,
     /// Column of the text, the words or the context, by name or by number from 1; several are
     /// joined
     #[arg(long, value_name = "COLUMN")]
@@ -49,9 +62,9 @@ pub struct ColumnArgs {
     /// Whether the first row names the columns [default: looked at]
     #[arg(long, value_name = "true|false")]
     pub header: Option<bool>,
-    /// Between the labels of a multi-label cell
-    #[arg(long, value_name = "CHARACTER", default_value = ",")]
-    pub label_separator: char,
+    /// Between the labels of a multi-label cell [default: ,]
+    #[arg(long, value_name = "CHARACTER")]
+    pub label_separator: Option<char>,
     /// Questions may have no answer
     #[arg(long)]
     pub unanswerable: bool,
@@ -67,38 +80,75 @@ pub struct ColumnArgs {
 }
 
 impl ColumnArgs {
+    /// Whether the input is of a task of one's own.
+    pub fn is_own(&self) -> bool {
+        !self.kind.is_empty()
+    }
+
     /// The task called `name`: one known by that name, or with `--kind` one's own.
     pub fn task(&self, name: &str) -> Result<TaskSpec> {
-        let columns = self.columns();
-        let Some(kind) = self.kind else {
-            if columns != Columns::default() || self.unanswerable || self.chinese_answers {
-                bail!(
-                    "columns are those of a task of your own: give --kind too, or leave them out \
-                     for --task {name}"
-                );
-            }
-            let mut spec = TaskSpec::by_name(name)?;
-            if let Some(header) = self.header() {
-                spec.header = header;
-            }
-            return Ok(spec);
-        };
-        let kind = match kind {
-            Kind::Classification => TaskKind::Classification,
-            Kind::MultiLabel => TaskKind::MultiLabel,
-            Kind::Regression => TaskKind::Regression,
-            Kind::Tagging => TaskKind::Tagging,
-            Kind::QuestionAnswering => TaskKind::QuestionAnswering,
-            Kind::MultipleChoice => TaskKind::MultipleChoice,
-        };
-        Ok(TaskSpec::own(OwnTask {
-            columns,
-            header: self.header().unwrap_or_default(),
-            label_separator: self.label_separator,
-            unanswerable: self.unanswerable,
-            chinese_answers: self.chinese_answers,
-            ..OwnTask::new(name, kind)
-        })?)
+        match self.kind.as_slice() {
+            [] => self.over(TaskSpec::by_name(name)?),
+            [kind] => self.own(name, *kind),
+            _ => bail!("--kind is given more than once, for one task"),
+        }
+    }
+
+    /// The tasks called so. Of several, those known by name are these; kind, columns and the like
+    /// are of the others, unless there are none.
+    pub fn tasks(&self, names: &[String]) -> Result<Vec<TaskSpec>> {
+        if let [name] = names {
+            return Ok(vec![self.task(name)?]);
+        }
+        let known = |name: &str| TaskSpec::names().contains(&name);
+        let own = names.iter().filter(|name| !known(name)).count();
+        if ![0, 1, own].contains(&self.kind.len()) || (own == 0 && self.is_own()) {
+            bail!(
+                "--kind is given {} times for {own} tasks of your own ({} are known by name): give \
+                 it once for all of them, or once for each",
+                self.kind.len(),
+                names.len() - own
+            );
+        }
+        let mut kinds = self.kind.iter().cycle();
+        names
+            .iter()
+            .map(|name| match (known(name), own) {
+                (true, 0) => self.over(TaskSpec::by_name(name)?),
+                (true, _) => Ok(TaskSpec::by_name(name)?),
+                (false, _) => match kinds.next() {
+                    Some(kind) => self.own(name, *kind),
+                    None => Ok(TaskSpec::by_name(name)?),
+                },
+            })
+            .collect()
+    }
+
+    fn own(&self, name: &str, kind: Kind) -> Result<TaskSpec> {
+        let mut own = OwnTask::new(name, kind.into());
+        own.columns = self.columns();
+        self.over(TaskSpec::own(own)?)
+    }
+
+    /// A task with what is said here of its files.
+    pub fn over(&self, spec: TaskSpec) -> Result<TaskSpec> {
+        let mut spec = spec.with_columns(self.columns())?;
+        if let Some(header) = self.header {
+            spec.header = match header {
+                true => Header::Present,
+                false => Header::Absent,
+            };
+        }
+        if let Some(separator) = self.label_separator {
+            spec.label_separator = separator;
+        }
+        if self.unanswerable {
+            spec = spec.with_unanswerable()?;
+        }
+        if self.chinese_answers {
+            spec = spec.with_chinese_answers()?;
+        }
+        Ok(spec)
     }
 
     /// How the files are read.
@@ -109,13 +159,6 @@ impl ColumnArgs {
             lossy: self.lossy,
             ..OpenOptions::default()
         }
-    }
-
-    fn header(&self) -> Option<Header> {
-        self.header.map(|there| match there {
-            true => Header::Present,
-            false => Header::Absent,
-        })
     }
 
     fn columns(&self) -> Columns {

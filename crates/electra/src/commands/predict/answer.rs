@@ -40,11 +40,11 @@ impl<B: Backend> Answerer<B> for AnswerQuestions {
         let (head, tokens) = (session.head, session.batch_tokens);
         let outputs = session.model.outputs(backend, head, &features, tokens)?;
         let given = session.options();
-        let null = given.null_answer;
+        let null = session.unanswerable;
         let top = session.args.top_k.map_or(1, |k| k.get());
         let options = AnswerOptions {
             n_best: top.max(AnswerOptions::default().n_best),
-            max_answer_length: given.max_answer_len,
+            max_answer_length: given.max_answer_len.get(),
             null,
         };
         let mut rest = outputs.each.as_slice();
@@ -58,16 +58,19 @@ impl<B: Backend> Answerer<B> for AnswerQuestions {
                     .unwrap_or(if joint { JOINT_THRESHOLD } else { 0.0 });
             let found = answers(windows, own, &options);
             let mut best = found.best.clone();
-            if null && found.null > threshold {
-                best.insert(
-                    0,
-                    ScoredAnswer {
-                        answer: String::new(),
-                        score: found.null_probability,
-                        start: 0,
-                        end: 0,
-                    },
-                );
+            if null {
+                let none = ScoredAnswer {
+                    answer: String::new(),
+                    score: found.null_probability,
+                    start: 0,
+                    end: 0,
+                };
+                // The threshold decides about the first place alone.
+                let at = match found.null > threshold {
+                    true => 0,
+                    false => best.partition_point(|b| b.score >= none.score).max(1),
+                };
+                best.insert(at.min(best.len()), none);
             }
             best.truncate(top);
             let Input::Question { question, .. } = &example.input else {

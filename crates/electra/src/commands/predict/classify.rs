@@ -16,24 +16,59 @@ pub struct Classify {
     begun: bool,
 }
 
+/// What is said of a text.
 #[derive(Serialize)]
-struct Line<'a> {
-    #[serde(flatten)]
-    about: About<'a>,
+pub struct TextLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_pair: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<&'a [Scored]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<f32>,
 }
 
-/// What an answer is about.
-#[derive(Serialize)]
-struct About<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    text: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text_pair: Option<&'a str>,
+impl<'a> TextLine<'a> {
+    /// A line about an example, with what it is called or without.
+    pub fn new(example: &'a Example, with_id: bool) -> Self {
+        let (text, text_pair) = match &example.input {
+            Input::Text { first, second } => (first.as_str(), second.as_deref()),
+            _ => ("", None),
+        };
+        TextLine {
+            id: with_id.then_some(example.id.as_str()),
+            text,
+            text_pair,
+            labels: None,
+            value: None,
+        }
+    }
+
+    /// With labels and their probabilities.
+    pub fn labels(self, labels: &'a [Scored]) -> Self {
+        TextLine {
+            labels: Some(labels),
+            ..self
+        }
+    }
+
+    /// With a number.
+    fn value(self, value: f32) -> Self {
+        TextLine {
+            value: Some(value),
+            ..self
+        }
+    }
+}
+
+/// Labels and their probabilities, with tabs between.
+pub fn shown(scored: &[Scored]) -> String {
+    let each = scored
+        .iter()
+        .map(|s| format!("{}\t{:.4}", s.label, s.score));
+    each.collect::<Vec<_>>().join("\t")
 }
 
 impl<B: Backend> Answerer<B> for Classify {
@@ -78,31 +113,14 @@ impl<B: Backend> Answerer<B> for Classify {
                 self.begun = true;
                 continue;
             }
-            if session.args.json {
-                let (text, text_pair) = match &example.input {
-                    Input::Text { first, second } => (first.as_str(), second.as_deref()),
-                    _ => ("", None),
-                };
-                let line = Line {
-                    about: About {
-                        id: session.spec.as_ref().map(|_| example.id.as_str()),
-                        text,
-                        text_pair,
-                    },
-                    labels: value.is_none().then_some(&scored),
-                    value,
-                };
-                writeln!(out, "{}", serde_json::to_string(&line)?)?;
-                continue;
-            }
-            let shown: Vec<String> = match value {
-                Some(value) => vec![format!("{value:.4}")],
-                None => scored
-                    .iter()
-                    .map(|s| format!("{}\t{:.4}", s.label, s.score))
-                    .collect(),
+            let line = TextLine::new(example, session.spec.is_some());
+            let line = match (session.args.json, value) {
+                (true, Some(value)) => serde_json::to_string(&line.value(value))?,
+                (true, None) => serde_json::to_string(&line.labels(&scored))?,
+                (false, Some(value)) => format!("{value:.4}"),
+                (false, None) => shown(&scored),
             };
-            writeln!(out, "{}", shown.join("\t"))?;
+            writeln!(out, "{line}")?;
         }
         Ok(())
     }

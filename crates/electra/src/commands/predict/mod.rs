@@ -9,12 +9,14 @@ mod embed;
 mod fill;
 mod lines;
 mod prompt;
+mod source;
 mod tag;
 mod tasks;
 mod windows;
 
 use super::corpus::{counted, report_invalid};
 use super::models;
+use super::prompt::{Prompt, PromptArgs};
 use super::task::ColumnArgs;
 use crate::device::{DeviceArgs, Facts, Work};
 use anyhow::{Context, Result, bail};
@@ -26,6 +28,8 @@ use electra_engine::backend::Backend;
 use electra_model::files::{ModelDir, ModelKind};
 use fill::Fill;
 use lines::Lines;
+use prompt::PromptAll;
+use source::Source;
 use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -36,8 +40,8 @@ use windows::Window;
 ///
 /// Plain input has one text a line. Of --as answer a line is a question, a tab and the text; of
 /// --as choose a beginning and what may follow it, divided by tabs; of --as classify --pair two
-/// texts with a tab between. With --task or --kind the input is a file of that task, read as
-/// `electra evaluate` does, with labels or without.
+/// texts with a tab between. With --task or --kind the file --input is one of that task, read as
+/// `electra evaluate` does, with labels or without; with --lines it is plain all the same.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of a model, or its name on the hub
@@ -72,24 +76,17 @@ pub struct Args {
 /// Options of fine-tuned models.
 #[derive(Clone, Debug, clap::Args)]
 struct TaskArgs {
-    /// Read the input as a file of this task; of a model of several tasks also which one
+    /// Which task of a model of several; --input is then read as a file of this task
     #[arg(long = "task", value_name = "NAME")]
     task_name: Option<String>,
-    /// Lines of two texts with a tab between
+    /// The input has a text a line, also with --task
+    #[arg(long, conflicts_with_all = ["kind", "submission"])]
+    lines: bool,
+    /// Lines of two texts with a tab between [default: as fine-tuned]
     #[arg(long)]
     pair: bool,
-    /// Classify without a head: put each label's word into this template, with {text} and {label},
-    /// and ask a discriminator which one belongs there
-    #[arg(long, value_name = "TEMPLATE", requires = "label_words")]
-    template: Option<String>,
-    /// Words of the template's labels, as in bad=terrible,good=great
-    #[arg(
-        long,
-        value_name = "LABEL=WORD,...",
-        value_delimiter = ',',
-        requires = "template"
-    )]
-    label_words: Vec<String>,
+    #[command(flatten)]
+    prompt: PromptArgs,
     /// Write what GLUE's server takes: every row of --input has its line. With DIR into a file
     /// there, called as the server wants it
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
@@ -105,12 +102,12 @@ struct TaskArgs {
     #[arg(long, value_name = "N")]
     doc_stride: Option<usize>,
     /// Tokens of the longest answer
-    #[arg(long, value_name = "N", default_value_t = 30)]
-    max_answer_len: usize,
-    /// A question may have no answer
+    #[arg(long, value_name = "N", default_value_t = MAX_ANSWER_LEN)]
+    max_answer_len: NonZeroUsize,
+    /// A question may have no answer [default: as fine-tuned]
     #[arg(long)]
     null_answer: bool,
-    /// From what on there is none [default: 0, and -2.75 of the reference's head]
+    /// From what on there is none; inf: never [default: 0, and -2.75 of the reference's head]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     null_threshold: Option<f64>,
     /// Which states make the vector of a text
@@ -120,18 +117,29 @@ struct TaskArgs {
     columns: ColumnArgs,
 }
 
+impl TaskArgs {
+    /// Whether the input is a file of a task, not lines of text.
+    fn is_file(&self, with_input: bool) -> Result<bool> {
+        if self.columns.is_own() && !with_input {
+            bail!("--kind says how a file is read: give it with --input");
+        }
+        let named = self.task_name.is_some() || self.columns.is_own();
+        Ok(named && with_input && !self.lines)
+    }
+}
+
 impl Default for TaskArgs {
     fn default() -> Self {
         TaskArgs {
             task_name: None,
+            lines: false,
             pair: false,
-            template: None,
-            label_words: Vec::new(),
+            prompt: PromptArgs::default(),
             submission: None,
             aggregation: "simple".into(),
             max_seq_length: None,
             doc_stride: None,
-            max_answer_len: 30,
+            max_answer_len: MAX_ANSWER_LEN,
             null_answer: false,
             null_threshold: None,
             pooling: Pooling::Mean,
@@ -208,13 +216,17 @@ impl Args {
 const TOP_K: NonZeroUsize = NonZeroUsize::new(5).expect("above 0");
 /// Texts of 128 tokens computed at once, where nothing is said.
 const BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(32).expect("above 0");
+/// Tokens of the longest answer, where nothing is said.
+const MAX_ANSWER_LEN: NonZeroUsize = NonZeroUsize::new(30).expect("above 0");
 /// Tokens that a text of the batch size counts for.
 const TOKENS_A_TEXT: usize = 128;
 
 /// Runs the subcommand.
 pub fn run(mut args: Args) -> Result<ExitCode> {
     let given = &args.task_args;
-    if given.submission.is_some() && (args.task != Task::Classify || given.template.is_some()) {
+    if given.submission.is_some()
+        && (args.task != Task::Classify || given.prompt.template.is_some())
+    {
         bail!("--submission is for GLUE's tasks, which are classified by a head: --as classify");
     }
     let folder = models::folder(&args.model)?;
@@ -229,8 +241,8 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         dir.require(kind)?;
     }
     let tokenizer = tokenizer_of(&dir)?;
-    if let (Some(template), Task::Classify) = (&args.task_args.template, args.task) {
-        prompt::run(&args, &dir, &tokenizer, template)?;
+    if let Some(prompt) = args.task_args.prompt.prompt(&dir, &tokenizer)? {
+        prompt_all(&args, prompt)?;
         return Ok(ExitCode::SUCCESS);
     }
     if kind.is_none() {
@@ -245,6 +257,33 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         tokenizer: &tokenizer,
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
+    let given = &args.task_args;
+    if args.task != Task::Classify {
+        bail!("--template is for --as classify");
+    }
+    if given.pair || args.long.is_some_and(|long| long != Long::Truncate) {
+        bail!(
+            "--template takes one text, which is cut where it is too long: leave out --pair and \
+             --long"
+        );
+    }
+    let spec = match given.is_file(args.input.is_some())? {
+        true => Some(
+            given
+                .columns
+                .task(given.task_name.as_deref().unwrap_or("own"))?,
+        ),
+        false => None,
+    };
+    let input = Source::open(args, spec.as_ref(), false)?;
+    args.device.run(PromptAll {
+        args,
+        prompt,
+        input,
+    })
 }
 
 /// The stream of texts and what it is called.

@@ -7,16 +7,15 @@ use super::answer::AnswerQuestions;
 use super::choose::Choose;
 use super::classify::Classify;
 use super::embed::Embed;
-use super::lines::Lines;
+use super::source::Source;
 use super::tag::Tag;
-use super::{Args, Long, Task, TaskArgs, input_of};
+use super::{Args, Long, Task, TaskArgs};
 use crate::commands::evaluate::spec_of;
 use crate::device::{Facts, Work};
 use anyhow::{Context, Result, bail};
 use electra_data::tasks::submission::{TASKS, file_name, server_labels};
 use electra_data::tasks::{
-    Example, Examples, FeatureCounts, FeatureOptions, Features, Featurizer, Input, LabelColumn,
-    LabelSet, OpenOptions, Place, TaskKind, TaskSpec,
+    Example, FeatureCounts, FeatureOptions, Features, Featurizer, LabelSet, TaskKind, TaskSpec,
 };
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
@@ -24,12 +23,9 @@ use electra_model::files::ModelDir;
 use electra_model::files::atomic::replace_file;
 use electra_model::heads::{HeadKind, HeadStyle};
 use electra_train::finetune::model::{ModelTask, TaskModel};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// Examples of a task's file that are taken at once.
-const CHUNK: usize = 256;
 /// Tokens of a sequence at the most, of a model that does not say.
 const LONGEST: usize = 512;
 /// Tokens from one window to the next, of a model that does not say.
@@ -51,6 +47,8 @@ pub struct Session<'a, B: Backend> {
     pub featurizer: Featurizer,
     /// The task of the input file, where it is one's.
     pub spec: Option<TaskSpec>,
+    /// Whether questions may have no answer.
+    pub unanswerable: bool,
     /// Options of the command.
     pub args: &'a Args,
     /// Tokens that are computed at once.
@@ -119,16 +117,20 @@ pub trait Answerer<B: Backend> {
 pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
     let task = match args.task {
         Task::Embed => None,
-        _ => Some(ModelTask::find(dir, args.task_args.task_name.as_deref())?),
+        _ => Some(ModelTask::find(
+            dir,
+            args.task_args.task_name.as_deref(),
+            |kind| asked(kind).0 == args.task,
+        )?),
     };
     if let Some(task) = &task {
-        require_kind(args.task, task.entry.head.kind)?;
+        let (fits, name) = asked(task.entry.head.kind);
+        if fits != args.task {
+            bail!("the model's head is for --as {name}");
+        }
     }
     let given = &args.task_args;
-    let file = given.task_name.is_some() || given.columns.kind.is_some();
-    if file && args.input.is_none() {
-        bail!("--task and --kind say how a file is read: give it with --input");
-    }
+    let file = given.is_file(args.input.is_some())?;
     let spec = match &task {
         Some(task) if file => Some(spec_of(task, given.task_name.as_deref(), &given.columns)?),
         _ => None,
@@ -154,24 +156,15 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
         .as_ref()
         .map_or(HeadKind::Classification, |t| t.entry.head.kind);
     let featurizer = Featurizer::new(task_kind(kind), tokenizer, labels, options)?;
-    let input = match &spec {
-        Some(spec) => {
-            let path = args.input.clone().unwrap_or_default();
-            let open = OpenOptions {
-                every_row: given.submission.is_some(),
-                ..given.columns.open(LabelColumn::Optional)
-            };
-            Source::File(Box::new(Examples::open(spec, &path, open)?))
-        }
-        None => {
-            let (name, input) = input_of(args)?;
-            Source::Lines(
-                Lines::new(input, name.clone(), args.task_args.columns.lossy),
-                Path::new(&name).into(),
-            )
-        }
-    };
+    let tuned = task.as_ref().and_then(|task| task.spec.as_ref());
+    let pairs = given.pair || tuned.is_some_and(TaskSpec::takes_pairs);
+    let input = Source::open(args, spec.as_ref(), pairs)?;
     args.device.run(Answers {
+        unanswerable: given.null_answer
+            || spec
+                .as_ref()
+                .or(tuned)
+                .is_some_and(|spec| spec.unanswerable),
         args,
         dir,
         head: task.as_ref().map_or(0, |task| task.head),
@@ -220,18 +213,16 @@ fn task_kind(kind: HeadKind) -> TaskKind {
     }
 }
 
-fn require_kind(task: Task, kind: HeadKind) -> Result<()> {
-    use HeadKind::*;
-    let (fits, name) = match kind {
-        Classification | MultiLabel | Regression => (task == Task::Classify, "classify"),
-        Tagging => (task == Task::Tag, "tag"),
-        QuestionAnswering => (task == Task::Answer, "answer"),
-        MultipleChoice => (task == Task::Choose, "choose"),
-    };
-    if !fits {
-        bail!("the model's head is for --as {name}");
+/// What a head is asked for, and how that is called.
+fn asked(kind: HeadKind) -> (Task, &'static str) {
+    match kind {
+        HeadKind::Classification | HeadKind::MultiLabel | HeadKind::Regression => {
+            (Task::Classify, "classify")
+        }
+        HeadKind::Tagging => (Task::Tag, "tag"),
+        HeadKind::QuestionAnswering => (Task::Answer, "answer"),
+        HeadKind::MultipleChoice => (Task::Choose, "choose"),
     }
-    Ok(())
 }
 
 fn feature_options(
@@ -264,11 +255,6 @@ fn feature_options(
     })
 }
 
-enum Source {
-    File(Box<Examples>),
-    Lines(Lines<Box<dyn Read>>, Arc<Path>),
-}
-
 struct Answers<'a> {
     args: &'a Args,
     dir: &'a ModelDir,
@@ -277,6 +263,7 @@ struct Answers<'a> {
     crf: bool,
     featurizer: Featurizer,
     spec: Option<TaskSpec>,
+    unanswerable: bool,
     /// Where a submission goes, if not to standard output.
     submission: Option<PathBuf>,
     input: Source,
@@ -299,6 +286,7 @@ impl Work for Answers<'_> {
             crf: self.crf,
             featurizer: self.featurizer,
             spec: self.spec,
+            unanswerable: self.unanswerable,
             args,
             batch_tokens: args.batch_size.get().saturating_mul(super::TOKENS_A_TEXT),
             counts: FeatureCounts::default(),
@@ -317,11 +305,10 @@ impl Work for Answers<'_> {
             Some(_) => &mut lines,
             None => &mut stdout,
         };
-        let mut number = 0;
         loop {
             let mut examples = Vec::new();
             // What stands before a bad line is answered.
-            let read = input.chunk(&mut examples, args, &mut number);
+            let read = input.chunk(&mut examples, args);
             answerer.answer(backend, &mut session, &examples, out)?;
             out.flush()?;
             if !read? {
@@ -334,117 +321,10 @@ impl Work for Answers<'_> {
             replace_file(path, |file| file.write_all(&lines))?;
             tell!("wrote {}", path.display());
         }
-        if number == 0 {
-            tell!("warning: the input is empty");
-        }
         for note in session.counts.notes() {
             tell!("warning: {note}");
         }
         input.warn();
         Ok(())
     }
-}
-
-impl Source {
-    /// Appends some examples; false at the end.
-    fn chunk(
-        &mut self,
-        examples: &mut Vec<Example>,
-        args: &Args,
-        number: &mut u64,
-    ) -> Result<bool> {
-        match self {
-            Source::File(file) => {
-                for example in file.take(CHUNK) {
-                    examples.push(example?);
-                    *number += 1;
-                }
-                Ok(examples.len() == CHUNK)
-            }
-            Source::Lines(lines, path) => {
-                let mut texts = Vec::new();
-                let read = lines.chunk(&mut texts);
-                for text in texts {
-                    *number += 1;
-                    let place = Place {
-                        path: path.clone(),
-                        line: *number,
-                    };
-                    examples.push(example_of(text, place, args)?);
-                }
-                read
-            }
-        }
-    }
-
-    fn warn(&self) {
-        match self {
-            Source::File(file) => {
-                if let Some(note) = file.header_note(&[]) {
-                    tell!("{note}");
-                }
-                if file.incomplete() > 0 {
-                    tell!(
-                        "warning: {} rows lack a text; what is said of them is said of the texts \
-                         that they have",
-                        file.incomplete()
-                    );
-                }
-                if file.skipped() > 0 {
-                    tell!(
-                        "warning: {} rows were left out as incomplete",
-                        file.skipped()
-                    );
-                }
-                if file.invalid_utf8() > 0 {
-                    tell!("warning: {} lines had invalid UTF-8", file.invalid_utf8());
-                }
-            }
-            Source::Lines(lines, _) => {
-                crate::commands::corpus::report_invalid(lines.invalid_utf8());
-            }
-        }
-    }
-}
-
-/// The example of a line: its texts are divided by tabs.
-fn example_of(line: String, place: Place, args: &Args) -> Result<Example> {
-    let two = |what: &str| -> Result<(String, String)> {
-        match line.split_once('\t') {
-            Some((first, second)) => Ok((first.to_owned(), second.to_owned())),
-            None => bail!("{place}: no tab; expected {what}"),
-        }
-    };
-    let input = match args.task {
-        Task::Answer => {
-            let (question, context) = two("a question, a tab and the text")?;
-            Input::Question {
-                title: "".into(),
-                question,
-                context: context.into(),
-            }
-        }
-        Task::Choose => {
-            let (first, choices) = two("a beginning and what may follow it, divided by tabs")?;
-            let choices: Vec<String> = choices.split('\t').map(String::from).collect();
-            Input::Choices { first, choices }
-        }
-        Task::Classify if args.task_args.pair => {
-            let (first, second) = two("two texts with a tab between them")?;
-            Input::Text {
-                first,
-                second: Some(second),
-            }
-        }
-        _ => Input::Text {
-            first: line,
-            second: None,
-        },
-    };
-    Ok(Example {
-        id: (place.line - 1).to_string(),
-        place,
-        input,
-        gold: None,
-    })
 }
