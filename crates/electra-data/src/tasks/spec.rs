@@ -595,6 +595,14 @@ impl TaskSpec {
             return Ok(self);
         }
         check_columns(&self.name, self.kind, &columns)?;
+        // The numbers of another column are other tags.
+        let another = match &self.layout {
+            Layout::Conll { table, .. } => columns.label != table.label,
+            _ => false,
+        };
+        if another && !columns.label.is_empty() {
+            self.tag_names.clear();
+        }
         let numbers = (number(&columns.text), number(&columns.label));
         let over = |old: &Columns| columns.clone().or(old);
         self.layout = match &self.layout {

@@ -408,7 +408,14 @@ fn numbers_of_the_hubs_tables_are_tags_with_names() {
         .unwrap_err()
         .to_string();
     assert!(m.contains("line 1") && m.contains("no tag 7"), "{m}");
-    // A task of one's own has the tags that its data has.
+    // Another column of such a task, and a task of one's own, have the tags of their data.
+    let pos = TaskSpec::by_name("conll2003")
+        .unwrap()
+        .with_columns(columns("tokens", "", "pos_tags"))
+        .unwrap();
+    let row = r#"{"tokens": ["a", "b"], "pos_tags": [0, 3]}"#;
+    let gold = read(&pos, "a.jsonl", row).unwrap()[0].gold.clone();
+    assert_eq!(gold, Some(Gold::Tags(vec!["0".into(), "3".into()])));
     let spec = own(TaskKind::Tagging, Columns::default(), Header::Detect);
     let row = r#"{"tokens": ["a", "b"], "tags": [0, 3]}"#;
     let gold = read(&spec, "a.jsonl", row).unwrap()[0].gold.clone();
