@@ -370,14 +370,6 @@ fn open_task(
             labels = LabelSet::new(with_whole_scheme(labels.names()))?;
         } else {
             // Parts of speech and their like are labels of words; there are no entities to score.
-            if let Some(metric) = config.metric.filter(|m| *m != Metric::Accuracy) {
-                return Err(FinetuneJobError::Options(format!(
-                    "metric is {}, but the tags of {} are of no entities (B-, I- and O): only \
-                     accuracy can be told",
-                    metric.name(),
-                    spec.name
-                )));
-            }
             spec.metrics = vec![Metric::Accuracy];
             spec.best = Metric::Accuracy;
             let numbers = labels.names().iter().all(|tag| tag.parse::<u64>().is_ok());
