@@ -31,6 +31,26 @@ pub struct CrfValues {
     pub end: Vec<f64>,
 }
 
+/// The tag of a word on the best path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decision {
+    /// Its number.
+    pub tag: u32,
+    /// Its marginal probability: the share of all paths, by the exponentials of their scores, that
+    /// give the word this tag.
+    pub probability: f64,
+}
+
+/// Logarithms of sums over paths.
+struct Lattice {
+    /// `[words, C]`: over all that end in a tag at a word.
+    forward: Vec<f64>,
+    /// `[words, C]`: over all that go on from there.
+    backward: Vec<f64>,
+    /// Over all.
+    all: f64,
+}
+
 /// Arrays in which the parameters pass to and from the host.
 #[derive(Clone, Copy, Debug)]
 pub struct CrfArrays {
@@ -127,21 +147,10 @@ impl CrfValues {
         self.transitions[from * self.tags + to]
     }
 
-    /// Negative log-likelihood of `path` under `emissions` `[words, C]`; the gradient of
-    /// `scale` times it by the emissions, and that by the parameters added to `gradient`.
-    pub fn loss(
-        &self,
-        emissions: &[f64],
-        path: &[u32],
-        scale: f64,
-        gradient: &mut CrfValues,
-    ) -> Loss {
-        let (tags, words) = (self.tags, path.len());
-        if words == 0 {
-            return Loss::default();
-        }
+    /// Sums over the paths of `words` words, at least one.
+    fn lattice(&self, emissions: &[f64], words: usize) -> Lattice {
+        let tags = self.tags;
         let at = |word: usize, tag: usize| emissions[word * tags + tag];
-        // forward[w][t]: log of the sum over all paths that end in tag t at word w.
         let mut forward: Vec<f64> = (0..tags).map(|t| self.start[t] + at(0, t)).collect();
         forward.resize(words * tags, 0.0);
         for w in 1..words {
@@ -160,6 +169,32 @@ impl CrfValues {
             }
         }
         let all = log_sum((0..tags).map(|t| forward[(words - 1) * tags + t] + self.end[t]));
+        Lattice {
+            forward,
+            backward,
+            all,
+        }
+    }
+
+    /// Negative log-likelihood of `path` under `emissions` `[words, C]`; the gradient of
+    /// `scale` times it by the emissions, and that by the parameters added to `gradient`.
+    pub fn loss(
+        &self,
+        emissions: &[f64],
+        path: &[u32],
+        scale: f64,
+        gradient: &mut CrfValues,
+    ) -> Loss {
+        let (tags, words) = (self.tags, path.len());
+        if words == 0 {
+            return Loss::default();
+        }
+        let at = |word: usize, tag: usize| emissions[word * tags + tag];
+        let Lattice {
+            forward,
+            backward,
+            all,
+        } = self.lattice(emissions, words);
 
         let mut by_emissions: Vec<f64> = forward
             .iter()
@@ -212,6 +247,24 @@ impl CrfValues {
             .map(|pair| self.transition(pair[0] as usize, pair[1] as usize))
             .sum();
         self.start[first as usize] + emitted + moved + self.end[last as usize]
+    }
+
+    /// The path of the highest score, and how likely each of its tags is over all paths.
+    pub fn decide(&self, emissions: &[f64]) -> Vec<Decision> {
+        let path = self.best_path(emissions);
+        if path.is_empty() {
+            return Vec::new();
+        }
+        let lattice = self.lattice(emissions, path.len());
+        let each = path.into_iter().enumerate().map(|(word, tag)| {
+            let at = word * self.tags + tag as usize;
+            let log_p = lattice.forward[at] + lattice.backward[at] - lattice.all;
+            Decision {
+                tag,
+                probability: log_p.exp(),
+            }
+        });
+        each.collect()
     }
 
     /// The path of the highest score (Viterbi 1967); the lower tag of equals.
@@ -302,8 +355,15 @@ mod tests {
             }
             let (found, _) = best(scores.iter().copied());
             assert_eq!(crf.best_path(&emissions), paths[found]);
+            for (word, decision) in crf.decide(&emissions).into_iter().enumerate() {
+                assert_eq!(decision.tag, paths[found][word]);
+                let through = paths.iter().zip(&scores);
+                let through = through.filter(|(path, _)| path[word] == decision.tag);
+                let share: f64 = through.map(|(_, score)| (score - all).exp()).sum();
+                assert!((decision.probability - share).abs() < 1e-12);
+            }
         }
-        assert!(crf.best_path(&[]).is_empty());
+        assert!(crf.decide(&[]).is_empty());
     }
 
     #[test]

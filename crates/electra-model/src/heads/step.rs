@@ -1,6 +1,6 @@
 //! One (micro-)batch of a task through encoder and head, forward and backward.
 
-use super::crf::{CrfArrays, CrfValues};
+use super::crf::{CrfArrays, CrfValues, Decision};
 use super::joint_span::{JointSpanArrays, WindowSpans};
 use super::layers::{HeadLayersArrays, HeadLayersGradients};
 use super::losses::{
@@ -78,7 +78,7 @@ pub struct TaskOutput {
     /// `[M, C]`; none of the reference's head for answers.
     pub logits: Vec<f32>,
     /// `[M]` tags of the best path, where a conditional random field decides.
-    pub tags: Option<Vec<u32>>,
+    pub tags: Option<Vec<Decision>>,
     /// What the reference's head for answers says about each group, in prediction.
     pub windows: Option<Vec<WindowSpans>>,
 }
@@ -473,12 +473,12 @@ fn crf_loss(
 }
 
 /// The best path of each group.
-fn best_paths(values: &CrfValues, logits: &[f32], bounds: &[u32]) -> Vec<u32> {
+fn best_paths(values: &CrfValues, logits: &[f32], bounds: &[u32]) -> Vec<Decision> {
     let tags = values.tags;
     let paths = bounds.windows(2).flat_map(|group| {
         let rows = group[0] as usize * tags..group[1] as usize * tags;
         let emissions: Vec<f64> = logits[rows].iter().map(|&x| f64::from(x)).collect();
-        values.best_path(&emissions)
+        values.decide(&emissions)
     });
     paths.collect()
 }

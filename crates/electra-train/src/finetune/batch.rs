@@ -2,6 +2,7 @@
 
 use electra_data::tasks::{Features, Target};
 use electra_engine::batch::PackedBatch;
+use electra_model::heads::crf::Decision;
 use electra_model::heads::step::{Targets, TaskInput};
 use electra_model::heads::{HeadKind, HeadSpec, HeadStyle};
 
@@ -173,7 +174,7 @@ pub struct FeatureOutput {
     /// token.
     pub logits: Vec<f32>,
     /// `[rows]` tags, where a conditional random field decides.
-    pub tags: Option<Vec<u32>>,
+    pub tags: Option<Vec<Decision>>,
     /// Spans of the reference's head for answers.
     pub window: Option<electra_model::heads::joint_span::WindowSpans>,
 }

@@ -252,7 +252,7 @@ fn values(
 /// The tags of one of the features, by number: those of the best path, else the likeliest.
 pub fn tags_of(output: &FeatureOutput, labels: usize) -> Vec<u32> {
     match &output.tags {
-        Some(tags) => tags.clone(),
+        Some(tags) => tags.iter().map(|decision| decision.tag).collect(),
         None => output.logits.chunks_exact(labels).map(argmax).collect(),
     }
 }

@@ -88,19 +88,19 @@ fn write_spans<B: Backend>(
 ) -> Result<()> {
     let labels = session.labels();
     let by_path = outputs.iter().any(|output| output.tags.is_some());
-    // What a conditional random field decides is certain as far as its emissions go.
-    let decided: Vec<Vec<f32>> = match by_path {
-        false => Vec::new(),
-        true => outputs
-            .iter()
-            .flat_map(|output| tags_of(output, labels.len()))
-            .map(|tag| {
-                let mut row = vec![f32::NEG_INFINITY; labels.len()];
-                row[tag as usize] = 0.0;
-                row
-            })
-            .collect(),
-    };
+    // What a conditional random field decides has its marginal probability; the others share the
+    // rest, and none has more.
+    let decided: Vec<Vec<f32>> = outputs
+        .iter()
+        .flat_map(|output| output.tags.iter().flatten())
+        .map(|decision| {
+            let others = (labels.len() - 1).max(1) as f64;
+            let each = ((1.0 - decision.probability) / others).min(0.999 * decision.probability);
+            let mut row = vec![each.ln() as f32; labels.len()];
+            row[decision.tag as usize] = decision.probability.ln() as f32;
+            row
+        })
+        .collect();
     let logits: Vec<&[f32]> = match by_path {
         true => decided.iter().map(Vec::as_slice).collect(),
         false => outputs
