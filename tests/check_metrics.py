@@ -1,19 +1,26 @@
-"""Compares electra's metrics with scikit-learn, scipy, seqeval and the rules of SQuAD and CMRC 2018.
+"""Compares electra's metrics with scikit-learn, scipy, seqeval, SQuAD's script and the rules of CMRC 2018.
 
     check_metrics.py cases > CASES             random cases, one JSON object a line
     check_metrics.py compare CASES RESULTS     RESULTS: the scores of each case, one object a line
 
 Run by `cargo test --release -p electra-data --test metrics`. Exits with 3 if a package is missing.
+
+SQuAD's evaluation script of version 2.0 comes from the last release of transformers that had it, whose wheel is downloaded
+once, beside the other packages, and not installed.
 """
 
 import collections
+import functools
 import json
 import math
 import random
 import re
-import string
+import subprocess
 import sys
+import types
 import warnings
+import zipfile
+from pathlib import Path
 
 EACH = 1000
 BOUND = 1e-12
@@ -176,60 +183,55 @@ def expect_tags(case):
     return out
 
 
-ARTICLE = re.compile(r"\b(?:a|an|the)\b", re.UNICODE)
+SQUAD_WHEEL = "transformers==4.57.3"
 
 
-def normal(text):
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(ARTICLE.sub(" ", text).split())
-
-
-def shared_words(gold, predicted):
-    gold, predicted = normal(gold).split(), normal(predicted).split()
-    same = sum((collections.Counter(gold) & collections.Counter(predicted)).values())
-    if not same:
-        return 0.0
-    precision, recall = same / len(predicted), same / len(gold)
-    return 2 * precision * recall / (precision + recall)
+@functools.cache
+def published_squad():
+    """SQuAD's script as a module."""
+    folder = Path(sys.prefix) / "share" / "electra-squad"
+    wheels = list(folder.glob("*.whl"))
+    if not wheels:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        if subprocess.run([*pip, "--dest", str(folder), SQUAD_WHEEL]).returncode:
+            print("cannot download", SQUAD_WHEEL, file=sys.stderr)
+            sys.exit(3)
+        wheels = list(folder.glob("*.whl"))
+    source = zipfile.ZipFile(wheels[0]).read("transformers/data/metrics/squad_metrics.py").decode()
+    # What it imports from its package is for other functions.
+    source = re.sub(r"^from \.\.\..*$", "", source, flags=re.M)
+    source = re.sub(r"^logger = .*$", "", source, flags=re.M)
+    module = types.ModuleType("squad_metrics")
+    exec(compile(source, "squad_metrics.py", "exec"), module.__dict__)
+    return module
 
 
 def expect_squad(case):
-    exact = f1 = 0.0
-    for q in case["questions"]:
-        exact += max(normal(g) == normal(q["predicted"]) for g in q["gold"])
-        f1 += max(shared_words(g, q["predicted"]) for g in q["gold"])
+    script = published_squad()
+
+    def f1(gold, predicted):
+        # Version 1.1 counts shared words alone, 2.0 equal answers without words too.
+        both = script.get_tokens(gold) and script.get_tokens(predicted)
+        return script.compute_f1(gold, predicted) if both else 0.0
+
     n = len(case["questions"])
-    return {"exact": exact / n, "f1": f1 / n}
+    pairs = [[(g, q["predicted"]) for g in q["gold"]] for q in case["questions"]]
+    return {
+        "exact": sum(max(script.compute_exact(*pair) for pair in of_one) for of_one in pairs) / n,
+        "f1": sum(max(f1(*pair) for pair in of_one) for of_one in pairs) / n,
+    }
 
 
 def expect_squad2(case):
-    rows = []
-    for q in case["questions"]:
-        predicted = q["predicted"]
-        gold = [g for g in q["gold"] if normal(g)] or [""]
-        exact = float(max(normal(g) == normal(predicted) for g in gold))
-
-        def f1(answer):
-            if not normal(answer) or not normal(predicted):
-                return float(normal(answer) == normal(predicted))
-            return shared_words(answer, predicted)
-
-        rows.append((exact, max(map(f1, gold)), bool(q["gold"]), predicted != "", q["null"]))
-    n = len(rows)
-    out = {}
-    for place, name in enumerate(("exact", "f1")):
-        kept = [float(not row[2]) if row[4] > case["threshold"] else row[place] for row in rows]
-        out[name] = sum(kept) / n
-        # As questions join the answered ones in the order of their null score.
-        now = best = sum(not row[2] for row in rows)
-        threshold = 0.0
-        for row in sorted(rows, key=lambda row: row[4]):
-            now += row[place] if row[2] else -float(row[3])
-            if now > best:
-                best, threshold = now, row[4]
-        out["best_" + name] = best / n
-        out["threshold_" + name] = threshold
-    return out
+    questions = {str(i): q for i, q in enumerate(case["questions"])}
+    examples = [
+        types.SimpleNamespace(qas_id=name, answers=[{"text": g} for g in q["gold"]]) for name, q in questions.items()
+    ]
+    predicted = {name: q["predicted"] for name, q in questions.items()}
+    null = {name: q["null"] for name, q in questions.items()}
+    found = published_squad().squad_evaluate(examples, predicted, null, case["threshold"])
+    out = {name: found[name] / 100 for name in ("exact", "f1", "best_exact", "best_f1")}
+    return out | {f"threshold_{name}": found[f"best_{name}_thresh"] for name in ("exact", "f1")}
 
 
 SIGNS = set("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
@@ -310,6 +312,7 @@ def main():
     except ImportError as e:
         print(e, "; see bench/peers/requirements.txt", file=sys.stderr)
         sys.exit(3)
+    published_squad()
     if sys.argv[1] == "cases":
         for name, make in KINDS.items():
             rng = random.Random(name)
