@@ -3,7 +3,7 @@
     cargo build --release
     python bench/finetuning.py --model run/discriminator --data DIR --work DIR [--electra target/release/electra] [--seeds 3]
 
-`--data` holds sst2/ and conll2000/. Both sides learn in bf16 with the same settings and draw their own numbers; the score is
+`--data` holds sst2/ and conll2000/. Both sides learn in bf16 with the same settings, those of bench/tasks.sh, and draw their own numbers; the score is
 that of the best epoch on SST-2's development set and on every tenth sentence of CoNLL-2000's training set, which is held out. Our
 time is that of the whole command, with loading, scoring and writing; the peer's is that of its steps alone. A finished run in
 `--work` is not run again. Prints a Markdown row a task.
@@ -52,10 +52,12 @@ def pair(task: str, seed: int, args: argparse.Namespace) -> tuple[tuple[float, f
         shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
         said = run([args.electra, "finetune", *common, "--out", str(out), "--precision", "bf16", "--json", "--set", f"seed={seed}",
-             "--set", f"hidden_dropout_prob={DROPOUT}", "--set", f"attention_probs_dropout_prob={DROPOUT}"])  # fmt: skip
+             "--set", f"hidden_dropout_prob={DROPOUT}", "--set", f"attention_probs_dropout_prob={DROPOUT}",
+             "--set", f"learning_rate={args.learning_rate}", "--set", f"layerwise_lr_decay={args.layer_decay}"])  # fmt: skip
         mine.write_text(json.dumps(json.loads(said) | {"seconds": time.perf_counter() - start}))
     if not peer.exists():
-        peer.write_text(run([sys.executable, str(PEER), *common, "--seed", str(seed), "--dropout", DROPOUT]))
+        rates = ["--learning-rate", str(args.learning_rate), "--layer-decay", str(args.layer_decay)]
+        peer.write_text(run([sys.executable, str(PEER), *common, "--seed", str(seed), "--dropout", DROPOUT, *rates]))
     ours, theirs = json.loads(mine.read_text()), json.loads(peer.read_text())
     return (ours["summary"]["best"], ours["seconds"]), (theirs["score"], theirs["seconds"])
 
@@ -71,6 +73,8 @@ def main() -> None:
     p.add_argument("--work", type=Path, required=True)
     p.add_argument("--electra", default="target/release/electra")
     p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--learning-rate", type=float, default=1e-4)
+    p.add_argument("--layer-decay", type=float, default=1.0)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--only", choices=TASKS)
     args = p.parse_args()
