@@ -3,10 +3,10 @@
     cargo build --release
     python bench/finetuning.py --model run/discriminator --data DIR --work DIR [--electra target/release/electra] [--seeds 3]
 
-`--data` holds sst2/ and conll2000/. Both sides learn in bf16 with the same settings, those of bench/tasks.sh, and draw their own numbers; the score is
-that of the best epoch on SST-2's development set and on every tenth sentence of CoNLL-2000's training set, which is held out. Our
-time is that of the whole command, with loading, scoring and writing; the peer's is that of its steps alone. A finished run in
-`--work` is not run again. Prints a Markdown row a task.
+`--data` holds sst2/ and conll2000/. Both sides learn in bf16 with the same settings, those of bench/tasks.sh, and draw their
+own numbers; the score is that of the best epoch on SST-2's development set and on every tenth sentence of CoNLL-2000's training
+set, which is held out. Our time is that of the whole command, with loading, scoring and writing; the peer's is that of its steps
+alone. A finished run in `--work` is not run again. Prints a Markdown row a task.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 use crate::config::{ExampleKind, Initialization, PretrainConfig, PretrainConfigError};
 use crate::export::{Network, hash_network, read_network};
 use crate::finetune::config::FinetuneConfig;
-use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
+use crate::finetune::job::{FinetuneJob, FinetuneJobError, Start};
+use crate::finetune::task::TaskFiles;
 use crate::informed::{self, Waves};
 use crate::progress::available_memory_bytes;
 use crate::run_dir::{RUN_FILE, RunDirError, RunFile};

@@ -6,8 +6,9 @@ use electra_data::tasks::{Column, Columns, OpenOptions, OwnTask, TaskKind, TaskS
 use electra_data::tokenizer::Tokenizer;
 use electra_model::files::ModelDir;
 use electra_train::finetune::config::FinetuneConfig;
-use electra_train::finetune::job::{FinetuneJob, FinetuneJobError, Start, TaskFiles};
+use electra_train::finetune::job::{FinetuneJob, FinetuneJobError, Start};
 use electra_train::finetune::run::{FinetuneOutcome, finetune};
+use electra_train::finetune::task::TaskFiles;
 use electra_train::interrupt::StopFlag;
 use electra_train::job::PretrainJob;
 use electra_train::metrics_log::{EvalMetrics, MetricsLine, ProbeMetrics};

@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod batch;
 pub mod config;
+mod evaluation;
 pub mod job;
 pub mod layerwise;
 pub mod lines;
@@ -14,4 +15,6 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod score;
+mod state;
+pub mod task;
 pub mod trainer;

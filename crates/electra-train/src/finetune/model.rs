@@ -1,8 +1,8 @@
 //! A fine-tuned model that answers.
 
 use super::batch::FeatureOutput;
-use super::job::head_kind;
 use super::outputs::{Outputs, outputs};
+use super::task::head_kind;
 use electra_data::tasks::{Features, LabelSet, TaskError, TaskSpec};
 use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;

@@ -1,6 +1,6 @@
 //! Which examples each step of a trial learns from: a function of the seed and the step.
 
-use super::job::Task;
+use super::task::Task;
 use electra_data::order::Order;
 
 /// The batches of a trial.

@@ -4,8 +4,9 @@
 //! copy of it on a small labelled set, as `finetune` would in one trial, and scores the result on
 //! development data. What it computes is a function of the encoder, the data and the seed.
 
+use super::evaluation::{evaluate_all, selection};
 use super::job::FinetuneJob;
-use super::run::{FinetuneError, evaluate_all, selection};
+use super::run::FinetuneError;
 use super::score::NamedScores;
 use super::trainer::Trainer;
 use crate::interrupt::StopFlag;

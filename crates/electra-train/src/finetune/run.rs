@@ -5,13 +5,14 @@
 //! number. A checkpoint holds parameters, moments and `State`; what happens at the end of a trial
 //! follows from the state, so that a run that is killed anywhere goes on as if it had not been.
 
-use super::job::{FinetuneJob, FinetuneJobError, Task};
+use super::evaluation::{best_metric, check_metrics, evaluate_all, selection};
+use super::job::{FinetuneJob, FinetuneJobError};
 use super::lines::{EvalRecord, FinetuneLine, StepRecord};
-use super::outputs::{Outputs, outputs};
 use super::plan::Plan;
 use super::report::FinetuneReport;
 use super::results::{Summary, Trial};
-use super::score::{Evaluation, NamedScores, evaluate};
+use super::score::Evaluation;
+use super::state::{Next, State};
 use super::trainer::Trainer;
 use crate::checkpoint::{CheckpointError, CheckpointStore};
 use crate::finetune::config::{FinetuneConfig, MAY_CHANGE};
@@ -22,14 +23,13 @@ use crate::report::ReportError;
 use crate::run_dir::{Opening, RunDir, RunDirError, RunSettings};
 use crate::schedule::Schedule;
 use crate::tensorboard::TensorBoardLog;
-use electra_data::tasks::{Metric, TaskError, TaskSpec};
+use electra_data::tasks::TaskError;
 use electra_data::tokenizer::TokenizerError;
 use electra_engine::backend::Backend;
 use electra_model::files::atomic::{WriteError, replace_file};
 use electra_model::files::{FileError, ModelDir};
 use electra_model::heads::files::{read_values, write_task_model};
 use electra_model::heads::step::TaskStep;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::io::Write;
 use std::time::Instant;
@@ -108,52 +108,10 @@ pub enum FinetuneOutcome {
     Interrupted(u64),
 }
 
-/// What a checkpoint holds beside the arrays.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct State {
-    /// Finished trials.
-    trials: Vec<Trial>,
-    /// Times that the trial under way was begun again.
-    restarts: u32,
-    /// Times that any trial was.
-    all_restarts: u32,
-    /// Steps done in the trial under way.
-    step: u64,
-    /// Steps done over all trials.
-    total: u64,
-    /// Tokens trained on in the trial under way.
-    tokens: u64,
-    /// Seconds spent in steps, over all starts.
-    seconds: f64,
-    /// Sum and number of losses since the last evaluation.
-    losses: (f64, u64),
-    /// The trial under way at its best.
-    best: Option<Trial>,
-    /// Evaluations since then.
-    evals_since_best: u32,
-    /// Whether the trial under way ever predicted more than one class.
-    left_majority: bool,
-    /// Score of the model in the run's directory.
-    kept: Option<f64>,
-    /// Steps skipped in a row just now.
-    skipped: u32,
-}
-
-/// What is to be done after an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    GoOn,
-    Restart,
-    EndTrial,
-}
-
 /// Steps over which speed is averaged.
 const SPEED_WINDOW: usize = 50;
 /// Names of the arrays of a checkpoint.
 const ARRAYS: [&str; 3] = ["params", "adam_m", "adam_v"];
-/// What a restart adds to the seed: beyond the seeds of any sensible number of trials.
-const RESTART_SEED: u64 = 1000;
-
 /// Parameters and moments, flat arrays of the layout's length.
 type Arrays = [Vec<f32>; 3];
 
@@ -192,24 +150,7 @@ impl<'a, B: Backend> Run<'a, B> {
         job: &'a FinetuneJob,
         context: RunContext<'a>,
     ) -> Result<(Self, Option<Arrays>), FinetuneError> {
-        for task in &job.tasks {
-            // No example, but a metric that the task does not have is refused all the same.
-            let spec = measured(job, task);
-            evaluate(&spec, &task.labels, &[], &[], &[], &Outputs::default())?;
-        }
-        let metric = best_metric(job, &job.tasks[0]);
-        let one_direction = job
-            .tasks
-            .iter()
-            .all(|task| best_metric(job, task).larger_is_better() == metric.larger_is_better());
-        if !one_direction {
-            return Err(FinetuneJobError::Options(
-                "the tasks' metrics do not agree on whether larger is better; choose one with \
-                 metric"
-                    .into(),
-            )
-            .into());
-        }
+        check_metrics(job)?;
         let settings = job.settings(context.precision);
         let (dir, opening) = RunDir::open(
             context.out,
@@ -277,15 +218,6 @@ impl<'a, B: Backend> Run<'a, B> {
         Ok((run, arrays))
     }
 
-    /// Seed of the trial under way.
-    fn seed(&self) -> u64 {
-        self.job
-            .config
-            .seed
-            .wrapping_add(self.state.trials.len() as u64)
-            .wrapping_add(RESTART_SEED * u64::from(self.state.restarts))
-    }
-
     fn trials(&mut self, mut arrays: Option<Arrays>) -> Result<FinetuneOutcome, FinetuneError> {
         while (self.state.trials.len() as u32) < self.job.config.num_trials {
             match self.trial(arrays.take())? {
@@ -298,7 +230,7 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// One trial, or what is left of it; the step at which it was asked to stop.
     fn trial(&mut self, arrays: Option<Arrays>) -> Result<Option<u64>, FinetuneError> {
-        let (job, seed) = (self.job, self.seed());
+        let (job, seed) = (self.job, self.state.seed(self.job.config.seed));
         let config = &job.config;
         let plan = job.plan(seed);
         let [params, first, second] = match arrays {
@@ -323,7 +255,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.state.total,
         );
         loop {
-            match self.next(&plan) {
+            match self.state.next(&plan, config) {
                 Next::GoOn => {}
                 Next::Restart => {
                     self.restart(seed);
@@ -351,30 +283,12 @@ impl<'a, B: Backend> Run<'a, B> {
         }
     }
 
-    /// What follows from the state.
-    fn next(&self, plan: &Plan) -> Next {
-        let (state, config) = (&self.state, &self.job.config);
-        if state.step == 0 || !plan.evaluates(state.step) {
-            return Next::GoOn;
-        }
-        let stuck = !state.left_majority && 2 * state.step >= plan.total_steps;
-        if stuck && state.all_restarts < config.max_restarts {
-            return Next::Restart;
-        }
-        let patience = config.early_stopping_patience;
-        let stop_early = patience > 0 && state.evals_since_best >= patience;
-        match stop_early || state.step >= plan.total_steps {
-            true => Next::EndTrial,
-            false => Next::GoOn,
-        }
-    }
-
     fn restart(&mut self, seed: u64) {
         let state = &mut self.state;
         state.restarts += 1;
         state.all_restarts += 1;
-        begin_trial(state);
-        let next = self.seed();
+        state.begin_trial();
+        let next = self.state.seed(self.job.config.seed);
         self.context.observer.on_message(&format!(
             "the run with seed {seed} is stuck: it predicts one class for every example; begun \
              again with seed {next}"
@@ -401,7 +315,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.state.trials.push(Trial { stuck, ..best });
         }
         self.state.restarts = 0;
-        begin_trial(&mut self.state);
+        self.state.begin_trial();
     }
 
     fn step(
@@ -412,7 +326,7 @@ impl<'a, B: Backend> Run<'a, B> {
         speed: &mut Speed,
     ) -> Result<(), FinetuneError> {
         let start = Instant::now();
-        let (seed, index) = (self.seed(), self.state.step);
+        let (seed, index) = (self.state.seed(self.job.config.seed), self.state.step);
         let lr = schedule.learning_rate(index);
         let stepped = trainer.planned_step(self.backend, &self.job.tasks, plan, seed, index, lr);
         let state = &mut self.state;
@@ -490,7 +404,7 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// Evaluates every task, keeps the model if it is the best so far, and says so.
     fn evaluate(&mut self, trainer: &mut Trainer<'a, B>, plan: &Plan) -> Result<(), FinetuneError> {
-        let (job, seed) = (self.job, self.seed());
+        let (job, seed) = (self.job, self.state.seed(self.job.config.seed));
         let evaluations = evaluate_all(
             self.backend,
             job,
@@ -642,75 +556,4 @@ impl<'a, B: Backend> Run<'a, B> {
         };
         Ok(report.write(&self.dir.report())?)
     }
-}
-
-/// Sets what belongs to the trial under way to its beginning.
-fn begin_trial(state: &mut State) {
-    *state = State {
-        trials: std::mem::take(&mut state.trials),
-        restarts: state.restarts,
-        all_restarts: state.all_restarts,
-        total: state.total,
-        seconds: state.seconds,
-        kept: state.kept,
-        ..State::default()
-    };
-}
-
-/// What the best model of a task is chosen by.
-pub fn best_metric(job: &FinetuneJob, task: &Task) -> Metric {
-    job.config.metric.unwrap_or(task.spec.best)
-}
-
-/// A task with all that is measured of it, what the best model is chosen by included.
-fn measured(job: &FinetuneJob, task: &Task) -> TaskSpec {
-    let mut spec = task.spec.clone();
-    let metric = best_metric(job, task);
-    if !spec.metrics.contains(&metric) {
-        spec.metrics.push(metric);
-    }
-    spec
-}
-
-/// Every task's development data through the network.
-pub(super) fn evaluate_all<B: Backend>(
-    backend: &mut B,
-    job: &FinetuneJob,
-    step: &mut TaskStep,
-    params: &B::Params,
-) -> Result<Vec<Evaluation>, TaskError> {
-    let mut all = Vec::with_capacity(job.tasks.len());
-    for (head, task) in job.tasks.iter().enumerate() {
-        // Training's arrays are large: evaluation takes no more of them than a batch does.
-        let tokens = job.tokens_of_batch(task).min(job.config.eval_batch_tokens);
-        let outputs = outputs(backend, step, &job.network, head, params, &task.dev, tokens);
-        let spec = measured(job, task);
-        all.push(evaluate(
-            &spec,
-            &task.labels,
-            &task.dev_examples,
-            &task.dev,
-            &task.dev_windows,
-            &outputs,
-        )?);
-    }
-    Ok(all)
-}
-
-/// The value that the best model is chosen by, and every score by name.
-pub(super) fn selection(job: &FinetuneJob, evaluations: &[Evaluation]) -> (f64, NamedScores) {
-    let mut all = NamedScores::new();
-    let mut sum = 0.0;
-    for (task, evaluation) in job.tasks.iter().zip(evaluations) {
-        let prefix = match job.tasks.len() {
-            1 => String::new(),
-            _ => format!("{}_", task.spec.name),
-        };
-        sum += evaluation.score(best_metric(job, task)).unwrap_or(f64::NAN);
-        all.extend(evaluation.loss.map(|loss| (format!("{prefix}loss"), loss)));
-        for (metric, value) in &evaluation.scores {
-            all.push((format!("{prefix}{}", metric.name()), *value));
-        }
-    }
-    (sum / job.tasks.len() as f64, all)
 }

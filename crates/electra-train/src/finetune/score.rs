@@ -1,7 +1,6 @@
 //! What a network said of labelled examples: predictions, scores, and the worst mistakes.
 
 use super::batch::FeatureOutput;
-use super::job::gold_text;
 use super::outputs::Outputs;
 use electra_data::metrics::Prf;
 use electra_data::metrics::classification::{Confusion, Decisions, multi_label};
@@ -346,6 +345,20 @@ fn tag_classes(tags: &[String], entities: bool) -> (Vec<String>, Vec<u32>) {
     (classes, class_of)
 }
 
+/// Gold class names of an example, for reports.
+fn gold_text(gold: &Gold) -> String {
+    match gold {
+        Gold::Class(label) => label.clone(),
+        Gold::Labels(labels) => labels.join(", "),
+        Gold::Value(value) => value.to_string(),
+        Gold::Tags(tags) => tags.join(" "),
+        Gold::Answers(answers) => answers
+            .first()
+            .map_or("(no answer)".into(), |a| a.text.clone()),
+        Gold::Choice(choice) => choice.to_string(),
+    }
+}
+
 /// The gold of an example as text; empty where it has none.
 pub fn gold_of(example: &Example) -> String {
     example
@@ -358,6 +371,7 @@ pub fn gold_of(example: &Example) -> String {
 mod tests {
     use super::*;
     use electra_data::tasks::{Input, OwnTask, Place, Sequence};
+    use electra_model::heads::crf::Decision;
 
     /// What a network that says `found` is scored at on words of tags `gold`.
     fn tagged(names: &[&str], gold: &[u32], found: &[u32]) -> Evaluation {
@@ -381,7 +395,15 @@ mod tests {
         };
         let outputs = Outputs {
             each: vec![FeatureOutput {
-                tags: Some(found.to_vec()),
+                tags: Some(
+                    found
+                        .iter()
+                        .map(|&tag| Decision {
+                            tag,
+                            probability: 1.0,
+                        })
+                        .collect(),
+                ),
                 ..FeatureOutput::default()
             }],
             loss: None,

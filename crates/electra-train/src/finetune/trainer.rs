@@ -1,9 +1,9 @@
 //! A step of fine-tuning: a batch forward and backward, clip, AdamW with layerwise learning rates.
 
 use super::batch::HostBatch;
-use super::job::Task;
 use super::layerwise;
 use super::plan::Plan;
+use super::task::Task;
 use crate::optimizer::{OptimizerConfig, TrainingState};
 use electra_data::tasks::Features;
 use electra_engine::backend::Backend;

@@ -13,9 +13,9 @@ use electra_data::tasks::{
 use electra_data::tokenizer::Tokenizer;
 use electra_engine::backend::Backend;
 use electra_model::files::ModelDir;
-use electra_train::finetune::job::{feature_options, features_of};
 use electra_train::finetune::model::{ModelTask, TaskModel};
 use electra_train::finetune::score::{Evaluation, evaluate};
+use electra_train::finetune::task::{feature_options, features_of};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;

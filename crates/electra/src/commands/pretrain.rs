@@ -8,7 +8,7 @@ use electra_data::tasks::{OpenOptions, TaskSpec};
 use electra_engine::backend::Backend;
 use electra_model::pretraining::Objective;
 use electra_train::config::PretrainConfig;
-use electra_train::finetune::job::TaskFiles;
+use electra_train::finetune::task::TaskFiles;
 use electra_train::interrupt::StopFlag;
 use electra_train::job::{GivenModel, InitFrom, PretrainJob};
 use electra_train::metrics_log::EvalMetrics;
