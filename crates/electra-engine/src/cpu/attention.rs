@@ -273,11 +273,7 @@ pub(super) unsafe fn pack_head(
     };
     let depth = form.units(depth);
     assert!(room.len() >= Panels::words(depth, cols));
-    let to = Panels {
-        data: room.as_mut_ptr(),
-        depth,
-        cols,
-    };
+    let to = Panels::new(isa, form, room.as_mut_ptr(), [depth, cols]);
     for index in 0..to.count() {
         // SAFETY: the room is large enough and ours.
         unsafe { pack_panel(isa, form, source, columns, to, index) };

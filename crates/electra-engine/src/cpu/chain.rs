@@ -145,7 +145,7 @@ impl Right<'_> {
 
 /// Rows of a tile of [`by_panels`], at most.
 fn tile_rows(isa: Isa, form: Form) -> usize {
-    if isa.has_tiles() && form != Form::F32 {
+    if isa.multiplies_tiles(form) {
         MAX_ROWS
     } else {
         TILE_ROWS

@@ -64,7 +64,8 @@ pub(crate) enum Start {
 }
 
 /// The right side `[depth, cols]` in panels of 64 columns (the last one narrower, in sixteens),
-/// each panel row by row.
+/// each panel row by row; for the matrix unit sixteen columns after the other, so that what fills
+/// one of its registers lies together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
     pub(crate) data: *const f32,
@@ -72,6 +73,8 @@ pub(crate) struct Panels {
     pub(crate) depth: usize,
     /// Columns in use.
     pub(crate) cols: usize,
+    /// Whether they are for the matrix unit.
+    tiles: bool,
 }
 
 // SAFETY: an address; the products that read say why that is sound.
@@ -80,6 +83,16 @@ unsafe impl Send for Panels {}
 unsafe impl Sync for Panels {}
 
 impl Panels {
+    /// Panels for products in a form.
+    pub(crate) fn new(isa: Isa, form: Form, data: *const f32, [depth, cols]: [usize; 2]) -> Self {
+        Panels {
+            data,
+            depth,
+            cols,
+            tiles: isa.multiplies_tiles(form),
+        }
+    }
+
     /// Words that panels take.
     pub(crate) fn words(depth: usize, cols: usize) -> usize {
         depth * cols.next_multiple_of(LANES)
@@ -93,6 +106,28 @@ impl Panels {
     /// Columns of panel `p`, those of the padding included.
     pub(crate) fn width(&self, p: usize) -> usize {
         PANEL.min((self.cols - p * PANEL).next_multiple_of(LANES))
+    }
+
+    /// Words from unit to unit of panel `p`.
+    pub(crate) fn unit_step(&self, p: usize) -> usize {
+        match self.tiles {
+            true => LANES,
+            false => self.width(p),
+        }
+    }
+
+    /// Words from sixteen columns to the next of a panel.
+    pub(crate) fn lanes_step(&self) -> usize {
+        match self.tiles {
+            true => self.depth * LANES,
+            false => LANES,
+        }
+    }
+
+    /// Unit `unit` of the first sixteen columns of panel `p`.
+    pub(crate) fn at(&self, p: usize, unit: usize) -> *const f32 {
+        let before = p * PANEL * self.depth + unit * self.unit_step(p);
+        self.data.wrapping_add(before)
     }
 }
 
@@ -129,8 +164,9 @@ impl Product {
     pub(crate) unsafe fn run(self, isa: Isa, form: Form) {
         assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
         assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
+        assert!(self.b.tiles == isa.multiplies_tiles(form));
         #[cfg(target_arch = "x86_64")]
-        if isa.has_tiles() && form != Form::F32 {
+        if isa.multiplies_tiles(form) {
             return isa.run_bf16(Tiles(self, form));
         }
         match form {
@@ -194,9 +230,7 @@ impl<U: Unit> Kernel for Blocked<U> {
             for panel in p.panels.clone() {
                 let width = p.b.width(panel);
                 let first = panel * PANEL;
-                let b =
-                    p.b.data
-                        .wrapping_add(first * p.b.depth + (p.first_unit + done) * width);
+                let b = p.b.at(panel, p.first_unit + done);
                 let next = b.wrapping_add(p.b.depth * width + p.ahead.start);
                 let share = p.ahead.len().div_ceil(p.rows.div_ceil(STRIP).max(1));
                 for (strip, row) in (0..p.rows).step_by(STRIP).enumerate() {

@@ -81,14 +81,19 @@ impl Isa {
         matches!(self, Isa::Amx | Isa::Avx512Bf16)
     }
 
-    /// Whether products of bf16 and of bytes are the matrix unit's.
+    /// Whether it has a matrix unit.
     pub(crate) fn has_tiles(self) -> bool {
         self == Isa::Amx
     }
 
+    /// Whether products in this form are the matrix unit's.
+    pub(crate) fn multiplies_tiles(self, form: Form) -> bool {
+        self.has_tiles() && form != Form::F32
+    }
+
     /// Rows of a left side that tasks should take a multiple of.
     pub(crate) fn row_multiple(self, form: Form) -> usize {
-        if self.has_tiles() && form != Form::F32 {
+        if self.multiplies_tiles(form) {
             2 * LANES
         } else {
             STRIP

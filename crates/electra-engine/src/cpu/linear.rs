@@ -273,7 +273,7 @@ impl Outer {
             Form::F32 => GRADIENT_UNITS,
             _ => 2 * GRADIENT_UNITS,
         };
-        let tiles = isa.has_tiles() && form == Form::Bf16;
+        let tiles = isa.multiplies_tiles(form);
         for first in (0..self.x.rows).step_by(tokens) {
             let tokens = first..self.x.rows.min(first + tokens);
             let units = form.units(tokens.len());
@@ -289,10 +289,8 @@ impl Outer {
             let [dy, x] = [(self.dy, &rows), (self.x, &cols)]
                 .map(|(view, part)| source(view.columns(part.start, part.len()), tokens.clone()));
             let left_data = left.as_mut_ptr();
-            let panels = |data: *mut f32, cols: &Range<usize>| Panels {
-                data,
-                depth,
-                cols: cols.len(),
+            let panels = |data: *mut f32, cols: &Range<usize>| {
+                Panels::new(isa, form, data, [depth, cols.len()])
             };
             let right = panels(right.as_mut_ptr(), &cols);
             let product = Product {
@@ -333,7 +331,7 @@ impl Outer {
                         rows: PANEL.min(rows.len() - first),
                         a: left.data.add(first * depth),
                         row_step: 1,
-                        unit_step: left.width(panel),
+                        unit_step: left.unit_step(panel),
                         c: product.c.add(first * self.x.cols),
                         ..product.clone()
                     };

@@ -147,10 +147,8 @@ pub(crate) unsafe fn pack_panel(
                 Transpose {
                     form,
                     source,
-                    first: index * PANEL,
-                    width: to.width(index),
-                    depth: to.depth,
-                    to: to.data.wrapping_add(index * PANEL * to.depth).cast_mut(),
+                    to,
+                    index,
                 },
             );
         }
@@ -198,23 +196,25 @@ impl Kernel for PackRows {
         for unit in 0..self.units {
             for panel in self.panels.clone() {
                 let (width, first) = (self.to.width(panel), panel * PANEL);
-                let to = self.to.data.cast_mut();
-                let to = to.wrapping_add(first * self.to.depth + unit * width);
+                let to = self.to.at(panel, unit).cast_mut();
+                let next = self.to.lanes_step();
                 // SAFETY: the caller of `pack_rows` vouches for both sides, whose sizes it has
                 // compared.
                 unsafe {
                     match self.form {
                         Form::F32 => {
                             for j in (0..width).step_by(LANES) {
-                                S::store(to.add(j), self.source.read::<S>(unit, first + j));
+                                let words = self.source.read::<S>(unit, first + j);
+                                S::store(to.add(j / LANES * next), words);
                             }
                         }
                         Form::Bf16 => {
                             for j in (0..width).step_by(2 * LANES) {
                                 let (low, high) = self.source.zipped::<S>(2 * unit, first + j);
-                                S::store(to.add(j), low);
+                                let to = to.add(j / LANES * next);
+                                S::store(to, low);
                                 if j + LANES < width {
-                                    S::store(to.add(j + LANES), high);
+                                    S::store(to.add(next), high);
                                 }
                             }
                         }
@@ -230,12 +230,8 @@ impl Kernel for PackRows {
 struct Transpose {
     form: Form,
     source: Source,
-    /// First column.
-    first: usize,
-    width: usize,
-    /// Units.
-    depth: usize,
-    to: *mut f32,
+    to: Panels,
+    index: usize,
 }
 
 impl Kernel for Transpose {
@@ -245,11 +241,14 @@ impl Kernel for Transpose {
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for j in (0..self.width).step_by(LANES) {
-            for unit in (0..self.depth).step_by(LANES) {
+        let (width, depth) = (self.to.width(self.index), self.to.depth);
+        let step = self.to.unit_step(self.index);
+        let panel = self.to.at(self.index, 0).cast_mut();
+        for j in (0..width).step_by(LANES) {
+            for unit in (0..depth).step_by(LANES) {
                 let mut block = [S::splat(0.0); LANES];
                 for i in 0..LANES {
-                    let row = self.first + j + i;
+                    let row = self.index * PANEL + j + i;
                     // SAFETY: the caller of `pack_panel` says that the source can be read.
                     block[i] = unsafe {
                         match self.form {
@@ -260,8 +259,9 @@ impl Kernel for Transpose {
                     };
                 }
                 S::transpose(&mut block);
-                for i in 0..LANES.min(self.depth - unit) {
-                    let to = self.to.wrapping_add((unit + i) * self.width + j);
+                let to = panel.wrapping_add(j / LANES * self.to.lanes_step());
+                for i in 0..LANES.min(depth - unit) {
+                    let to = to.wrapping_add((unit + i) * step);
                     // SAFETY: nobody else uses the panel, says the caller of `pack_panel`.
                     unsafe { S::store(to, block[i]) };
                 }
@@ -281,7 +281,7 @@ pub(crate) unsafe fn add_column_sums(
     units: usize,
     to: &mut [f32],
 ) {
-    assert!(to.len() == panels.cols && units <= panels.depth);
+    assert!(to.len() == panels.cols && units <= panels.depth && panels.lanes_step() == LANES);
     let kernel = ColumnSums {
         form,
         panels,
@@ -305,13 +305,12 @@ impl Kernel for ColumnSums<'_> {
     fn run<S: Simd>(self) {
         let panels = self.panels;
         for (panel, to) in self.to.chunks_mut(PANEL).enumerate() {
-            let from = panels.data.wrapping_add(panel * PANEL * panels.depth);
             let width = panels.width(panel);
             let mut sums = [S::splat(0.0); PANEL / LANES];
             for unit in 0..self.units {
                 for (sum, first) in sums.iter_mut().zip((0..width).step_by(LANES)) {
                     // SAFETY: the caller of `add_column_sums` says that panels can be read.
-                    let words = unsafe { S::load(from.wrapping_add(unit * width + first)) };
+                    let words = unsafe { S::load(panels.at(panel, unit).wrapping_add(first)) };
                     *sum = match self.form {
                         Form::F32 => S::add(*sum, words),
                         _ => {
@@ -560,8 +559,12 @@ pub(crate) unsafe fn pack_panel_int8(
 ) {
     assert!(source.form == Form::F32);
     assert!(Form::Int8.units(source.cols) == to.depth && source.rows == to.cols);
-    let (first, width) = (index * PANEL, to.width(index));
-    let panel = to.data.wrapping_add(first * to.depth).cast_mut();
+    let first = index * PANEL;
+    let (panel, unit_step, lanes_step) = (
+        to.at(index, 0).cast_mut(),
+        to.unit_step(index),
+        to.lanes_step(),
+    );
     for j in 0..PANEL.min(to.cols - first) {
         // SAFETY: as the caller says.
         unsafe {
@@ -578,7 +581,8 @@ pub(crate) unsafe fn pack_panel_int8(
                     let word =
                         u32::from_le_bytes([four[0], four[1], four[2], four[3]].map(|b| b as u8));
                     let unit = chunk * (QUANTIZED / 4) + unit;
-                    panel.add(unit * width + j).write(f32::from_bits(word));
+                    let at = j / LANES * lanes_step + unit * unit_step + j % LANES;
+                    panel.add(at).write(f32::from_bits(word));
                 }
             }
             steps.add(first + j).write(step);

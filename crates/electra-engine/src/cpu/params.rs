@@ -53,20 +53,14 @@ impl Side {
 #[derive(Debug)]
 pub(crate) struct Packed {
     form: Form,
-    words: Shared,
-    depth: usize,
-    cols: usize,
+    panels: Panels,
     /// Of bytes, the step of each column, then the sum of each.
     scales: Buffer,
 }
 
 impl Packed {
     pub(crate) fn panels(&self) -> Panels {
-        Panels {
-            data: self.words.0,
-            depth: self.depth,
-            cols: self.cols,
-        }
+        self.panels
     }
 
     /// Packs panel `index` anew.
@@ -79,7 +73,7 @@ impl Packed {
             match self.form {
                 Form::Int8 => {
                     let steps = self.scales.as_ptr();
-                    let sums = steps.add(self.cols);
+                    let sums = steps.add(self.panels.cols);
                     pack_panel_int8(source, self.panels(), index, steps, sums);
                 }
                 form => pack_panel(isa, form, source, columns, self.panels(), index),
@@ -258,7 +252,7 @@ impl Cpu {
             panels: packed.panels(),
             bias: Shared(params.slice(linear.bias).as_ptr().cast_mut()),
             steps,
-            sums: Shared(steps.add(packed.cols)),
+            sums: Shared(steps.add(packed.panels.cols)),
         }
     }
 
@@ -267,11 +261,10 @@ impl Cpu {
         linear.packed[side as usize].get_or_init(|| {
             let (form, depth, cols) = side.shape(params.form, weight);
             let room = Shared(params.panels[side as usize].as_ptr());
+            let data = room.offset(linear.offsets[side as usize]).0;
             let packed = Packed {
                 form,
-                words: room.offset(linear.offsets[side as usize]),
-                depth,
-                cols,
+                panels: Panels::new(self.isa, form, data, [depth, cols]),
                 scales: Buffer::zeroed(if form == Form::Int8 { 2 * cols } else { 0 }),
             };
             let (isa, source) = (self.isa, params.source(weight));

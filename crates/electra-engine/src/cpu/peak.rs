@@ -65,7 +65,7 @@ impl Isa {
             }
         };
         #[cfg(target_arch = "x86_64")]
-        if self.has_tiles() && form != Form::F32 {
+        if self.multiplies_tiles(form) {
             time(&|| amx::rounds(form, TILE_ROUNDS));
             return (amx::round_operations(form) * TILE_ROUNDS) as f64 / best / 1e9;
         }

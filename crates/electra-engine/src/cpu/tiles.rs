@@ -187,21 +187,25 @@ impl Part<'_> {
             let width = p.b.width(panel);
             let (column, cols) = (panel * PANEL, PANEL.min(p.b.cols - panel * PANEL));
             let unit = p.first_unit + self.done;
-            let b = p.b.data.wrapping_add(column * p.b.depth + unit * width);
+            let (b, next) = (p.b.at(panel, unit), p.b.lanes_step());
             for first in (0..cols).step_by(BLOCK) {
                 let mut sides = Sides {
                     steps: self.depth / SIDE,
                     a,
                     a_step,
-                    b: b.wrapping_add(first),
-                    b_step: width,
+                    b: b.wrapping_add(first / SIDE * next),
+                    b_next: next,
                 };
                 let mut b_rest = Room::<{ SIDE * BLOCK }>::ZEROS;
                 if rest > 0 {
-                    let from = sides.b.wrapping_add(sides.steps * SIDE * width);
-                    let size = [rest, BLOCK.min(width - first)];
-                    // SAFETY: as the caller says.
-                    unsafe { copy::<S>(from, width, b_rest.0.as_mut_ptr(), BLOCK, size) };
+                    for half in 0..BLOCK.min(width - first) / SIDE {
+                        let from = sides
+                            .b
+                            .wrapping_add(half * next + sides.steps * SIDE * SIDE);
+                        let to = b_rest.0.as_mut_ptr().wrapping_add(half * SIDE * SIDE);
+                        // SAFETY: as the caller says.
+                        unsafe { copy::<S>(from, SIDE, to, SIDE, [rest, SIDE]) };
+                    }
                 }
                 for done in (0..rows).step_by(BLOCK) {
                     sides.a = a.wrapping_add(done * a_step);
@@ -226,7 +230,7 @@ impl Part<'_> {
                             a: a_rest.0.as_ptr(),
                             a_step: SIDE,
                             b: b_rest.0.as_ptr(),
-                            b_step: BLOCK,
+                            b_next: SIDE * SIDE,
                         };
                         self.block::<S, U>(block, sides, Some(rest));
                     }
@@ -326,7 +330,8 @@ struct Sides {
     a: *const f32,
     a_step: usize,
     b: *const f32,
-    b_step: usize,
+    /// Words from sixteen columns to the next.
+    b_next: usize,
 }
 
 /// Copies rows and columns of words.
@@ -439,7 +444,7 @@ unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
         mut a,
         a_step,
         mut b,
-        b_step,
+        b_next,
     } = sides;
     if steps == 0 {
         return;
@@ -447,10 +452,10 @@ unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
     let below = SIDE * a_step;
     // SAFETY: as the caller says.
     unsafe {
-        load::<6>(b, b_step);
+        load::<6>(b, SIDE);
         load::<4>(a, a_step);
         if COLS {
-            load::<7>(b.add(SIDE), b_step);
+            load::<7>(b.add(b_next), SIDE);
         }
         if ROWS {
             load::<5>(a.add(below), a_step);
@@ -458,7 +463,7 @@ unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
         // A register is filled anew as soon as it has been multiplied, long before its next turn.
         for _ in 1..steps {
             a = a.wrapping_add(SIDE);
-            b = b.wrapping_add(SIDE * b_step);
+            b = b.wrapping_add(SIDE * SIDE);
             U::dot::<0, 4, 6>();
             if COLS {
                 U::dot::<1, 4, 7>();
@@ -467,7 +472,7 @@ unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
             if ROWS {
                 U::dot::<2, 5, 6>();
             }
-            load::<6>(b, b_step);
+            load::<6>(b, SIDE);
             if ROWS && COLS {
                 U::dot::<3, 5, 7>();
             }
@@ -475,7 +480,7 @@ unsafe fn add<U: Dot, const ROWS: bool, const COLS: bool>(sides: Sides) {
                 load::<5>(a.add(below), a_step);
             }
             if COLS {
-                load::<7>(b.add(SIDE), b_step);
+                load::<7>(b.add(b_next), SIDE);
             }
         }
         U::dot::<0, 4, 6>();

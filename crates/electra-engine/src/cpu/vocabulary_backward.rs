@@ -312,11 +312,7 @@ impl Cpu {
                 log_sum,
                 scale,
                 backward,
-                x: Panels {
-                    data: self.right.as_ptr(),
-                    depth: units,
-                    cols,
-                },
+                x: Panels::new(isa, form, self.right.as_ptr(), [units, cols]),
                 weight: grads.offset(head.weight.offset),
                 bias: grads.offset(head.bias.offset),
             };

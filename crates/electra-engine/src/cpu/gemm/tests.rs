@@ -135,11 +135,7 @@ fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSid
     let units = form.units(depth);
     let words = Buffer::zeroed(Panels::words(units, cols));
     let (mut steps, mut sums) = (vec![0.0; cols], vec![0.0; cols]);
-    let panels = Panels {
-        data: words.as_ptr(),
-        depth: units,
-        cols,
-    };
+    let panels = Panels::new(isa, form, words.as_ptr(), [units, cols]);
     let across: Vec<f32> = (0..depth * cols)
         .map(|at| w[at % depth * cols + at / depth])
         .collect();
@@ -165,8 +161,12 @@ fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSid
             Form::Bf16 => bf16(w[at]),
             Form::Int8 => {
                 let (panel, place) = (col / PANEL, col % PANEL);
-                let word = panel * PANEL * units + k / 4 * panels.width(panel) + place;
-                let byte = words.as_slice()[word].to_bits().to_le_bytes()[k % 4] as i8;
+                let lanes = panels
+                    .at(panel, k / 4)
+                    .wrapping_add(place / LANES * panels.lanes_step());
+                // SAFETY: a word of the panels, which are ours.
+                let word = unsafe { *lanes.wrapping_add(place % LANES) };
+                let byte = word.to_bits().to_le_bytes()[k % 4] as i8;
                 f64::from(steps[col]) * f64::from(byte)
             }
         }
@@ -184,11 +184,7 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
     let (bias, stride) = (values(cols, 3), cols + BEYOND);
     let mut c = values(rows * stride, 4);
     let before = c.clone();
-    let panels = Panels {
-        data: b.words.as_ptr(),
-        depth: form.units(depth),
-        cols,
-    };
+    let panels = Panels::new(isa, form, b.words.as_ptr(), [form.units(depth), cols]);
     let product = Product {
         rows,
         depth: form.units(depth),
