@@ -46,9 +46,10 @@ def pair(task: str, seed: int, args: argparse.Namespace) -> tuple[tuple[float, f
     """Score and seconds of ours and of the peer."""
     train, dev = files(task, args)
     common = ["--model", str(args.model), "--task", task, "--train", train, "--dev", dev, "--threads", str(args.threads)]
-    mine, peer = args.work / f"{task}-{seed}.ours.json", args.work / f"{task}-{seed}.peer.json"
+    run_name = f"{task}-{seed}-{args.learning_rate}-{args.layer_decay}"
+    mine, peer = args.work / f"{run_name}.ours.json", args.work / f"{run_name}.peer.json"
     if not mine.exists():
-        out = args.work / f"{task}-{seed}"
+        out = args.work / run_name
         shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
         said = run([args.electra, "finetune", *common, "--out", str(out), "--precision", "bf16", "--json", "--set", f"seed={seed}",

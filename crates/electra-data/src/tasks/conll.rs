@@ -30,15 +30,48 @@ const UNIVERSAL: [&str; 10] = [
     "ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC",
 ];
 
-/// The column of CoNLL-U that is asked for by number, or by name in whatever case; else `default`.
-fn universal_column(asked: &[Column], default: usize) -> usize {
+/// What the columns of tables are called by default: names that ask for nothing here.
+const TABLE_NAMES: [&str; 4] = ["tokens", "tags", "ner_tags", "chunk_tags"];
+
+/// The name of a column that was asked for by name.
+fn asked_name(asked: &[Column]) -> Option<&str> {
     match asked {
-        [Column::Number(number)] => *number,
-        [Column::Name(name)] => {
-            let found = UNIVERSAL.iter().position(|u| u.eq_ignore_ascii_case(name));
-            found.map_or(default, |at| at + 1)
-        }
-        _ => default,
+        [Column::Name(name)] if !TABLE_NAMES.contains(&name.as_str()) => Some(name),
+        _ => None,
+    }
+}
+
+/// The column of CoNLL-U that is asked for by number, or by name in whatever case; else `default`.
+fn universal_column(path: &Path, asked: &[Column], default: usize) -> Result<usize, ReadError> {
+    if let [Column::Number(number)] = asked {
+        return Ok(*number);
+    }
+    let Some(name) = asked_name(asked) else {
+        return Ok(default);
+    };
+    let found = UNIVERSAL.iter().position(|u| u.eq_ignore_ascii_case(name));
+    found.map(|at| at + 1).ok_or_else(|| ReadError::Record {
+        path: path.into(),
+        place: "columns".into(),
+        what: format!(
+            "CoNLL-U has no column {name:?}; its columns are {}",
+            UNIVERSAL.join(" ")
+        ),
+    })
+}
+
+/// Refuses a column that is asked for by name in a file whose columns have none.
+pub(super) fn refuse_names(path: &Path, asked: &Columns) -> Result<(), ReadError> {
+    match asked_name(&asked.text).or(asked_name(&asked.label)) {
+        None => Ok(()),
+        Some(name) => Err(ReadError::Record {
+            path: path.into(),
+            place: "columns".into(),
+            what: format!(
+                "{name:?} is asked for, but the columns of a CoNLL file have no names: give a \
+                 number from 1"
+            ),
+        }),
     }
 }
 
@@ -77,8 +110,8 @@ impl Conll {
         asked: &Columns,
         lossy: bool,
     ) -> Result<Self, ReadError> {
-        let word = universal_column(&asked.text, 2);
-        let tag = universal_column(&asked.label, 4);
+        let word = universal_column(path, &asked.text, 2)?;
+        let tag = universal_column(path, &asked.label, 4)?;
         Ok(Conll {
             universal: true,
             ..Self::open(path, word, Some(tag), lossy)?

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::columns::{self, Found, Place as ColumnPlace};
-use super::conll::Conll;
+use super::conll::{Conll, refuse_names};
 use super::rows::{Cells, Row, Rows, extension};
 use super::spec::Layout;
 use super::squad::Squad;
@@ -85,11 +85,13 @@ impl Examples {
             Layout::Conll { table, .. } if conll && extension(path) == "conllu" => {
                 Source::Conll(Conll::open_universal(path, table, options.lossy)?)
             }
-            Layout::Conll { word, tag, .. } if conll || stdin => {
+            Layout::Conll { word, tag, table } if conll || stdin => {
+                refuse_names(path, table)?;
                 Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
             }
             // A table of text cannot hold a list; CoNLL's columns end in .tsv too.
-            Layout::Conll { word, tag, .. } if extension(path) == "tsv" => {
+            Layout::Conll { word, tag, table } if extension(path) == "tsv" => {
+                refuse_names(path, table)?;
                 Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
             }
             Layout::Conll { .. } => table()?,

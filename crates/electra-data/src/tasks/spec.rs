@@ -159,14 +159,6 @@ pub struct OwnTask {
     /// (in CoNLL files the first and the last column); for questions `context`, `question`,
     /// `answers`, `id`; for choices `text`, `choices`, `label`.
     pub columns: Columns,
-    /// Whether the first row names the columns.
-    pub header: Header,
-    /// What separates the labels of a multi-label cell.
-    pub label_separator: char,
-    /// Whether questions may have no answer.
-    pub unanswerable: bool,
-    /// Whether answers are compared by characters, as CMRC's script does.
-    pub chinese_answers: bool,
 }
 
 impl OwnTask {
@@ -176,10 +168,6 @@ impl OwnTask {
             name: name.into(),
             kind,
             columns: Columns::default(),
-            header: Header::Detect,
-            label_separator: ',',
-            unanswerable: false,
-            chinese_answers: false,
         }
     }
 }
@@ -496,10 +484,6 @@ impl TaskSpec {
             name,
             kind,
             mut columns,
-            header,
-            label_separator,
-            unanswerable,
-            chinese_answers,
         } = task;
         check_columns(&name, kind, &columns)?;
         let given = columns.clone();
@@ -565,20 +549,10 @@ impl TaskSpec {
                 Metric::F1Strict,
                 Metric::Accuracy,
             ],
-            TaskKind::QuestionAnswering if unanswerable => &[
-                Metric::F1,
-                Metric::ExactMatch,
-                Metric::BestF1,
-                Metric::BestExactMatch,
-            ],
             TaskKind::QuestionAnswering => &[Metric::F1, Metric::ExactMatch],
             TaskKind::MultipleChoice => &[Metric::Accuracy],
         };
         let mut spec = Self::base(&name, kind, layout, metrics);
-        spec.header = header;
-        spec.label_separator = label_separator;
-        spec.unanswerable = unanswerable;
-        spec.chinese_answers = chinese_answers;
         if kind == TaskKind::QuestionAnswering {
             spec.max_seq_length = 512;
             spec.epochs = 2;
@@ -606,10 +580,15 @@ impl TaskSpec {
         let numbers = (number(&columns.text), number(&columns.label));
         let over = |old: &Columns| columns.clone().or(old);
         self.layout = match &self.layout {
-            Layout::Table(forms) => Layout::Table(vec![Form {
-                columns: over(&forms[0].columns),
-                width: None,
-            }]),
+            Layout::Table(forms) => Layout::Table(
+                forms
+                    .iter()
+                    .map(|form| Form {
+                        columns: over(&form.columns),
+                        width: form.width,
+                    })
+                    .collect(),
+            ),
             Layout::Conll { word, tag, table } => Layout::Conll {
                 word: numbers.0.unwrap_or(*word),
                 tag: numbers.1.or(*tag),

@@ -1,6 +1,5 @@
 //! Predictions as the server of GLUE takes them: a file a task, `index` and `prediction`.
 
-use std::io::{self, Write};
 use std::path::Path;
 
 use super::{LabelSet, TaskError, TaskSpec};
@@ -72,51 +71,32 @@ pub fn server_labels(spec: &TaskSpec, labels: &LabelSet) -> Result<LabelSet, Tas
     ))
 }
 
-/// Writes predictions in order.
-pub struct Submission<W: Write> {
-    out: W,
+/// Lines of predictions, in the order of the test file.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission {
     range: Option<(i32, i32)>,
 }
 
-impl<W: Write> Submission<W> {
-    /// Writes the header.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn new(spec: &TaskSpec, mut out: W) -> io::Result<Self> {
-        writeln!(out, "index\tprediction")?;
-        Ok(Submission {
-            out,
-            range: spec.range,
-        })
+impl Submission {
+    /// What stands before the first.
+    pub const HEADER: &str = "index\tprediction";
+
+    /// For a task.
+    pub fn new(spec: &TaskSpec) -> Self {
+        Submission { range: spec.range }
     }
 
     /// The label of the example with this id.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn label(&mut self, id: &str, label: &str) -> io::Result<()> {
-        writeln!(self.out, "{id}\t{label}")
+    pub fn label(&self, id: &str, label: &str) -> String {
+        format!("{id}\t{label}")
     }
 
     /// The number of the example with this id, within the task's range, with three decimals.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn value(&mut self, id: &str, value: f64) -> io::Result<()> {
+    pub fn value(&self, id: &str, value: f64) -> String {
         let value = match self.range {
             Some((least, most)) => value.clamp(f64::from(least), f64::from(most)),
             None => value,
         };
-        writeln!(self.out, "{id}\t{value:.3}")
-    }
-
-    /// Writes what is left and gives the writer back.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn finish(mut self) -> io::Result<W> {
-        self.out.flush()?;
-        Ok(self.out)
+        format!("{id}\t{value:.3}")
     }
 }

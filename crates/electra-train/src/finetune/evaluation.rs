@@ -4,7 +4,7 @@ use super::job::{FinetuneJob, FinetuneJobError};
 use super::outputs::{Outputs, outputs};
 use super::score::{Evaluation, NamedScores, evaluate};
 use super::task::Task;
-use electra_data::tasks::{Metric, TaskError, TaskSpec};
+use electra_data::tasks::{Metric, TaskError};
 use electra_engine::backend::Backend;
 use electra_model::heads::step::TaskStep;
 
@@ -15,8 +15,8 @@ use electra_model::heads::step::TaskStep;
 pub(super) fn check_metrics(job: &FinetuneJob) -> Result<(), FinetuneJobError> {
     for task in &job.tasks {
         // No example, but a metric that the task does not have is refused all the same.
-        let spec = measured(job, task);
-        evaluate(&spec, &task.labels, &[], &[], &[], &Outputs::default())?;
+        let none = Outputs::default();
+        evaluate(&task.spec, &task.labels, &[], &[], &[], &none)?;
     }
     let metric = best_metric(job, &job.tasks[0]);
     let one_direction = job
@@ -37,16 +37,6 @@ pub(super) fn best_metric(job: &FinetuneJob, task: &Task) -> Metric {
     job.config.metric.unwrap_or(task.spec.best)
 }
 
-/// A task with all that is measured of it, what the best model is chosen by included.
-fn measured(job: &FinetuneJob, task: &Task) -> TaskSpec {
-    let mut spec = task.spec.clone();
-    let metric = best_metric(job, task);
-    if !spec.metrics.contains(&metric) {
-        spec.metrics.push(metric);
-    }
-    spec
-}
-
 /// Every task's development data through the network.
 pub(super) fn evaluate_all<B: Backend>(
     backend: &mut B,
@@ -59,9 +49,8 @@ pub(super) fn evaluate_all<B: Backend>(
         // Training's arrays are large: evaluation takes no more of them than a batch does.
         let tokens = job.tokens_of_batch(task).min(job.config.eval_batch_tokens);
         let outputs = outputs(backend, step, &job.network, head, params, &task.dev, tokens);
-        let spec = measured(job, task);
         all.push(evaluate(
-            &spec,
+            &task.spec,
             &task.labels,
             &task.dev_examples,
             &task.dev,

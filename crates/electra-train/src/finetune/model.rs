@@ -58,13 +58,19 @@ impl ModelTask {
             (Some(head), ..) => head,
             (None, Some(head), None) if name.is_none() => head,
             _ => {
-                let names: Vec<&str> = entries.iter().map(|e| e.head.name.as_str()).collect();
-                let (path, names) = (dir.path().display(), names.join(", "));
-                return Err(TaskModelError::Options(match name {
-                    None => format!("{path} has heads for {names}; say which with --task"),
-                    Some(name) => {
-                        format!("{path} has no head for {name}; it has heads for {names}")
+                let names = |heads: &mut dyn Iterator<Item = &TaskEntry>| {
+                    let names: Vec<&str> = heads.map(|e| e.head.name.as_str()).collect();
+                    names.join(", ")
+                };
+                let all = names(&mut entries.iter());
+                let fitting = names(&mut entries.iter().filter(|e| fits(e.head.kind)));
+                let path = dir.path().display();
+                return Err(TaskModelError::Options(match (name, fitting.as_str()) {
+                    (Some(name), _) => {
+                        format!("{path} has no head for {name}; it has heads for {all}")
                     }
+                    (None, "") => format!("{path} has no head for this; it has heads for {all}"),
+                    (None, _) => format!("{path} has heads for {fitting}; say which with --task"),
                 }));
             }
         };
@@ -100,7 +106,12 @@ impl ModelTask {
             Some(known) if numbered => known.to_vec(),
             _ => names.clone(),
         })?;
-        Ok(set.known_by_number())
+        // Of labels that are numbers themselves, a number that is none is another label.
+        let words = set.names().iter().all(|name| name.parse::<i64>().is_err());
+        Ok(match words {
+            true => set.known_by_number(),
+            false => set,
+        })
     }
 }
 

@@ -87,7 +87,11 @@ fn read(
     if examples.is_empty() {
         return Err(TaskError::Empty { path: path.into() });
     }
-    notes.extend(reader.header_note(&examples));
+    notes.extend(
+        reader
+            .header_note(&examples)
+            .filter(|note| !notes.contains(note)),
+    );
     for (count, what) in [
         (reader.skipped(), "rows were left out as incomplete"),
         (reader.invalid_utf8(), "lines have invalid UTF-8, replaced"),
@@ -183,6 +187,12 @@ pub(super) fn open(
             }
         }
     }
+    if let Some(metric) = config
+        .metric
+        .filter(|metric| !spec.metrics.contains(metric))
+    {
+        spec.metrics.push(metric);
+    }
     labels.check_development(&dev_examples)?;
     let kind = head_kind(spec.kind);
     let head = HeadSpec {
@@ -218,14 +228,20 @@ pub(super) fn open(
             spec.name
         ));
     }
+    let (mut train_notes, mut dev_notes) = (Vec::new(), Vec::new());
     let (train_features, _) = features_of(
         &spec,
         tokenizer,
         &labels,
         &train_examples,
         options.clone(),
-        &mut notes,
+        &mut train_notes,
     )?;
+    notes.extend(
+        train_notes
+            .into_iter()
+            .map(|note| format!("{note} (training)")),
+    );
     let options = FeatureOptions {
         training: false,
         ..options
@@ -236,8 +252,13 @@ pub(super) fn open(
         &labels,
         &dev_examples,
         options,
-        &mut notes,
+        &mut dev_notes,
     )?;
+    notes.extend(
+        dev_notes
+            .into_iter()
+            .map(|note| format!("{note} (development)")),
+    );
     if train_features.is_empty() {
         return Err(FinetuneJobError::Options(format!(
             "{}: no example can be learned from",

@@ -74,6 +74,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let tokenizer = Tokenizer::load(dir.path(), None)?;
     let (spec, examples, evaluation) = match args.prompt.prompt(&dir, &tokenizer)? {
         Some(prompt) => {
+            if args.task.is_none() && !args.columns.is_own() {
+                bail!("--template needs --task or --kind, which say how --data is read");
+            }
+            if args.max_seq_length.is_some() {
+                bail!("--max-seq-length is for heads: a template takes what the model does");
+            }
             let spec = args.columns.task(args.task.as_deref().unwrap_or("own"))?;
             if spec.kind != TaskKind::Classification {
                 bail!(
@@ -81,7 +87,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                     spec.name
                 );
             }
-            let labels = LabelSet::new(prompt.labels())?;
+            let labels = LabelSet::new(ordered(prompt.labels(), &spec))?;
             let examples = read(&args, &spec, &labels)?;
             let evaluation = device.run(EvaluatePrompt {
                 prompt: &prompt,
@@ -134,6 +140,16 @@ fn read(args: &Args, spec: &TaskSpec, labels: &LabelSet) -> Result<Vec<Example>>
     Ok(examples)
 }
 
+/// Labels in the task's order, else as training numbers them: the second of two is the positive one.
+fn ordered(mut labels: Vec<String>, spec: &TaskSpec) -> Vec<String> {
+    let number = |label: &String| label.parse::<i64>().ok();
+    labels.sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
+    if let Some(known) = &spec.labels {
+        labels.sort_by_key(|label| known.iter().position(|k| k == label));
+    }
+    labels
+}
+
 /// What a discriminator says of the words of a template, scored.
 struct EvaluatePrompt<'a> {
     prompt: &'a Prompt<'a>,
@@ -152,7 +168,11 @@ impl Work for EvaluatePrompt<'_> {
         let mut confusion = Confusion::new(self.labels.len());
         let mut loss = 0.0;
         let all = prompted.scores(backend, self.examples)?;
+        let given = self.prompt.labels();
+        let place = |name: &String| given.iter().position(|label| label == name);
+        let places: Vec<usize> = self.labels.names().iter().filter_map(place).collect();
         for (example, scores) in self.examples.iter().zip(all) {
+            let scores: Vec<f64> = places.iter().map(|&place| scores[place]).collect();
             let Some(Gold::Class(gold)) = &example.gold else {
                 continue;
             };

@@ -80,6 +80,16 @@ pub struct ColumnArgs {
 }
 
 impl ColumnArgs {
+    /// Whether anything is said of how a file is laid out.
+    pub fn describes_a_file(&self) -> bool {
+        self.columns() != Columns::default()
+            || self.header.is_some()
+            || self.label_separator.is_some()
+            || self.unanswerable
+            || self.chinese_answers
+            || self.format.is_some()
+    }
+
     /// Whether the input is of a task of one's own.
     pub fn is_own(&self) -> bool {
         !self.kind.is_empty()
@@ -117,17 +127,36 @@ impl ColumnArgs {
                 (true, 0) => self.over(TaskSpec::by_name(name)?),
                 (true, _) => Ok(TaskSpec::by_name(name)?),
                 (false, _) => match kinds.next() {
-                    Some(kind) => self.own(name, *kind),
+                    Some(kind) => self.fitting(*kind).own(name, *kind),
                     None => Ok(TaskSpec::by_name(name)?),
                 },
             })
             .collect()
     }
 
+    /// Of what is said of several tasks' files, what one of this kind can have. What none of their
+    /// kinds can have stays, and is refused.
+    fn fitting(&self, kind: Kind) -> Self {
+        let mut fitting = self.clone();
+        let taken = |by: &[Kind]| !by.contains(&kind) && self.kind.iter().any(|k| by.contains(k));
+        let questions = [Kind::QuestionAnswering];
+        if taken(&questions) {
+            (fitting.unanswerable, fitting.chinese_answers) = (false, false);
+        }
+        if taken(&[Kind::Classification, Kind::Regression, questions[0]]) {
+            fitting.second_column = None;
+        }
+        if taken(&[Kind::MultipleChoice]) {
+            fitting.choice_column.clear();
+        }
+        if taken(&[Kind::MultiLabel]) && self.label_column.len() > 1 {
+            fitting.label_column.clear();
+        }
+        fitting
+    }
+
     fn own(&self, name: &str, kind: Kind) -> Result<TaskSpec> {
-        let mut own = OwnTask::new(name, kind.into());
-        own.columns = self.columns();
-        self.over(TaskSpec::own(own)?)
+        self.over(TaskSpec::own(OwnTask::new(name, kind.into()))?)
     }
 
     /// A task with what is said here of its files.

@@ -113,16 +113,18 @@ fn unknown_labels_are_named_with_their_line() {
 
 /// Columns by number, the text first, the label second.
 fn by_number(kind: TaskKind, header: Header) -> TaskSpec {
-    TaskSpec::own(OwnTask {
+    let task = OwnTask {
         columns: Columns {
             text: vec![Column::Number(1)],
             label: vec![Column::Number(2)],
             ..Columns::default()
         },
-        header,
         ..OwnTask::new("mine", kind)
-    })
-    .unwrap()
+    };
+    TaskSpec {
+        header,
+        ..TaskSpec::own(task).unwrap()
+    }
 }
 
 #[test]

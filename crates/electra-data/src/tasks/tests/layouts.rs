@@ -169,12 +169,14 @@ fn other_known_tasks_are_read_in_their_usual_forms() {
 }
 
 fn own(kind: TaskKind, columns: Columns, header: Header) -> TaskSpec {
-    TaskSpec::own(OwnTask {
+    let task = OwnTask {
         columns,
-        header,
         ..OwnTask::new("mine", kind)
-    })
-    .unwrap()
+    };
+    TaskSpec {
+        header,
+        ..TaskSpec::own(task).unwrap()
+    }
 }
 
 fn columns(text: &str, second: &str, label: &str) -> Columns {
@@ -425,16 +427,11 @@ fn numbers_of_the_hubs_tables_are_tags_with_names() {
 #[test]
 fn predictions_are_written_as_glue_wants_them() {
     let spec = TaskSpec::by_name("stsb").unwrap();
-    let mut out = Submission::new(&spec, Vec::new()).unwrap();
-    for value in [1.23456, 7.0, -1.0] {
-        out.value("3", value).unwrap();
-    }
-    out.label("4", "entailment").unwrap();
-    let text = String::from_utf8(out.finish().unwrap()).unwrap();
-    assert_eq!(
-        text,
-        "index\tprediction\n3\t1.235\n3\t5.000\n3\t0.000\n4\tentailment\n"
-    );
+    let submission = Submission::new(&spec);
+    let values = [1.23456, 7.0, -1.0].map(|value| submission.value("3", value));
+    assert_eq!(values, ["3\t1.235", "3\t5.000", "3\t0.000"]);
+    assert_eq!(submission.label("4", "entailment"), "4\tentailment");
+    assert_eq!(Submission::HEADER, "index\tprediction");
     let name = |task, file: &str| file_name(task, std::path::Path::new(file));
     assert_eq!(name("mnli", "MNLI/test_matched.tsv"), Some("MNLI-m.tsv"));
     assert_eq!(

@@ -1,6 +1,7 @@
 //! Products against sums in f64, on every instruction set and in every form, for rows, columns and
 //! depths that fill tiles, registers and blocks, and such that do not.
 
+use super::super::linear::packed_step;
 use super::*;
 use crate::cpu::buffer::Buffer;
 use crate::cpu::pack::{
@@ -55,21 +56,25 @@ struct LeftSide {
 }
 
 fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide {
-    let units = form.units(depth);
-    let mut words = vec![0.0; rows * units];
+    // Between the rows stands what no product may read.
+    let step = match form {
+        Form::F32 => depth,
+        _ => packed_step(form, depth),
+    };
+    let mut words = vec![f32::NAN; rows * step];
     let mut ranges = vec![0.0; 2 * rows];
     // SAFETY: x has so many rows and columns.
     unsafe {
         match form {
             Form::F32 => words.copy_from_slice(x),
             Form::Bf16 => {
-                pack_rows_bf16(isa, source(Form::F32, x, rows, depth), units, &mut words);
+                pack_rows_bf16(isa, source(Form::F32, x, rows, depth), step, &mut words);
             }
             Form::Int8 => {
                 quantize_rows(
                     isa,
                     source(Form::F32, x, rows, depth),
-                    units,
+                    step,
                     &mut words,
                     &mut ranges,
                 );
@@ -82,7 +87,7 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
             Form::F32 => x[at].into(),
             Form::Bf16 => bf16(x[at]),
             Form::Int8 => {
-                let byte = words[row * units + k / 4].to_bits().to_le_bytes()[k % 4];
+                let byte = words[row * step + k / 4].to_bits().to_le_bytes()[k % 4];
                 f64::from(ranges[2 * row]) * f64::from(byte) + f64::from(ranges[2 * row + 1])
             }
         }
@@ -90,7 +95,7 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
     LeftSide {
         stands_for: stands_for.collect(),
         words,
-        row_step: units,
+        row_step: step,
         unit_step: 1,
         ranges,
     }

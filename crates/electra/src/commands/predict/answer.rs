@@ -37,6 +37,9 @@ impl<B: Backend> Answerer<B> for AnswerQuestions {
             features.extend_from_slice(of_one.features());
             windows.push(of_one);
         }
+        for (example, windows) in examples.iter().zip(&windows) {
+            session.check_long(example, windows.features().len())?;
+        }
         let (head, tokens) = (session.head, session.batch_tokens);
         let outputs = session.model.outputs(backend, head, &features, tokens)?;
         let given = session.options();

@@ -11,9 +11,18 @@ use serde::Serialize;
 use std::io::Write;
 
 /// A classifier at work.
-#[derive(Default)]
 pub struct Classify {
-    begun: bool,
+    submission: Option<Submission>,
+}
+
+impl Classify {
+    /// Begins its output: of a submission that has a header.
+    pub fn begin(submission: Option<Submission>, out: &mut dyn Write) -> Result<Self> {
+        if submission.is_some() {
+            writeln!(out, "{}", Submission::HEADER)?;
+        }
+        Ok(Classify { submission })
+    }
 }
 
 /// What is said of a text.
@@ -91,26 +100,13 @@ impl<B: Backend> Answerer<B> for Classify {
                 HeadKind::MultiLabel => labels(session.labels(), logits, top),
                 _ => classes(session.labels(), logits, top),
             };
-            if let Some(spec) = session
-                .spec
-                .as_ref()
-                .filter(|_| session.options().submission.is_some())
-            {
-                // A header before the first line, and none of its own for the others.
-                let mut lines = Vec::new();
-                let mut submission = Submission::new(spec, &mut lines)?;
-                match (value, scored.first()) {
-                    (Some(value), _) => submission.value(&example.id, value.into())?,
-                    (None, Some(best)) => submission.label(&example.id, &best.label)?,
-                    (None, None) => {}
-                }
-                submission.finish()?;
-                let header = lines
-                    .iter()
-                    .position(|&b| b == b'\n')
-                    .map_or(0, |at| at + 1);
-                out.write_all(&lines[if self.begun { header } else { 0 }..])?;
-                self.begun = true;
+            if let Some(submission) = &self.submission {
+                let line = match (value, scored.first()) {
+                    (Some(value), _) => submission.value(&example.id, value.into()),
+                    (None, Some(best)) => submission.label(&example.id, &best.label),
+                    (None, None) => continue,
+                };
+                writeln!(out, "{line}")?;
                 continue;
             }
             let line = TextLine::new(example, session.spec.is_some());

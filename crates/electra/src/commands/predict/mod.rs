@@ -89,7 +89,7 @@ struct TaskArgs {
     prompt: PromptArgs,
     /// Write what GLUE's server takes: every row of --input has its line. With DIR into a file
     /// there, called as the server wants it
-    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "json")]
     submission: Option<Option<PathBuf>>,
     /// How tokens become spans, as in transformers: none, simple, first, average or max
     #[arg(long, value_name = "STRATEGY", default_value = "simple",
@@ -124,7 +124,14 @@ impl TaskArgs {
             bail!("--kind says how a file is read: give it with --input");
         }
         let named = self.task_name.is_some() || self.columns.is_own();
-        Ok(named && with_input && !self.lines)
+        let file = named && with_input && !self.lines;
+        if !file && self.columns.describes_a_file() {
+            bail!(
+                "columns, header and format say how a file of a task is read: give --input with --task \
+                 or --kind"
+            );
+        }
+        Ok(file)
     }
 }
 
@@ -249,6 +256,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         tasks::run(&args, &dir, tokenizer)?;
         return Ok(ExitCode::SUCCESS);
     }
+    args.task_args.is_file(false)?;
     let (name, input) = input_of(&args)?;
     args.device.run(Predict {
         lines: Lines::new(input, name, args.task_args.columns.lossy),
@@ -264,10 +272,11 @@ fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
     if args.task != Task::Classify {
         bail!("--template is for --as classify");
     }
-    if given.pair || args.long.is_some_and(|long| long != Long::Truncate) {
+    let cut = args.long.is_none_or(|long| long == Long::Truncate);
+    if given.pair || !cut || given.max_seq_length.is_some() {
         bail!(
-            "--template takes one text, which is cut where it is too long: leave out --pair and \
-             --long"
+            "--template takes one text, which is cut where it is longer than the model takes: leave \
+             out --pair, --long and --max-seq-length"
         );
     }
     let spec = match given.is_file(args.input.is_some())? {
@@ -278,6 +287,9 @@ fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
         ),
         false => None,
     };
+    if spec.is_none() && given.task_name.is_some() {
+        bail!("--template needs no head: --task says how a file is read, so give it with --input");
+    }
     let input = Source::open(args, spec.as_ref(), false)?;
     args.device.run(PromptAll {
         args,

@@ -66,7 +66,12 @@ impl Source {
         match self {
             Source::File { file, number } => {
                 for example in file.take(CHUNK) {
-                    examples.push(example?);
+                    let mut example = example?;
+                    if args.task == Task::Embed {
+                        // What a vector does not tell need be no label of the model's.
+                        example.gold = None;
+                    }
+                    examples.push(example);
                     *number += 1;
                 }
                 Ok(examples.len() == CHUNK)

@@ -51,6 +51,7 @@ impl<B: Backend> Answerer<B> for Tag {
                         false => Asked::Tokens,
                     };
                     let text = TaggedText::new(&session.featurizer, number, first, asked)?;
+                    session.check_long(example, text.features().len())?;
                     features.extend_from_slice(text.features());
                     texts.push(Some(text));
                 }

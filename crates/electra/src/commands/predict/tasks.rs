@@ -13,7 +13,7 @@ use super::{Args, Long, Task, TaskArgs};
 use crate::commands::evaluate::spec_of;
 use crate::device::{Facts, Work};
 use anyhow::{Context, Result, bail};
-use electra_data::tasks::submission::{TASKS, file_name, server_labels};
+use electra_data::tasks::submission::{Submission, file_name, server_labels};
 use electra_data::tasks::{
     Example, FeatureCounts, FeatureOptions, Features, Featurizer, LabelSet, TaskKind, TaskSpec,
 };
@@ -91,6 +91,19 @@ impl<B: Backend> Session<'_, B> {
         Ok(all)
     }
 
+    /// Refuses a text of more than one window where that was to be an error.
+    pub fn check_long(&self, example: &Example, windows: usize) -> Result<()> {
+        if self.args.long == Some(Long::Error) && windows > 1 {
+            bail!(
+                "{}: longer than the {} tokens that the model takes; shorten the text, or leave out \
+                 --long error",
+                example.place,
+                self.featurizer.options().max_seq_length
+            );
+        }
+        Ok(())
+    }
+
     /// Where what is done to make examples fit is counted.
     pub fn counts(&mut self) -> (&Featurizer, &mut FeatureCounts) {
         (&self.featurizer, &mut self.counts)
@@ -131,17 +144,23 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
     }
     let given = &args.task_args;
     let file = given.is_file(args.input.is_some())?;
+    let name = given.task_name.as_deref();
     let spec = match &task {
-        Some(task) if file => Some(spec_of(task, given.task_name.as_deref(), &given.columns)?),
-        _ => None,
+        _ if !file => None,
+        Some(task) => Some(spec_of(task, name, &given.columns)?),
+        None => Some(embedded_spec(dir, name, given)?),
     };
+    if let (false, Some(name), Some(task)) = (file, name, &task)
+        && task.spec.as_ref().is_some_and(|spec| spec.name != name)
+    {
+        bail!(
+            "the model has no head for {name}: its task is {}",
+            task.entry.head.name
+        );
+    }
     if given.submission.is_some() && spec.is_none() {
         bail!("--submission is for a test file of a task: give --task and --input");
     }
-    let submission = match (&given.submission, &spec) {
-        (Some(Some(dir)), Some(spec)) => Some(submission_file(dir, spec, args)?),
-        _ => None,
-    };
     let options = feature_options(args, dir, task.as_ref())?;
     let labels = match (&task, &spec) {
         (Some(task), Some(spec)) => task.labels(spec)?,
@@ -151,6 +170,10 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
     let labels = match &spec {
         Some(spec) if given.submission.is_some() => server_labels(spec, &labels)?,
         _ => labels,
+    };
+    let submission = match (&given.submission, &spec) {
+        (Some(Some(dir)), Some(spec)) => Some(submission_file(dir, spec, args)?),
+        _ => None,
     };
     let kind = task
         .as_ref()
@@ -177,15 +200,25 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
     })
 }
 
+/// The task of a file whose texts become vectors: by name or kind, else the model's own.
+fn embedded_spec(dir: &ModelDir, name: Option<&str>, given: &TaskArgs) -> Result<TaskSpec> {
+    let spec = match ModelTask::find(dir, name, |_| true) {
+        Ok(task) => spec_of(&task, name, &given.columns)?,
+        Err(_) => given.columns.task(name.unwrap_or("own"))?,
+    };
+    match spec.kind {
+        TaskKind::Classification | TaskKind::MultiLabel | TaskKind::Regression => Ok(spec),
+        kind => bail!(
+            "--as embed is for texts and pairs, and {} is a task of {kind:?}",
+            spec.name
+        ),
+    }
+}
+
 /// The file for the predictions of a task in `dir`, which is made if its name ends like one.
 fn submission_file(dir: &Path, spec: &TaskSpec, args: &Args) -> Result<PathBuf> {
-    let Some(name) = file_name(&spec.name, args.input.as_deref().unwrap_or(dir)) else {
-        bail!(
-            "--submission is for GLUE's tasks ({}), and {} is none",
-            TASKS.join(" "),
-            spec.name
-        );
-    };
+    let test_file = args.input.as_deref().unwrap_or(dir);
+    let name = file_name(&spec.name, test_file).context("no task of GLUE's")?;
     if !dir.is_dir() {
         if !dir
             .to_string_lossy()
@@ -239,6 +272,9 @@ fn feature_options(
     if args.long == Some(Long::Window) && !matches!(args.task, Task::Tag | Task::Answer) {
         bail!("--long window is for detect, fill, tag and answer");
     }
+    if args.long == Some(Long::Truncate) && matches!(args.task, Task::Tag | Task::Answer) {
+        bail!("--long truncate is for the others: tag and answer look at all of a text");
+    }
     let length = given
         .max_seq_length
         .or(tuned.map(|spec| spec.max_seq_length));
@@ -291,19 +327,24 @@ impl Work for Answers<'_> {
             batch_tokens: args.batch_size.get().saturating_mul(super::TOKENS_A_TEXT),
             counts: FeatureCounts::default(),
         };
-        let mut answerer: Box<dyn Answerer<B>> = match args.task {
-            Task::Tag => Box::new(Tag),
-            Task::Answer => Box::new(AnswerQuestions),
-            Task::Choose => Box::new(Choose),
-            Task::Embed => Box::new(Embed),
-            Task::Classify | Task::Detect | Task::Fill => Box::new(Classify::default()),
-        };
         let mut input = self.input;
         let mut lines = Vec::new();
         let mut stdout = BufWriter::new(std::io::stdout().lock());
         let out: &mut dyn Write = match self.submission {
             Some(_) => &mut lines,
             None => &mut stdout,
+        };
+        let mut answerer: Box<dyn Answerer<B>> = match args.task {
+            Task::Tag => Box::new(Tag),
+            Task::Answer => Box::new(AnswerQuestions),
+            Task::Choose => Box::new(Choose),
+            Task::Embed => Box::new(Embed),
+            Task::Classify | Task::Detect | Task::Fill => {
+                let spec = session.spec.as_ref();
+                let asked = args.task_args.submission.is_some();
+                let submission = spec.filter(|_| asked).map(Submission::new);
+                Box::new(Classify::begin(submission, out)?)
+            }
         };
         loop {
             let mut examples = Vec::new();
