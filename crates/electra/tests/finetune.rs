@@ -41,6 +41,16 @@ fn finetune(dir: &Path, train: &str, more: &[&str]) -> run::Ran {
 
 const OWN: [&str; 4] = ["--task", "own", "--kind", "classification"];
 
+/// A model that an epoch on a file of classes has left in `dir`.
+fn tuned(dir: &Path, train: &str) -> String {
+    let more: Vec<&str> = OWN
+        .into_iter()
+        .chain(["--set", "num_train_epochs=1"])
+        .collect();
+    finetune(dir, train, &more).ok();
+    dir.join("out").display().to_string()
+}
+
 #[test]
 fn a_model_is_tuned_scored_and_used() {
     let dir = tempfile::tempdir().unwrap();
@@ -260,12 +270,7 @@ fn columns_on_the_command_line_are_read_from_whatever_the_model_was_tuned_on() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     let train = write(d, "train.tsv", texts(24));
-    let more: Vec<&str> = OWN
-        .into_iter()
-        .chain(["--set", "num_train_epochs=1"])
-        .collect();
-    finetune(d, &train, &more).ok();
-    let model = d.join("out").display().to_string();
+    let model = tuned(d, &train);
     let other = write(
         d,
         "other.tsv",
@@ -497,12 +502,7 @@ fn options_that_would_do_nothing_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     let train = write(d, "train.tsv", texts(24));
-    let more: Vec<&str> = OWN
-        .into_iter()
-        .chain(["--set", "num_train_epochs=1"])
-        .collect();
-    finetune(d, &train, &more).ok();
-    let model = d.join("out").display().to_string();
+    let model = tuned(d, &train);
     let ask = |more: &[&str]| {
         let base = ["predict", "--model", &model, "--as", "classify"];
         let words: Vec<&str> = base.iter().chain(more).copied().collect();
@@ -528,12 +528,7 @@ fn a_number_that_is_no_label_among_numbers_is_unknown() {
         lines.replace("\tland", &format!("\t{}", labels[1]))
     };
     let train = write(d, "train.tsv", stars(["1", "2"]));
-    let more: Vec<&str> = OWN
-        .into_iter()
-        .chain(["--set", "num_train_epochs=1"])
-        .collect();
-    finetune(d, &train, &more).ok();
-    let model = d.join("out").display().to_string();
+    let model = tuned(d, &train);
     let other = write(d, "other.tsv", stars(["0", "1"]));
     let evaluate = ["evaluate", "--model", &model, "--data", &other];
     electra(&evaluate).fails(1, &["\"0\"", "1, 2"]);

@@ -100,7 +100,16 @@ impl LabelSet {
             set.check(examples)?;
             return Ok(set);
         }
-        let mut names: Vec<String> = found.into_iter().collect();
+        let names = Self::in_order(spec, found.into_iter().collect());
+        let mut set = Self::new(names)?;
+        set.scheme = scheme;
+        Ok(set)
+    }
+
+    /// Names as training numbers them: those that the task is known to have in its order, else numbers
+    /// in theirs and others alphabetically.
+    pub fn in_order(spec: &TaskSpec, mut names: Vec<String>) -> Vec<String> {
+        names.sort();
         let number = |name: &String| name.parse::<f64>().ok().filter(|x| x.is_finite());
         if names.iter().all(|name| number(name).is_some()) {
             names.sort_by(|a, b| {
@@ -109,9 +118,11 @@ impl LabelSet {
                     .unwrap_or(std::cmp::Ordering::Equal)
             });
         }
-        let mut set = Self::new(names)?;
-        set.scheme = scheme;
-        Ok(set)
+        if let Some(known) = &spec.labels {
+            let place = |name: &String| known.iter().position(|k| k == name);
+            names.sort_by_key(|name| place(name).unwrap_or(known.len()));
+        }
+        names
     }
 
     /// Checks that the labels of other examples are all known.

@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                     spec.name
                 );
             }
-            let labels = LabelSet::new(ordered(prompt.labels(), &spec))?;
+            let labels = LabelSet::new(LabelSet::in_order(&spec, prompt.labels()))?;
             let examples = read(&args, &spec, &labels)?;
             let evaluation = device.run(EvaluatePrompt {
                 prompt: &prompt,
@@ -138,16 +138,6 @@ fn read(args: &Args, spec: &TaskSpec, labels: &LabelSet) -> Result<Vec<Example>>
     }
     labels.check(&examples)?;
     Ok(examples)
-}
-
-/// Labels in the task's order, else as training numbers them: the second of two is the positive one.
-fn ordered(mut labels: Vec<String>, spec: &TaskSpec) -> Vec<String> {
-    let number = |label: &String| label.parse::<i64>().ok();
-    labels.sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
-    if let Some(known) = &spec.labels {
-        labels.sort_by_key(|label| known.iter().position(|k| k == label));
-    }
-    labels
 }
 
 /// What a discriminator says of the words of a template, scored.
