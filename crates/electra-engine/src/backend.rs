@@ -10,6 +10,7 @@
 
 use crate::params::{ParamLayout, ParamView};
 use crate::rng::Rng;
+use std::ops::Range;
 use std::time::Duration;
 
 /// A matrix of activations on a device: a handle, valid on the backend that made it.
@@ -367,18 +368,19 @@ pub trait Backend {
 
     /// Takes parameters to the device and packs those that are multiplied with.
     fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> Self::Params;
-    /// [`params`](Backend::params) of the values that `fill` writes over zeros, in the layout's
-    /// order; where it can, straight to where they stay.
+    /// Parameters for inference alone. `fill` is given ranges of the flat array, in order, that
+    /// cut no tensor, and writes the values of each one's tensors. A backend may keep of a weight
+    /// only what products read: these parameters are neither trained nor read back.
     ///
     /// # Errors
     /// `fill`'s.
-    fn params_from<E>(
+    fn inference_params<E>(
         &mut self,
         layout: &ParamLayout,
-        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+        mut fill: impl FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
     ) -> Result<Self::Params, E> {
         let mut values = vec![0.0; layout.len()];
-        fill(&mut values)?;
+        fill(0..layout.len(), &mut values)?;
         Ok(self.params(layout, &values))
     }
     /// Copies the parameters to `out`, of the layout's length.

@@ -28,6 +28,12 @@ impl ParamView {
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len()
     }
+
+    /// Whether both have elements in common.
+    pub fn overlaps(&self, other: &ParamView) -> bool {
+        let (a, b) = (self.range(), other.range());
+        a.start < b.end && b.start < a.end
+    }
 }
 
 /// How a parameter starts.
@@ -66,7 +72,8 @@ pub struct ParamLayout {
     params: Vec<Param>,
     by_name: HashMap<String, usize>,
     linears: Vec<ParamView>,
-    exact: Vec<ParamView>,
+    in_bytes: Vec<ParamView>,
+    tables: Vec<ParamView>,
     len: usize,
 }
 
@@ -148,6 +155,23 @@ impl ParamLayout {
         }
     }
 
+    /// Says that `weight` is multiplied with in a layer: in inference, where a backend computes
+    /// products in bytes, this one too.
+    pub fn register_layer_linear(&mut self, weight: ParamView) {
+        self.register_linear(weight);
+        if !self.in_bytes.contains(&weight) {
+            self.in_bytes.push(weight);
+        }
+    }
+
+    /// Says that single rows of `table` are read, so that a backend keeps them as they are beside
+    /// what it may pack.
+    pub fn register_table(&mut self, table: ParamView) {
+        if !self.tables.contains(&table) {
+            self.tables.push(table);
+        }
+    }
+
     /// The weights that are multiplied with.
     pub fn linears(&self) -> &[ParamView] {
         &self.linears
@@ -156,21 +180,19 @@ impl ParamLayout {
     /// Says that the weights multiplied with that overlap `part` lose too much in bytes: where a
     /// backend computes products in bytes, these stay in its next better form.
     pub fn keep_exact(&mut self, part: ParamView) {
-        let (a, exact) = (part.range(), &mut self.exact);
-        let overlaps = |view: &&ParamView| {
-            let b = view.range();
-            a.start < b.end && b.start < a.end
-        };
-        for &view in self.linears.iter().filter(overlaps) {
-            if !exact.contains(&view) {
-                exact.push(view);
-            }
-        }
+        self.in_bytes.retain(|view| !view.overlaps(&part));
     }
 
-    /// The weights multiplied with that [`keep_exact`](ParamLayout::keep_exact) named.
-    pub fn exact(&self) -> &[ParamView] {
-        &self.exact
+    /// The weights of layers, but for those that [`keep_exact`](ParamLayout::keep_exact) named.
+    pub fn in_bytes(&self) -> &[ParamView] {
+        &self.in_bytes
+    }
+
+    /// The weights that are multiplied with and of which nothing else is read.
+    pub fn only_multiplied(&self) -> impl Iterator<Item = ParamView> {
+        let read = |view: &ParamView| self.tables.iter().any(|table| table.overlaps(view));
+        let linears = self.linears.iter().copied();
+        linears.filter(move |view| !read(view))
     }
 
     /// Every tensor, in the order of their places.
@@ -216,12 +238,14 @@ mod tests {
         assert_eq!(layout.get("shared"), layout.get("k"));
         assert_eq!(layout.count(), 5 + 45);
         assert_eq!(layout.len(), 16 + 45);
-        layout.register_linear(qkv);
+        layout.register_layer_linear(qkv);
         layout.keep_exact(bias);
-        assert_eq!(layout.exact(), []);
+        assert_eq!(layout.in_bytes(), [qkv]);
         layout.keep_exact(layout.get("k").expect("pushed").view);
-        layout.keep_exact(layout.get("v").expect("pushed").view);
-        assert_eq!(layout.exact(), [qkv]);
+        assert_eq!(layout.in_bytes(), []);
+        assert_eq!(layout.only_multiplied().collect::<Vec<_>>(), [qkv]);
+        layout.register_table(layout.get("v").expect("pushed").view);
+        assert_eq!(layout.only_multiplied().count(), 0);
         assert!(
             layout.get("q").expect("pushed").decay && !layout.get("bias").expect("pushed").decay
         );

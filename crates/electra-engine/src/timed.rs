@@ -5,6 +5,7 @@
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// The time that one operator, or one part of a fused layer, took over all of its calls.
@@ -146,6 +147,14 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> Self::Params {
         self.time("params", |b| b.params(layout, values))
+    }
+
+    fn inference_params<E>(
+        &mut self,
+        layout: &ParamLayout,
+        fill: impl FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
+    ) -> Result<Self::Params, E> {
+        self.time("inference_params", |b| b.inference_params(layout, fill))
     }
 
     fn read_params(&mut self, params: &Self::Params, out: &mut [f32]) {

@@ -33,10 +33,15 @@ impl Embeddings {
         let name = |i: usize| format!("{prefix}electra.embeddings.{}", EMBEDDING_NAMES[i]);
         let size = config.embedding_size;
         let init = Init::TruncatedNormal(config.initializer_range as f32);
+        let table = |layout: &mut ParamLayout, i: usize, rows: usize| {
+            let view = layout.push(&name(i), &[rows, size], init, 0);
+            layout.register_table(view);
+            view
+        };
         Embeddings {
-            word: layout.push(&name(0), &[config.vocab_size, size], init, 0),
-            position: layout.push(&name(1), &[config.max_position_embeddings, size], init, 0),
-            token_type: layout.push(&name(2), &[config.type_vocab_size, size], init, 0),
+            word: table(layout, 0, config.vocab_size),
+            position: table(layout, 1, config.max_position_embeddings),
+            token_type: table(layout, 2, config.type_vocab_size),
             norm: Norm {
                 weight: layout.push(&name(3), &[size], Init::Ones, 0),
                 bias: layout.push(&name(4), &[size], Init::Zeros, 0),
@@ -190,7 +195,9 @@ fn declare_layer(
     };
     let weight = joined(layout, "weight", &[hidden, hidden], init);
     let bias = joined(layout, "bias", &[hidden], Init::Zeros);
-    layout.register_linear(weight);
+    for weight in [weight, attention_output.weight, first.weight, output.weight] {
+        layout.register_layer_linear(weight);
+    }
     LayerParams {
         qkv: Linear { weight, bias },
         attention_output,

@@ -15,6 +15,7 @@ use crate::generator::{Generator, GeneratorArrays};
 use electra_engine::backend::{Array, Backend, Ints, RowKeys, Sequences};
 use electra_engine::batch::PackedBatch;
 use electra_engine::params::ParamLayout;
+use std::ops::Range;
 
 /// Rows of the vocabulary's logits that are held at once.
 const LOGIT_ROWS: usize = 32;
@@ -86,7 +87,7 @@ fn longest(batch: &PackedBatch) -> usize {
 }
 
 /// Takes the parameters of `layout`, whose names are those of a state dict, from a folder to the
-/// backend. Layers that an int8 model keeps out of bytes are kept exact.
+/// backend, for inference. Layers that an int8 model keeps out of bytes are kept exact.
 ///
 /// # Errors
 /// Tensors that are missing, of another shape or not finite.
@@ -98,19 +99,33 @@ pub fn load_params<B: Backend>(
     if let Some(quantization) = dir.quantization() {
         quantization.mark(layout);
     }
-    let wanted: Vec<_> = layout
-        .params()
-        .iter()
-        .map(|param| {
-            let want = Wanted {
-                name: &param.names[0],
-                shape: &param.shape,
-                optional: false,
-            };
-            (want, param.view.range())
-        })
-        .collect();
-    backend.params_from(layout, |values| dir.load_into(&wanted, values).map(drop))
+    let wanted = wanted(layout);
+    let tensors: Vec<Wanted> = wanted.iter().map(|(want, _)| *want).collect();
+    dir.check(&tensors)?;
+    backend.inference_params(layout, |part, values| {
+        let inside = wanted
+            .iter()
+            .filter(|(_, range)| part.contains(&range.start));
+        let reads = inside.map(|(want, range)| {
+            let place = range.start - part.start..range.end - part.start;
+            (want.name, place)
+        });
+        dir.read_into(reads.collect(), values)
+    })
+}
+
+/// The tensors of a layout whose names are those of a state dict, each with its place.
+pub(crate) fn wanted(layout: &ParamLayout) -> Vec<(Wanted<'_>, Range<usize>)> {
+    let params = layout.params().iter();
+    let each = params.map(|param| {
+        let want = Wanted {
+            name: &param.names[0],
+            shape: &param.shape,
+            optional: false,
+        };
+        (want, param.view.range())
+    });
+    each.collect()
 }
 
 /// Where a batch lies on the device.

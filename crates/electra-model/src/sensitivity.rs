@@ -5,7 +5,7 @@
 
 use crate::encoder::{Encoder, EncoderArrays};
 use crate::files::{FileError, ModelDir};
-use crate::inference::{BatchError, InputArrays, check, load_params};
+use crate::inference::{BatchError, InputArrays, check, wanted};
 use electra_engine::backend::{Backend, LayerParams};
 use electra_engine::batch::PackedBatch;
 use electra_engine::params::{ParamLayout, ParamView};
@@ -62,8 +62,11 @@ impl<B: Backend> Probe<B> {
         let mut layout = ParamLayout::new();
         let encoder = Encoder::declare(&mut layout, dir.config());
         let tokens = batch.tokens();
+        // Each product is packed both ways in turn.
+        let mut values = vec![0.0; layout.len()];
+        dir.load_into(&wanted(&layout), &mut values)?;
         Ok(Probe {
-            params: load_params(backend, dir, &mut layout)?,
+            params: backend.params(&layout, &values),
             set_exact,
             input: InputArrays::new(backend, [tokens, batch.sequences()]),
             arrays: EncoderArrays::for_inference(backend, &encoder, tokens),

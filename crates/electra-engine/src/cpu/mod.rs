@@ -42,6 +42,7 @@ use crate::params::{ParamLayout, ParamView};
 use clock::PartClock;
 use gemm::Form;
 use pool::Pool;
+use std::ops::Range;
 use view::View;
 
 /// A flat f32 array on the CPU.
@@ -247,24 +248,19 @@ impl Backend for Cpu {
     }
 
     fn params(&mut self, layout: &ParamLayout, values: &[f32]) -> CpuParams {
-        assert_eq!(values.len(), layout.len());
-        let mut master = Buffer::zeroed(values.len());
-        master.as_mut_slice().copy_from_slice(values);
-        CpuParams::new(layout, self.form, master)
+        CpuParams::new(layout, self.form, values)
     }
 
-    fn params_from<E>(
+    fn inference_params<E>(
         &mut self,
         layout: &ParamLayout,
-        fill: impl FnOnce(&mut [f32]) -> Result<(), E>,
+        fill: impl FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
     ) -> Result<CpuParams, E> {
-        let mut master = Buffer::zeroed(layout.len());
-        fill(master.as_mut_slice())?;
-        Ok(CpuParams::new(layout, self.form, master))
+        self.load_params(layout, fill)
     }
 
     fn read_params(&mut self, params: &CpuParams, out: &mut [f32]) {
-        out.copy_from_slice(params.master.as_slice());
+        out.copy_from_slice(params.master().as_slice());
     }
 
     fn flat(&mut self, len: usize) -> Flat {

@@ -229,9 +229,9 @@ impl Cpu {
         );
         let views: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
         let [mut sizes, mut lengths] = [0, 1].map(|_| vec![0.0; views.len()]);
-        self.norms(&params.master, &views, &mut sizes);
+        self.norms(params.master(), &views, &mut sizes);
         self.norms(grads, &views, &mut lengths);
-        let (isa, master) = (self.isa, Shared(params.master.as_ptr()));
+        let (isa, master) = (self.isa, Shared(params.master().as_ptr()));
         let pieces = self.pieces.pieces.as_slice();
         self.pool.run(pieces.len(), |task, _| {
             let Piece { view, range } = &pieces[task];
@@ -259,7 +259,7 @@ impl Cpu {
         grad_scale: f32,
         updates: &[ParamUpdate],
     ) {
-        let len = params.master.len();
+        let len = params.master().len();
         let grads_len = match &grads {
             Gradients::Follow(grads) => grads.len(),
             Gradients::Become(grads) => grads.len(),
@@ -270,7 +270,7 @@ impl Cpu {
             Gradients::Follow(grads) => Gradients::Follow(grads.as_slice()),
             Gradients::Become(grads) => Gradients::Become(Shared(grads.as_ptr())),
         };
-        let arrays = [&params.master, first, second].map(|flat| Shared(flat.as_ptr()));
+        let arrays = [params.master(), first, second].map(|flat| Shared(flat.as_ptr()));
         self.pieces.fill(updates.iter().map(|u| u.view));
         let pieces = self.pieces.pieces.as_slice();
         assert!(pieces.iter().all(|p| p.range.end <= len));

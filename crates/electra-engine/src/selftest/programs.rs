@@ -4,6 +4,8 @@ use super::{Bound, Context};
 use crate::backend::*;
 use crate::params::{Init, ParamLayout, ParamView};
 use crate::rng::{Purpose, Rng};
+use std::convert::Infallible;
+use std::ops::Range;
 
 type Program<B> = fn(&mut Context<B>);
 
@@ -472,7 +474,7 @@ fn declare_layer<B: Backend>(c: &Context<B>, layout: &mut ParamLayout, name: &st
     let mut linear = |part: &str, rows: usize, cols: usize| {
         let weight = layout.push(&format!("{name}.{part}.w"), &[rows, cols], Init::Zeros, 0);
         let bias = layout.push(&format!("{name}.{part}.b"), &[rows], Init::Zeros, 0);
-        layout.register_linear(weight);
+        layout.register_layer_linear(weight);
         Linear { weight, bias }
     };
     let qkv = linear("qkv", 3 * hidden, hidden);
@@ -570,7 +572,11 @@ fn infer_layers<B: Backend>(c: &mut Context<B>) {
     let mut layout = ParamLayout::new();
     let layers = ["first", "second", "third"].map(|name| declare_layer(c, &mut layout, name));
     let values = layer_values(c, &layout, &layers);
-    let params = c.backend.params(&layout, &values);
+    let read = |range: Range<usize>, out: &mut [f32]| {
+        out.copy_from_slice(&values[range]);
+        Ok::<(), Infallible>(())
+    };
+    let Ok(params) = c.backend.inference_params(&layout, read);
     let sequences = c.sequences();
     let spec = layer_spec(c, Activation::Gelu);
     let even = c.backend.layer_arrays(&spec, tokens);

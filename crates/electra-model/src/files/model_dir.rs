@@ -210,14 +210,26 @@ impl ModelDir {
     ) -> Result<LoadReport, FileError> {
         let tensors: Vec<Wanted> = wanted.iter().map(|(want, _)| *want).collect();
         let report = self.check(&tensors)?;
-        let mut order: Vec<&(Wanted, Range<usize>)> = wanted.iter().collect();
-        order.sort_by_key(|(_, range)| range.start);
+        let reads = wanted
+            .iter()
+            .map(|(want, range)| (want.name, range.clone()));
+        self.read_into(reads.collect(), values)?;
+        Ok(report)
+    }
+
+    /// [`load_into`](ModelDir::load_into) for tensors that were [checked](ModelDir::check).
+    pub(crate) fn read_into(
+        &self,
+        mut tensors: Vec<(&str, Range<usize>)>,
+        values: &mut [f32],
+    ) -> Result<(), FileError> {
+        tensors.sort_by_key(|(_, range)| range.start);
         let (mut reads, mut rest, mut end) = (Vec::new(), values, 0);
-        for (want, range) in order {
+        for (name, range) in tensors {
             let tail = std::mem::take(&mut rest).split_at_mut(range.start - end).1;
             let (out, tail) = tail.split_at_mut(range.len());
             (rest, end) = (tail, range.end);
-            if let Some(stored) = self.names.get(want.name) {
+            if let Some(stored) = self.names.get(name) {
                 let steps = self.steps.get(stored).map(Vec::as_slice);
                 reads.push(Read {
                     name: stored,
@@ -226,8 +238,7 @@ impl ModelDir {
                 });
             }
         }
-        self.file.read_all(reads)?;
-        Ok(report)
+        self.file.read_all(reads)
     }
 
     /// Read one stored tensor, all finite.
@@ -241,7 +252,7 @@ impl ModelDir {
     }
 
     /// Compare what is wanted with what is there.
-    fn check(&self, wanted: &[Wanted]) -> Result<LoadReport, FileError> {
+    pub(crate) fn check(&self, wanted: &[Wanted]) -> Result<LoadReport, FileError> {
         let mut report = LoadReport::default();
         let mut needed = Vec::new();
         for want in wanted {

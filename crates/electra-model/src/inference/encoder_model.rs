@@ -8,6 +8,7 @@ use crate::init::initial_values;
 use electra_engine::backend::Backend;
 use electra_engine::batch::PackedBatch;
 use electra_engine::params::ParamLayout;
+use std::convert::Infallible;
 
 /// An encoder that gives its last hidden states.
 #[derive(Debug)]
@@ -42,10 +43,14 @@ impl<B: Backend> EncoderModel<B> {
         let mut layout = ParamLayout::new();
         let network = Encoder::declare(&mut layout, config);
         let values = initial_values(&layout, seed);
+        let Ok(params) = backend.inference_params(&layout, |part, out| {
+            out.copy_from_slice(&values[part]);
+            Ok::<(), Infallible>(())
+        });
         EncoderModel {
             config: config.clone(),
             network,
-            params: backend.params(&layout, &values),
+            params,
         }
     }
 
