@@ -5,7 +5,8 @@
 #
 # DIR holds a folder a task: sst2 cola mrpc rte conll2000 wnut17 msra_ner chnsenticorp cmrc2018 xquad. A model is the
 # `discriminator` of a pre-training run; without one of a language its tasks are left out. A finished row in --work is
-# kept: the same command goes on where it stopped, and one with another model, other trials or settings is refused.
+# kept: the same command goes on where it stopped, and one with another model, other trials or settings is refused; of rows
+# from scratch only the sizes of the model count.
 # Further arguments of `electra finetune` may stand in FINETUNE.
 #
 # Both start with the same settings: all layers learn at 1e-4. The defaults suit a model that has been trained for weeks; at
@@ -68,7 +69,11 @@ row() { # TASK START MODEL OPTIONS...: fine-tunes and scores, unless done
   local task="$1" start="$2" model="$3" train dev test
   shift 3
   local out="$work/$task-$start" line="$work/$task-$start.row" settings
-  settings="$(cat "$model/config.json" "$model/model.safetensors" | cksum) trials $trials ${FINETUNE:-}"
+  local decides=("$model/config.json")
+  if [ "$start" != scratch ]; then
+    decides+=("$model/model.safetensors")
+  fi
+  settings="$(cat "${decides[@]}" | cksum) trials $trials ${FINETUNE:-}"
   if [ "$(cat "$out.settings" 2>/dev/null || echo "$settings")" != "$settings" ]; then
     echo "$out was begun with another model, other trials or settings: give another --work" >&2
     exit 2

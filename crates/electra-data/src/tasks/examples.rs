@@ -442,10 +442,14 @@ impl Examples {
                 let mut choices = Vec::new();
                 for at in &found.choices {
                     match cell(at, "choice")? {
-                        list @ Value::Array(_) => {
-                            choices.extend(strings(list).ok_or_else(|| {
-                                wrong("the choices are not a list of strings".into())
-                            })?)
+                        list @ (Value::Array(_) | Value::Object(_)) => {
+                            let named = NamedChoices::of(list).ok_or_else(|| {
+                                wrong(
+                                    "the choices are neither a list of strings nor {\"text\": [...], \"label\": [...]}"
+                                        .into(),
+                                )
+                            })?;
+                            choices.extend(named.choices);
                         }
                         _ => choices.push(string(at, "choice")?),
                     }
@@ -638,6 +642,19 @@ impl Examples {
                 if label.is_empty() || label == "-1" {
                     return Ok(Label::Unlabelled);
                 }
+                let names = match &found.choices[..] {
+                    [at] => row.cell(at).and_then(NamedChoices::of).map(|c| c.names),
+                    _ => None,
+                };
+                if let Some(names) = names.filter(|names| !names.is_empty()) {
+                    return match names.iter().position(|name| *name == label) {
+                        Some(number) => Ok(Label::Gold(Gold::Choice(number))),
+                        None => Err(wrong(format!(
+                            "the label {label:?} is none of the choices, which are called {}",
+                            names.join(", ")
+                        ))),
+                    };
+                }
                 let letter = |c: u8| usize::from(c.to_ascii_uppercase().wrapping_sub(b'A'));
                 let number = match label.parse::<usize>() {
                     Ok(number) => Some(number),
@@ -693,6 +710,27 @@ fn strings(value: Value) -> Option<Vec<String>> {
             _ => None,
         })
         .collect()
+}
+
+/// The choices in a cell, and what its data calls them, if it does.
+struct NamedChoices {
+    choices: Vec<String>,
+    /// Empty or as many as there are choices.
+    names: Vec<String>,
+}
+
+impl NamedChoices {
+    /// Of a list, or of two, `{"text": [...], "label": [...]}`.
+    fn of(value: Value) -> Option<Self> {
+        let Value::Object(mut object) = value else {
+            let names = Vec::new();
+            return strings(value).map(|choices| NamedChoices { choices, names });
+        };
+        let choices = strings(object.remove("text")?)?;
+        let names = object.remove("label").map_or(Some(Vec::new()), strings)?;
+        let whole = names.is_empty() || names.len() == choices.len();
+        whole.then_some(NamedChoices { choices, names })
+    }
 }
 
 /// Answers in either of the shapes that tables have them in.

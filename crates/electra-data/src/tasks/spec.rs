@@ -527,10 +527,16 @@ impl TaskSpec {
             _ => {
                 or(&mut columns.text, "text");
                 or(&mut columns.label, "label");
-                Layout::Table(vec![Form {
+                let form = |columns| Form {
                     columns,
                     width: None,
-                }])
+                };
+                let mut forms = vec![form(columns.clone())];
+                if kind == TaskKind::MultiLabel && given.label.is_empty() {
+                    columns.label = vec!["labels".into()];
+                    forms.push(form(columns));
+                }
+                Layout::Table(forms)
             }
         };
         let metrics: &[Metric] = match kind {

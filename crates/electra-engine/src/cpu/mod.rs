@@ -17,6 +17,7 @@ mod inference;
 mod isa;
 mod layer;
 mod linear;
+mod load;
 mod math;
 mod norm;
 mod optimizer;

@@ -248,7 +248,7 @@ fn multi_label_cells_lists_and_columns_are_read() {
 }
 
 #[test]
-fn choices_are_columns_or_lists_and_their_number_a_number_a_letter_or_a_text() {
+fn choices_are_columns_or_lists_and_the_right_one_a_number_a_letter_a_name_or_a_text() {
     let list = own(TaskKind::MultipleChoice, Columns::default(), Header::Detect);
     let rows = r#"{"text": "the boat", "choices": ["in", "on", "the"], "label": 2}
 {"text": "the boat", "choices": ["in", "on"], "label": "B"}
@@ -264,6 +264,18 @@ fn choices_are_columns_or_lists_and_their_number_a_number_a_letter_or_a_text() {
     assert_eq!((features.len(), features[0].sequences.len()), (1, 3));
     assert_eq!(features[0].sequences[1].type_ids, [0, 0, 0, 0, 1, 1]);
     assert_eq!(features[0].target, Some(Target::Class(2)));
+    // As the hub has ARC, where choices are called 1 to 4 as often as A to D.
+    let named = |label: &str| {
+        let choices = r#"{"text": ["in", "on"], "label": ["1", "2"]}"#;
+        let row = format!(r#"{{"text": "the boat", "choices": {choices}, "label": {label:?}}}"#);
+        read(&list, "a.jsonl", row)
+    };
+    let last = named("2").unwrap();
+    assert_eq!(last[0].gold, Some(Gold::Choice(1)));
+    let (first, choices) = ("the boat".into(), vec!["in".into(), "on".into()]);
+    assert_eq!(last[0].input, Input::Choices { first, choices });
+    let m = named("0").unwrap_err().to_string();
+    assert!(m.contains("which are called 1, 2"), "{m}");
     let columns = Columns {
         text: vec!["q".into()],
         choices: vec!["a".into(), "b".into()],
