@@ -6,7 +6,9 @@
 #   bash bench/gpu.sh rest        inference and fine-tuning on ragged lengths beside PyTorch
 #
 # Each part is one call of less than nine minutes. Needs no network and no Rust: a release binary built with
-# `cargo build --release --features cuda`, and Python with PyTorch and transformers for the last two.
+# `cargo build --release --features cuda`, and Python with PyTorch and transformers for the last two. All that a part's
+# commands say is kept in one file, OUT/PART.log; the end of each is shown. Compiled kernels are kept in OUT/cache unless
+# XDG_CACHE_HOME is set.
 #
 #   ELECTRA   the binary                  [default: target/release/electra]
 #   PYTHON    the interpreter             [default: python3]
@@ -18,18 +20,26 @@ electra="${ELECTRA:-target/release/electra}"
 python="${PYTHON:-python3}"
 out="${OUT:-bench/results/gpu}"
 mkdir -p "$out"
+export XDG_CACHE_HOME="${XDG_CACHE_HOME:-$(cd "$out" && pwd)/cache}"
+log="$out/${1:-none}.log"
 failed=()
 
 try() { # NAME COMMAND...: runs it, keeps its output, says how it ended
-  local name="$1" begin=$SECONDS
+  local name="$1" begin=$SECONDS status shown=8 said
   shift
-  echo "=== $name"
-  "$@" 2>&1 | tee "$out/$name.log"
-  local status=${PIPESTATUS[0]}
+  said="$(mktemp)"
+  "$@" >"$said" 2>&1
+  status=$?
   if [ "$status" -ne 0 ]; then
     failed+=("$name")
+    shown=30
   fi
-  echo "=== $name: exit code $status, $((SECONDS - begin)) s"
+  { echo "=== $name"; cat "$said"; } >>"$log"
+  echo "=== $name"
+  # Of a part that compares speeds the table is the end.
+  tail -n "$([ "$name" = "$part" ] && echo 60 || echo "$shown")" "$said" | cut -c1-400
+  echo "=== $name: exit code $status, $((SECONDS - begin)) s" | tee -a "$log"
+  rm -f "$said"
 }
 
 # The same short run, on the repository's own text.
@@ -92,7 +102,11 @@ check() {
   rm -rf "$work"
 }
 
-case "${1:-}" in
+part="${1:-}"
+case "$part" in
+  check | pretrain | rest) : >"$log" ;;
+esac
+case "$part" in
   check) check ;;
   pretrain | rest) try "$1" "$python" bench/peers/gpu_compare.py "$1" --electra "$electra" --out "$out" --seconds 500 ;;
   *)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,23 @@ BEST = [("small", 128, 512)]
 REST = [("infer", "small", 256), ("infer", "base", 256), ("finetune", "small", 32)]
 
 
-def memory_used() -> int | None:
-    """Bytes in use on the device."""
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    try:
-        return int(subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.split()[0]) << 20
-    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        return None
+class Memory:
+    """The most bytes in use on the device from now on, by one nvidia-smi that reports every 0.2 seconds."""
+
+    def __init__(self) -> None:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "200"]
+        try:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError:
+            self.process = None
+
+    def most(self) -> int:
+        """0 where it is not known."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        said, _ = self.process.communicate()
+        return max((int(line) for line in said.split() if line.isdigit()), default=0) << 20
 
 
 class Runner:
@@ -42,35 +53,27 @@ class Runner:
         self.log = (args.out / f"gpu-{args.part}.jsonl").open("w", encoding="utf-8")
         self.electra = args.electra
 
-    def run(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    def run(self, name: str, command: list[str]) -> dict[str, Any]:
         """The process's last line of JSON, with its most memory; or what went wrong under "failed"."""
         left = self.end - time.monotonic()
         if left < 20:
             return self.keep(name, {"failed": "no time was left"})
-        most, done = 0, threading.Event()
-
-        def watch() -> None:
-            nonlocal most
-            while not done.wait(0.2):
-                most = max(most, memory_used() or 0)
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
         begin = time.monotonic()
+        watcher = Memory()
         try:
-            import os
-
-            process = subprocess.run(command, capture_output=True, text=True, timeout=left, env=os.environ | (environment or {}))
+            process = subprocess.run(command, capture_output=True, text=True, timeout=left)
             lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
             if process.returncode or not lines:
                 result: dict[str, Any] = {"failed": (process.stderr or process.stdout)[-2000:]}
             else:
                 result = json.loads(lines[-1])
+                refused = [line for line in process.stderr.splitlines() if "cuBLASLt has nothing for" in line]
+                if refused:
+                    result["refused"] = refused
+                    print("\n".join(refused), file=sys.stderr, flush=True)
         except subprocess.TimeoutExpired:
             result = {"failed": "it took longer than was left"}
-        done.set()
-        watcher.join()
-        return self.keep(name, result | {"device_bytes": most, "seconds": round(time.monotonic() - begin, 1)})
+        return self.keep(name, result | {"device_bytes": watcher.most(), "seconds": round(time.monotonic() - begin, 1)})
 
     def keep(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
         self.log.write(json.dumps({"name": name} | result) + "\n")
@@ -79,12 +82,25 @@ class Runner:
         print(f"{name}: {short}", file=sys.stderr, flush=True)
         return result
 
-    def ours(self, name: str, what: str, options: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+    def ours(self, name: str, what: str, options: list[str]) -> dict[str, Any]:
         command = [self.electra, "bench", what, "--device", "cuda", "--precision", "bf16", "--json", *options]
-        return self.run(f"electra {name}", command, environment)
+        return self.run(f"electra {name}", command)
 
     def theirs(self, name: str, script: str, options: list[str]) -> dict[str, Any]:
         return self.run(f"PyTorch {name}", [sys.executable, str(HERE / script), *options])
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: `what` of `electra bench`, the peer's script, and the ways in which the peer is tried."""
+
+    name: str
+    what: str
+    options: list[str]
+    script: str
+    peer_options: list[str]
+    ways: list[list[str]]
+    profile: bool
 
 
 def speed(result: dict[str, Any]) -> float:
@@ -111,47 +127,51 @@ HEAD = """| | electra tokens/s | PyTorch tokens/s | ratio | electra MFU, TFLOP/s
 |---|---|---|---|---|---|---|"""
 
 
-def pretrain(runner: Runner) -> list[str]:
-    rows = []
+def in_order(runner: Runner, cases: list[Case]) -> list[str]:
+    """Rows of the cases, what tells most first: ours, then where its time goes, the peer as it is, the peer compiled, ours
+    once more. So what a spent time leaves out is what is missed least."""
+    ours: list[list[dict[str, Any]]] = [[runner.ours(c.name, c.what, c.options)] for c in cases]
+    for case in cases:
+        if case.profile:
+            result = runner.ours(f"profile {case.name}", case.what, [*case.options, "--profile"])
+            for phase in result.get("phases", [])[:20]:
+                weight = "×".join(map(str, phase["weight"] or []))
+                print(f"  {100 * phase['share']:5.1f}%  {phase['ms']:8.3f} ms  {phase['operator']} {weight}")
+    theirs: list[list[dict[str, Any]]] = [[] for _ in cases]
+    for way in range(max(len(c.ways) for c in cases)):
+        for case, results in zip(cases, theirs):
+            if way < len(case.ways):
+                extra = case.ways[way]
+                results.append(runner.theirs(f"{case.name} {' '.join(extra)}", case.script, [*case.peer_options, *extra]))
+        print("\n".join([HEAD, *(row(c.name, o, t) for c, o, t in zip(cases, ours, theirs))]), file=sys.stderr, flush=True)
+    for case, results in zip(cases, ours):
+        results.append(runner.ours(case.name, case.what, case.options))
+    return [row(c.name, o, t) for c, o, t in zip(cases, ours, theirs)]
+
+
+def pretrain() -> list[Case]:
+    cases = []
     for preset, seq, batch in PRETRAIN + BEST:
-        name = f"pretrain {preset} {batch}×{seq}"
-        options = ["--preset", preset, "--batch", str(batch), "--seq", str(seq)]
-        ours, theirs = [], []
-        for compiled in (False, True):
-            theirs.append(runner.theirs(name, "gpu_pretrain_step.py", options + ["--compile"] * compiled))
-            ours.append(runner.ours(name, "train", options))
-        rows.append(row(name, ours, theirs))
-        print(rows[-1], file=sys.stderr, flush=True)
-    # Where the time goes: launches that wait, so that an operator's time is the device's.
-    for preset, seq, batch in PRETRAIN[:2]:
-        options = ["--preset", preset, "--batch", str(batch), "--seq", str(seq), "--profile"]
-        result = runner.ours(f"profile {preset}", "train", options, {"CUDA_LAUNCH_BLOCKING": "1"})
-        for phase in result.get("phases", [])[:12]:
-            weight = "×".join(map(str, phase["weight"] or []))
-            print(f"  {preset}: {100 * phase['share']:5.1f}%  {phase['ms']:8.3f} ms  {phase['operator']} {weight}")
-    return rows
+        options = ["--preset", preset, "--batch", str(batch), "--seq", str(seq), "--repetitions", "3"]
+        profile = (preset, seq, batch) in PRETRAIN[:2]
+        ways = [[], ["--compile"]]
+        cases.append(Case(f"pretrain {preset} {batch}×{seq}", "train", options, "gpu_pretrain_step.py", options, ways, profile))
+    return cases
 
 
-def rest(runner: Runner, out: Path) -> list[str]:
+def rest(out: Path) -> list[Case]:
     # Lengths like those of single sentences: most are short, some long.
-    import random
-
     chance = random.Random(0)
     lengths = [min(128, max(3, round(chance.lognormvariate(3.0, 0.6)))) for _ in range(4096)]
     path = out / "lengths.txt"
     path.write_text("\n".join(map(str, lengths)) + "\n", encoding="utf-8")
-    rows = []
+    cases = []
     for what, preset, batch in REST:
-        name = f"{what} {preset} {batch} ragged"
-        options = ["--preset", preset, "--batch", str(batch), "--lengths", str(path)]
+        options = ["--preset", preset, "--batch", str(batch), "--lengths", str(path), "--repetitions", "3"]
         ways = [["--compile"], ["--sorted", "--compile"]] if what == "infer" else [[], ["--compile"]]
-        ours, theirs = [], []
-        for way in ways:
-            theirs.append(runner.theirs(f"{name} {' '.join(way)}", "gpu_sequences.py", [what, *options, *way]))
-            ours.append(runner.ours(name, what, options))
-        rows.append(row(name, ours, theirs))
-        print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+        name = f"{what} {preset} {batch} ragged"
+        cases.append(Case(name, what, options, "gpu_sequences.py", [what, *options], ways, profile=preset == "small"))
+    return cases
 
 
 def main() -> None:
@@ -163,7 +183,7 @@ def main() -> None:
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     runner = Runner(args)
-    rows = pretrain(runner) if args.part == "pretrain" else rest(runner, args.out)
+    rows = in_order(runner, pretrain() if args.part == "pretrain" else rest(args.out))
     print("\n".join([HEAD, *rows]))
 
 

@@ -353,6 +353,9 @@ pub trait Backend {
     fn ints(&mut self, len: usize) -> Ints;
     /// Frees every array and vector; the handles must not be used again.
     fn release_arrays(&mut self);
+    /// Waits until all that was asked for is done, on devices that work behind the caller's back.
+    fn wait(&mut self) {}
+
     /// Copies `values`, row-major `[rows, cols]`, to the device.
     fn write(&mut self, to: Array, values: &[f32]);
     /// Copies an array to `out`, row-major `[rows, cols]`.

@@ -21,9 +21,8 @@ pub struct Phase {
     pub time: Duration,
 }
 
-/// A backend that times another: two readings of the clock an operator, some 50 ns.
-///
-/// On a device that works behind the caller's back only the time to hand work over is seen.
+/// A backend that times another: two readings of the clock an operator, some 50 ns. A device that
+/// works behind the caller's back is waited for after each.
 #[derive(Debug)]
 pub struct Timed<'a, B: Backend> {
     inner: &'a mut B,
@@ -66,6 +65,7 @@ impl<'a, B: Backend> Timed<'a, B> {
         let weight = weight.map(|view| [view.rows, view.cols]);
         let start = Instant::now();
         let result = run(self.inner);
+        self.inner.wait();
         self.add(operator, weight, start.elapsed());
         result
     }
@@ -75,6 +75,7 @@ impl<'a, B: Backend> Timed<'a, B> {
         self.inner.parts();
         let start = Instant::now();
         let result = run(self.inner);
+        self.inner.wait();
         let time = start.elapsed();
         let parts = self.inner.parts();
         let total: Duration = parts.iter().map(|(_, time)| *time).sum();
@@ -119,6 +120,10 @@ impl<B: Backend> Backend for Timed<'_, B> {
 
     fn release_arrays(&mut self) {
         self.inner.release_arrays();
+    }
+
+    fn wait(&mut self) {
+        self.inner.wait();
     }
 
     fn write(&mut self, to: Array, values: &[f32]) {

@@ -71,6 +71,8 @@ pub struct DeviceArgs {
 pub trait Work {
     /// Whether it trains, which takes a precision that has gradients.
     const TRAINS: bool;
+    /// Whether it says what share of a device's rate it reaches, which then is measured first.
+    const RATED: bool = false;
     /// What comes of it.
     type Output;
     /// Does it.
@@ -215,9 +217,16 @@ impl DeviceArgs {
                 ],
                 threads: 1,
                 isa: None,
-                measured_flops: Some(backend.peak_flops()),
+                measured_flops: W::RATED.then(|| backend.peak_flops()),
             };
-            work.run(&mut backend, &facts)
+            let done = work.run(&mut backend, &facts);
+            for product in backend.refused_products() {
+                tell!(
+                    "cuBLASLt has nothing for the product {product}: electra's own kernel computed \
+                     it, many times slower; please report this"
+                );
+            }
+            done
         });
         done?
     }

@@ -7,6 +7,7 @@ use super::error::{CudaError, OrFail};
 use super::kernels::{Mat, Ptr, Shape};
 use std::ffi::c_void;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// `c = a b + bias`, or `c += a b`, all row-major; c is `[m, n]`.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,19 @@ pub(super) trait Device {
     ) -> Result<(), CudaError>;
     /// Computes a product, or returns false if it has nothing for the shape and types.
     fn product(&self, product: &Product) -> Result<bool, CudaError>;
+    /// The products that it had nothing for, for people.
+    fn refused(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Waits for all that was launched.
+    fn wait(&self) -> Result<(), CudaError> {
+        Ok(())
+    }
+    /// The device's own time of each kernel and kind of product since the last call, which waits
+    /// for them. The first call begins.
+    fn times(&self) -> Result<Vec<(&'static str, Duration)>, CudaError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Memory on a device, given back when dropped.

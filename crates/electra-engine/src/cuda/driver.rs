@@ -9,6 +9,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_void};
+use std::time::Duration;
 
 /// A device of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +95,15 @@ pub(super) struct Driver {
     shared: RefCell<Vec<u32>>,
     used: Cell<usize>,
     products: Option<Products>,
+    /// Once times are asked for: what was launched since, with an event before and one after it.
+    launched: RefCell<Option<Vec<Launched>>>,
+}
+
+/// Something that was launched, between two events.
+struct Launched {
+    name: &'static str,
+    begin: sys::CUevent,
+    end: sys::CUevent,
 }
 
 impl Driver {
@@ -156,6 +166,7 @@ impl Driver {
             functions,
             used: Cell::new(0),
             products: None,
+            launched: RefCell::default(),
         };
         let workspace = driver.allocate(Products::WORKSPACE)?;
         let label = format!("cuda:{ordinal}");
@@ -172,9 +183,54 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Does `run`, which launches something, between two events if times are asked for.
+    fn between<T>(
+        &self,
+        name: &'static str,
+        run: impl FnOnce() -> Result<T, CudaError>,
+    ) -> Result<T, CudaError> {
+        if self.launched.borrow().is_none() {
+            return run();
+        }
+        let mark = || {
+            let made = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            let event = self.call("an event", made)?;
+            // SAFETY: event and stream live.
+            self.call("an event", unsafe {
+                result::event::record(event, self.stream)
+            })?;
+            Ok(event)
+        };
+        let begin = mark()?;
+        let done = run()?;
+        let end = mark()?;
+        if let Some(launched) = self.launched.borrow_mut().as_mut() {
+            launched.push(Launched { name, begin, end });
+        }
+        Ok(done)
+    }
+
+    /// How long one took, of which nothing runs any more.
+    fn taken(&self, launched: &Launched) -> Result<Duration, CudaError> {
+        let Launched { begin, end, .. } = *launched;
+        // SAFETY: both events were recorded, and are destroyed once.
+        let ms = unsafe {
+            let ms = result::event::elapsed(begin, end);
+            let _ = result::event::destroy(begin);
+            let _ = result::event::destroy(end);
+            ms
+        };
+        let seconds = self.call("reading an event", ms)? / 1e3;
+        Ok(Duration::from_secs_f32(seconds.max(0.0)))
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         let products = self.products.take();
+        // Events are destroyed as their times are read.
+        let _ = self.times();
         // What fails here leaves nothing to be done.
         // SAFETY: nothing of the device is used after this; memory was given back before, as
         // every piece holds on to its device.
@@ -275,25 +331,59 @@ impl Device for Driver {
             shared[kernel] = shape.shared;
         }
         let [x, y, z] = shape.grid;
-        // SAFETY: number and types of the arguments are those of the kernel, by `kernels!` and its
-        // test; what they point to was checked by the operator.
-        let done = unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, z),
-                (shape.threads, 1, 1),
-                shape.shared,
-                self.stream,
-                arguments,
-            )
-        };
-        self.call(KERNELS[kernel].name, done)
+        let name = KERNELS[kernel].name;
+        self.between(name, || {
+            // SAFETY: number and types of the arguments are those of the kernel, by `kernels!` and
+            // its test; what they point to was checked by the operator.
+            let done = unsafe {
+                result::launch_kernel(
+                    function,
+                    (x, y, z),
+                    (shape.threads, 1, 1),
+                    shape.shared,
+                    self.stream,
+                    arguments,
+                )
+            };
+            self.call(name, done)
+        })
     }
 
     fn product(&self, product: &Product) -> Result<bool, CudaError> {
-        match &self.products {
-            Some(products) => products.run(product),
-            None => Ok(false),
+        let Some(products) = &self.products else {
+            return Ok(false);
+        };
+        let name = match (product.a_transposed, product.b_transposed) {
+            (false, true) => "product x Wᵀ",
+            (false, false) => "product dy W",
+            (true, _) => "product dyᵀ x",
+        };
+        self.between(name, || products.run(product))
+    }
+
+    fn refused(&self) -> Vec<String> {
+        self.products
+            .as_ref()
+            .map_or_else(Vec::new, Products::refused)
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        // SAFETY: the stream lives.
+        let done = unsafe { result::stream::synchronize(self.stream) };
+        self.call("waiting for the device", done)
+    }
+
+    fn times(&self) -> Result<Vec<(&'static str, Duration)>, CudaError> {
+        self.wait()?;
+        let launched = self.launched.borrow_mut().replace(Vec::new());
+        let mut times: Vec<(&'static str, Duration)> = Vec::new();
+        for one in launched.into_iter().flatten() {
+            let taken = self.taken(&one)?;
+            match times.iter_mut().find(|(name, _)| *name == one.name) {
+                Some((_, time)) => *time += taken,
+                None => times.push((one.name, taken)),
+            }
         }
+        Ok(times)
     }
 }

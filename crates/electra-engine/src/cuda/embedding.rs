@@ -60,7 +60,8 @@ impl Cuda {
             return;
         }
         let blocks = rows.div_ceil(RUN);
-        let shape = Shape::new([blocks, cols.div_ceil(128), 1], 128);
+        let sum = Shape::new([blocks, cols.div_ceil(128), 1], 128);
+        let finish = Shape::new([blocks, cols.div_ceil(32), 1], 256);
         for &(view, ints) in tables {
             assert!(view.cols == cols && ints.len == rows);
             let ids = self.ids(ints);
@@ -68,9 +69,9 @@ impl Cuda {
             let partials = self.scratch.room::<f32>(Use::Partials, 2 * blocks * cols);
             let grad = grads.ptr::<f32>().add(view.offset);
             let (device, rows, cols) = (&*self.device, rows as u32, cols as u32);
-            kernels::embed_sum_runs(device, shape, ids, order, d, grad, partials, rows, cols)
+            kernels::embed_sum_runs(device, sum, ids, order, d, grad, partials, rows, cols)
                 .or_fail();
-            kernels::embed_finish_runs(device, shape, ids, order, partials, grad, rows, cols)
+            kernels::embed_finish_runs(device, finish, ids, order, partials, grad, rows, cols)
                 .or_fail();
         }
     }

@@ -41,6 +41,10 @@ pub(super) fn load(wanted: &Wanted) -> Result<&'static libloading::Library, Cuda
         // SAFETY: NVIDIA's libraries may be loaded at any time.
         match unsafe { libloading::Library::new(path) } {
             Ok(library) => Some(&*Box::leak(Box::new(library))),
+            Err(error) if path.exists() => {
+                searched.push(format!("{} ({error})", path.display()));
+                None
+            }
             Err(_) => {
                 searched.push(path.display().to_string());
                 None

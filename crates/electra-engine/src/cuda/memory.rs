@@ -21,8 +21,10 @@ pub(super) enum Use {
     Staging,
     /// Parts of sums.
     Partials,
-    /// Descriptions of runs of a flat array.
+    /// Descriptions of runs of a flat array, with what becomes of them.
     Chunks,
+    /// Those of which norms are taken.
+    NormChunks,
     /// Logits over the vocabulary of some rows.
     Logits,
     /// Their gradient.
@@ -36,7 +38,7 @@ pub(super) enum Use {
     Delta,
 }
 
-const USES: usize = 9;
+const USES: usize = 10;
 
 /// Memory of the backend's own, one piece a use, made larger when more is needed.
 pub(super) struct Scratch {

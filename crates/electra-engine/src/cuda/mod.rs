@@ -39,6 +39,7 @@ pub use memory::CudaParams;
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
 use device::Device;
+use error::OrFail;
 use kernels::Kind;
 use memory::{Scratch, Slot};
 use std::rc::Rc;
@@ -65,6 +66,8 @@ pub struct Cuda {
     slots: Vec<Slot>,
     ints: Vec<Memory>,
     scratch: Scratch,
+    /// The views whose chunks lie in [`memory::Use::NormChunks`].
+    norm_chunks: Vec<ParamView>,
 }
 
 impl std::fmt::Debug for Cuda {
@@ -81,6 +84,7 @@ impl Cuda {
             precision,
             slots: Vec::new(),
             ints: Vec::new(),
+            norm_chunks: Vec::new(),
         }
     }
 
@@ -106,6 +110,12 @@ impl Cuda {
     /// The device's number and name.
     pub fn device_name(&self) -> String {
         self.device.name()
+    }
+
+    /// Products so far that cuBLASLt had nothing for, and that our own kernel computed, which is
+    /// many times slower: a line each.
+    pub fn refused_products(&self) -> Vec<String> {
+        self.device.refused()
     }
 
     /// The precision in use.
@@ -144,6 +154,14 @@ impl Backend for Cuda {
     fn release_arrays(&mut self) {
         self.slots.clear();
         self.ints.clear();
+    }
+
+    fn wait(&mut self) {
+        self.device.wait().or_fail();
+    }
+
+    fn parts(&mut self) -> Vec<(&'static str, std::time::Duration)> {
+        self.device.times().or_fail()
     }
 
     fn write(&mut self, to: Array, values: &[f32]) {

@@ -69,28 +69,34 @@ impl Cuda {
 
     pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
         assert_eq!(views.len(), norms.len());
-        let update = |&view: &ParamView| ParamUpdate {
-            view,
-            lr: 0.0,
-            decay: 0.0,
-        };
-        let all = chunks(views.iter().map(update));
-        if all.is_empty() {
+        let count = views.iter().map(|view| view.len().div_ceil(CHUNK)).sum();
+        if count == 0 {
             norms.fill(0.0);
             return;
         }
-        check_bounds(&all, &[flat]);
-        let list = self.described(&all);
-        let partials = self.scratch.room::<f64>(Use::Partials, all.len());
+        let list = self.scratch.room::<Chunk>(Use::NormChunks, count);
+        if self.norm_chunks != views {
+            let update = |&view: &ParamView| ParamUpdate {
+                view,
+                lr: 0.0,
+                decay: 0.0,
+            };
+            let all = chunks(views.iter().map(update));
+            self.device.upload(list.0, bytes_of(&all)).or_fail();
+            views.clone_into(&mut self.norm_chunks);
+        }
+        let ends = views.iter().map(|view| view.range().end);
+        assert!(4 * ends.max().unwrap_or(0) <= flat.bytes());
+        let partials = self.scratch.room::<f64>(Use::Partials, count);
         kernels::sum_squares(
             &*self.device,
-            Shape::new([all.len(), 1, 1], 256),
+            Shape::new([count, 1, 1], 256),
             flat.ptr(),
             list,
             partials,
         )
         .or_fail();
-        let sums = self.partial_sums(partials, all.len());
+        let sums = self.partial_sums(partials, count);
         let mut rest = sums.as_slice();
         for (norm, view) in norms.iter_mut().zip(views) {
             let (own, after) = rest.split_at(view.len().div_ceil(CHUNK));

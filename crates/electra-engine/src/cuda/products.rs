@@ -27,6 +27,8 @@ pub(super) struct Products {
     tf32: bool,
     /// `None` where the library has nothing for it.
     algorithms: RefCell<HashMap<Key, Option<sys::cublasLtMatmulAlgo_t>>>,
+    /// Those products, and what the library says of them.
+    refused: RefCell<Vec<String>>,
 }
 
 /// One of a product's three matrices as the library takes it.
@@ -104,24 +106,29 @@ fn alignment(address: u64) -> u32 {
 
 /// Tokens for which one algorithm serves: up to the next power of two, from 1024 on the next
 /// multiple of 1024.
-fn bucket(tokens: usize) -> u64 {
+fn bucket(tokens: usize) -> usize {
     match tokens {
-        0..1024 => tokens.next_power_of_two() as u64,
-        _ => tokens.next_multiple_of(1024) as u64,
+        0..1024 => tokens.next_power_of_two(),
+        _ => tokens.next_multiple_of(1024),
     }
 }
 
-fn key(p: &Product) -> Key {
+/// The product with the largest number of tokens that its algorithm serves.
+fn rounded(p: &Product) -> Product {
     // The number of tokens is what varies from batch to batch.
     let (m, k) = match p.a_transposed {
-        false => (bucket(p.m), p.k as u64),
-        true => (p.m as u64, bucket(p.k)),
+        false => (bucket(p.m), p.k),
+        true => (p.m, bucket(p.k)),
     };
+    Product { m, k, ..*p }
+}
+
+fn key(p: &Product) -> Key {
     let mat = |mat: &Mat| u64::from(mat.stride) << 8 | u64::from(alignment(mat.data) / 2);
     [
-        m,
+        p.m as u64,
         p.n as u64,
-        k,
+        p.k as u64,
         mat(&p.a),
         mat(&p.b),
         mat(&p.c),
@@ -133,6 +140,25 @@ fn key(p: &Product) -> Key {
         p.accumulate.into(),
         p.bias.is_some().into(),
     ]
+}
+
+/// A product for people: sizes, types and distances of rows, what is transposed, added or biased.
+fn said(p: &Product) -> String {
+    let mat = |mat: &Mat, transposed: bool| {
+        let transposed = if transposed { "ᵀ" } else { "" };
+        format!("{:?}/{}{transposed}", mat.kind, mat.stride)
+    };
+    format!(
+        "{} x {} x {}, {} by {} to {}{}{}",
+        p.m,
+        p.n,
+        p.k,
+        mat(&p.a, p.a_transposed),
+        mat(&p.b, p.b_transposed),
+        mat(&p.c, false),
+        if p.accumulate { ", added" } else { "" },
+        if p.bias.is_some() { ", with bias" } else { "" },
+    )
 }
 
 impl Products {
@@ -159,6 +185,7 @@ impl Products {
             workspace,
             tf32,
             algorithms: RefCell::default(),
+            refused: RefCell::default(),
         })
     }
 
@@ -166,31 +193,59 @@ impl Products {
         self.workspace
     }
 
+    /// What the library had nothing for, and why.
+    pub(super) fn refused(&self) -> Vec<String> {
+        self.refused.borrow().clone()
+    }
+
     /// Computes a product, or returns false where the library has nothing for it.
     pub(super) fn run(&self, p: &Product) -> Result<bool, CudaError> {
-        let key = key(p);
-        let known = self.algorithms.borrow().get(&key).copied();
-        match known {
-            Some(None) => return Ok(false),
-            // What was chosen for other sizes need not do for these.
-            Some(Some(algorithm)) if self.attempt(p, &algorithm).is_ok() => return Ok(true),
-            _ => {}
-        }
-        let algorithm = self.choose(p).ok();
-        let done = match &algorithm {
-            Some(algorithm) => {
-                self.attempt(p, algorithm)
-                    .map(|()| true)
-                    .map_err(|error| CudaError::Call {
-                        device: self.device.clone(),
-                        what: format!("a product of {} x {} x {}", p.m, p.n, p.k),
-                        why: error.to_string(),
-                    })
+        // What was chosen for more tokens need not do for these: then they have an algorithm of
+        // their own.
+        let mut failed = None;
+        for sized in [rounded(p), *p] {
+            let Some(algorithm) = self.algorithm(&sized)? else {
+                return Ok(false);
+            };
+            match self.attempt(p, &algorithm) {
+                Ok(()) => return Ok(true),
+                Err(error) => failed = Some(error),
             }
+        }
+        match failed {
+            Some(error) => Err(self.error(p, "computing", error)),
             None => Ok(false),
+        }
+    }
+
+    /// The algorithm for a product: the one kept, or newly chosen.
+    fn algorithm(&self, p: &Product) -> Result<Option<sys::cublasLtMatmulAlgo_t>, CudaError> {
+        use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
+        let key = key(p);
+        if let Some(&known) = self.algorithms.borrow().get(&key) {
+            return Ok(known);
+        }
+        let chosen = match self.choose(p) {
+            Ok(algorithm) => Some(algorithm),
+            Err(result::CublasError(
+                status @ (CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE),
+            )) => {
+                let refused = format!("{} ({status:?})", said(p));
+                self.refused.borrow_mut().push(refused);
+                None
+            }
+            Err(error) => return Err(self.error(p, "choosing an algorithm for", error)),
         };
-        self.algorithms.borrow_mut().insert(key, algorithm);
-        done
+        self.algorithms.borrow_mut().insert(key, chosen);
+        Ok(chosen)
+    }
+
+    fn error(&self, p: &Product, doing: &str, error: result::CublasError) -> CudaError {
+        CudaError::Call {
+            device: self.device.clone(),
+            what: format!("{doing} the product {}", said(p)),
+            why: error.to_string(),
+        }
     }
 
     fn describe(&self, p: &Product) -> Result<Description, result::CublasError> {
@@ -322,9 +377,12 @@ mod tests {
             accumulate: false,
             bias: None,
         };
-        assert_eq!(key(&product(1025, 4096)), key(&product(2048, 4096)));
-        assert_ne!(key(&product(2048, 4096)), key(&product(2049, 4096)));
-        assert_ne!(key(&product(2048, 4096)), key(&product(2048, 4100)));
+        let key = |m, data| key(&rounded(&product(m, data)));
+        assert_eq!(key(1025, 4096), key(2048, 4096));
+        assert_ne!(key(2048, 4096), key(2049, 4096));
+        assert_ne!(key(2048, 4096), key(2048, 4100));
+        // What is chosen is chosen for the rounded size, whichever size is met first.
+        assert_eq!(rounded(&product(1025, 4096)).m, 2048);
         assert_eq!(alignment(4096 + 8), 8);
     }
 

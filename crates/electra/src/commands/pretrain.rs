@@ -235,6 +235,7 @@ pub struct Pretrain<'a> {
 
 impl Work for Pretrain<'_> {
     const TRAINS: bool = true;
+    const RATED: bool = true;
     type Output = Outcome;
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<Outcome> {

@@ -48,7 +48,7 @@ extern "C" __global__ void sort_count(const unsigned* ids, const unsigned* order
 }
 
 // Second: exclusive sums of the counts, in place, by one block of 1024 threads.
-extern "C" __global__ void sort_scan(unsigned* counts, unsigned len) {
+extern "C" __global__ void __launch_bounds__(1024) sort_scan(unsigned* counts, unsigned len) {
     __shared__ unsigned sums[1024];
     unsigned each = (len + 1023) / 1024, first = threadIdx.x * each;
     unsigned last = first + each < len ? first + each : len;
@@ -99,25 +99,32 @@ enum { RUN = 64 };
 extern "C" __global__ void embed_sum_runs(const unsigned* ids, const unsigned* order, Mat d,
                                           float* grads, float* partials, unsigned rows,
                                           unsigned cols) {
-    unsigned first = blockIdx.x * RUN, last = first + RUN < rows ? first + RUN : rows;
+    __shared__ unsigned at[RUN];
+    __shared__ unsigned id_of[RUN];
+    unsigned first = blockIdx.x * RUN, count = first + RUN < rows ? RUN : rows - first;
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+        at[i] = order[first + i];
+        id_of[i] = ids[at[i]];
+    }
+    __syncthreads();
     unsigned c = blockIdx.y * blockDim.x + threadIdx.x;
     if (c >= cols) {
         return;
     }
     unsigned before = first > 0 ? ids[order[first - 1]] : 0xffffffffu;
-    unsigned after = last < rows ? ids[order[last]] : 0xffffffffu;
+    unsigned after = first + count < rows ? ids[order[first + count]] : 0xffffffffu;
     float* partial = partials + (size_t)blockIdx.x * 2 * cols + c;
-    unsigned i = first;
-    while (i < last) {
-        unsigned id = ids[order[i]], begin = i;
+    unsigned i = 0;
+    while (i < count) {
+        unsigned id = id_of[i], begin = i;
         float sum = 0.0f;
-        while (i < last && ids[order[i]] == id) {
-            sum += get(d, order[i], c);
+        while (i < count && id_of[i] == id) {
+            sum += get(d, at[i], c);
             i++;
         }
-        if (begin == first && id == before) {
+        if (begin == 0 && id == before) {
             partial[0] = sum;
-        } else if (i == last && id == after) {
+        } else if (i == count && id == after) {
             partial[cols] = sum;
         } else {
             grads[(size_t)id * cols + c] += sum;
@@ -125,13 +132,16 @@ extern "C" __global__ void embed_sum_runs(const unsigned* ids, const unsigned* o
     }
 }
 
-// Adds up the runs that go over several blocks: the block in which one begins does it.
-extern "C" __global__ void embed_finish_runs(const unsigned* ids, const unsigned* order,
-                                             const float* partials, float* grads, unsigned rows,
-                                             unsigned cols) {
+// Adds up the runs that go over several blocks: the block in which one begins does it, for 32
+// columns. Eight warps take every eighth block each, so that a run over all rows takes not long.
+extern "C" __global__ void __launch_bounds__(256)
+    embed_finish_runs(const unsigned* ids, const unsigned* order, const float* partials,
+                      float* grads, unsigned rows, unsigned cols) {
+    __shared__ float sums[8][32];
     unsigned block = blockIdx.x, last = (block + 1) * RUN;
-    unsigned c = blockIdx.y * blockDim.x + threadIdx.x;
-    if (c >= cols || last >= rows) {
+    unsigned lane = threadIdx.x % 32, part = threadIdx.x / 32, c = blockIdx.y * 32 + lane;
+    // The same for all threads of a block.
+    if (last >= rows) {
         return;
     }
     unsigned id = ids[order[last - 1]];
@@ -139,9 +149,31 @@ extern "C" __global__ void embed_finish_runs(const unsigned* ids, const unsigned
     if (ids[order[last]] != id || !begins_here) {
         return;
     }
-    float sum = partials[((size_t)block * 2 + 1) * cols + c];
-    for (unsigned next = block + 1; next * RUN < rows && ids[order[next * RUN]] == id; next++) {
-        sum += partials[(size_t)next * 2 * cols + c];
+    // Rows are sorted: bisect for the first block that begins with another id.
+    unsigned low = block + 1, high = (rows + RUN - 1) / RUN;
+    while (high - low > 1) {
+        unsigned middle = low + (high - low) / 2;
+        if (ids[order[middle * RUN]] == id) {
+            low = middle;
+        } else {
+            high = middle;
+        }
     }
-    grads[(size_t)id * cols + c] += sum;
+    float sum = 0.0f;
+    if (c < cols) {
+        if (part == 0) {
+            sum = partials[((size_t)block * 2 + 1) * cols + c];
+        }
+        for (unsigned next = block + 1 + part; next < high; next += 8) {
+            sum += partials[(size_t)next * 2 * cols + c];
+        }
+    }
+    sums[part][lane] = sum;
+    __syncthreads();
+    if (part == 0 && c < cols) {
+        for (unsigned i = 1; i < 8; i++) {
+            sum += sums[i][lane];
+        }
+        grads[(size_t)id * cols + c] += sum;
+    }
 }

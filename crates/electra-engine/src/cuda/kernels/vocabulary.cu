@@ -1,7 +1,7 @@
 // Softmax over the vocabulary, on some rows of logits at a time; a block takes a row.
 
 // Log-probability of the target, log of the sum of exponentials, and the most probable entry.
-extern "C" __global__ void vocabulary_rows(const float* logits, unsigned stride, unsigned entries,
+extern "C" __global__ void __launch_bounds__(512) vocabulary_rows(const float* logits, unsigned stride, unsigned entries,
                                            const unsigned* targets, Mat log_prob, Mat log_sum,
                                            unsigned* predicted) {
     __shared__ float greatest[1024];
@@ -47,7 +47,7 @@ extern "C" __global__ void vocabulary_rows(const float* logits, unsigned stride,
 }
 
 // d = (softmax(logits) - target) scale
-extern "C" __global__ void vocabulary_gradient(const float* logits, unsigned stride,
+extern "C" __global__ void __launch_bounds__(512) vocabulary_gradient(const float* logits, unsigned stride,
                                                unsigned entries, const unsigned* targets,
                                                Mat log_sum, float scale, Mat d) {
     unsigned row = blockIdx.x, target = targets[row];
@@ -62,7 +62,7 @@ enum { SEGMENT = 1024, SEGMENTS = 1024 };
 
 // A sample a row, by inversion: the first entry at which the running sum of probabilities passes
 // the row's uniform number. `exclude` may be null. At most 2^20 entries.
-extern "C" __global__ void vocabulary_sample(const float* logits, unsigned stride, unsigned entries,
+extern "C" __global__ void __launch_bounds__(512) vocabulary_sample(const float* logits, unsigned stride, unsigned entries,
                                              float scale, const unsigned* exclude, unsigned key0,
                                              unsigned key1, unsigned stream,
                                              const unsigned* examples, const unsigned* positions,
@@ -125,19 +125,49 @@ extern "C" __global__ void vocabulary_sample(const float* logits, unsigned strid
         before[j] = i < entries && i != without ? (double)expf(l[i] * scale - max) : 0.0;
     }
     __syncthreads();
-    if (thread == 0) {
-        double sum = running;
+    // Each lane of a warp has a part of the segment; the first part in which the sum passes the
+    // goal looks for the entry, or the last one with a probability, where rounding leaves none.
+    if (thread >= 32) {
+        return;
+    }
+    const unsigned EACH = SEGMENT / 32;
+    double own = 0.0;
+    for (unsigned j = 0; j < EACH; j++) {
+        // Each lane begins elsewhere, so that no two read from one bank.
+        own += before[thread * EACH + (j + thread) % EACH];
+    }
+    double start = running;
+    unsigned last = 0;
+    for (unsigned lane = 0; lane < 32; lane++) {
+        double sum = __shfl_sync(0xffffffffu, own, lane);
+        if (lane < thread) {
+            start += sum;
+        }
+        if (sum > 0.0) {
+            last = lane;
+        }
+    }
+    unsigned passes = own > 0.0 && start + own > goal;
+    unsigned first = 32;
+    for (unsigned lane = 0; lane < 32; lane++) {
+        if (__shfl_sync(0xffffffffu, passes, lane) && first == 32) {
+            first = lane;
+        }
+    }
+    if (thread == (first < 32 ? first : last)) {
+        double sum = start;
         unsigned choice = 0;
-        for (unsigned j = 0; j < SEGMENT; j++) {
-            if (before[j] > 0.0) {
+        for (unsigned j = 0; j < EACH; j++) {
+            double p = before[thread * EACH + j];
+            if (p > 0.0) {
                 choice = j;
-                sum += before[j];
+                sum += p;
                 if (sum > goal) {
                     break;
                 }
             }
         }
-        unsigned entry = chosen * SEGMENT + choice;
+        unsigned entry = chosen * SEGMENT + thread * EACH + choice;
         sampled[row] = entry < entries ? entry : 0;
     }
 }

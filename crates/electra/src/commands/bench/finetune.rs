@@ -98,6 +98,7 @@ struct Finetune<'a> {
 
 impl Work for Finetune<'_> {
     const TRAINS: bool = true;
+    const RATED: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

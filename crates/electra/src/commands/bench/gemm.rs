@@ -152,6 +152,7 @@ struct Gemm<'a> {
 
 impl Work for Gemm<'_> {
     const TRAINS: bool = false;
+    const RATED: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {
@@ -287,14 +288,17 @@ impl Gemm<'_> {
         };
         let forward = clock.measure(|| {
             backend.linear(&params, x, &linear, y);
+            backend.wait();
             Ok(work)
         })?;
         let input = clock.measure(|| {
             backend.linear_backward_input(&params, dy, &linear, dx, false);
+            backend.wait();
             Ok(work)
         })?;
         let gradient = clock.measure(|| {
             backend.linear_backward_params(x, dy, &linear, &mut grads);
+            backend.wait();
             Ok(work)
         })?;
         backend.release_arrays();

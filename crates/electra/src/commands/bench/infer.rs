@@ -82,6 +82,7 @@ struct Infer<'a> {
 
 impl Work for Infer<'_> {
     const TRAINS: bool = false;
+    const RATED: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {

@@ -70,6 +70,7 @@ enum Unit {
 
 impl Work for Operators<'_> {
     const TRAINS: bool = true;
+    const RATED: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {
@@ -135,18 +136,28 @@ impl On<'_> {
         let attention = 4.0 * (squares * hidden) as f64;
         let whole = 2.0 * (tokens * weights) as f64 + attention;
         let plain = None;
-        self.time("layer, no dropout", Unit::Flops(whole), || {
-            backend.layer(params, &spec, layer, sequences, plain, input, &keep);
-        })?;
+        self.time(
+            backend,
+            "layer, no dropout",
+            Unit::Flops(whole),
+            |backend| {
+                backend.layer(params, &spec, layer, sequences, plain, input, &keep);
+            },
+        )?;
         let dropped = Some(&dropout);
-        self.time("layer", Unit::Flops(whole), || {
+        self.time(backend, "layer", Unit::Flops(whole), |backend| {
             backend.layer(params, &spec, layer, sequences, dropped, input, &keep);
         })?;
-        self.time("layer, backward", Unit::Flops(2.0 * whole), || {
-            backend.layer_backward(
-                params, &spec, layer, sequences, dropped, input, &keep, &d, grads,
-            );
-        })?;
+        self.time(
+            backend,
+            "layer, backward",
+            Unit::Flops(2.0 * whole),
+            |backend| {
+                backend.layer_backward(
+                    params, &spec, layer, sequences, dropped, input, &keep, &d, grads,
+                );
+            },
+        )?;
 
         // The single operators take f32; what a layer keeps may be of another form.
         let [qkv, d_qkv] = [(); 2].map(|()| filled(backend, tokens, 3 * hidden));
@@ -155,32 +166,46 @@ impl On<'_> {
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
         let ([q, k, v], heads) = (thirds(qkv), spec.heads);
         let (y, sums, drop) = (context, keep.log_sum, Some(&dropout.attention));
-        self.time("attention", Unit::Flops(attention), || {
+        self.time(backend, "attention", Unit::Flops(attention), |backend| {
             backend.attention(q, k, v, heads, sequences, drop, y, sums);
         })?;
-        self.time("attention, backward", Unit::Flops(2.5 * attention), || {
-            let to = thirds(d_qkv);
-            backend.attention_backward([q, k, v], heads, sequences, drop, y, sums, d.hidden, to);
-        })?;
+        self.time(
+            backend,
+            "attention, backward",
+            Unit::Flops(2.5 * attention),
+            |backend| {
+                let to = thirds(d_qkv);
+                backend.attention_backward(
+                    [q, k, v],
+                    heads,
+                    sequences,
+                    drop,
+                    y,
+                    sums,
+                    d.hidden,
+                    to,
+                );
+            },
+        )?;
 
         let wide = Unit::Elements(tokens * spec.intermediate);
         let activation = spec.activation;
-        self.time("activation", wide, || {
+        self.time(backend, "activation", wide, |backend| {
             backend.activation(activation, z, activated)
         })?;
-        self.time("activation, backward", wide, || {
+        self.time(backend, "activation, backward", wide, |backend| {
             backend.activation_backward(activation, z, activated);
         })?;
         let elements = Unit::Elements(tokens * hidden);
         let (norm, stats) = (&layer.output_norm, keep.output_stats);
-        self.time("layer norm", elements, || {
+        self.time(backend, "layer norm", elements, |backend| {
             backend.layer_norm(params, x, norm, keep.output, stats);
         })?;
-        self.time("layer norm, backward", elements, || {
+        self.time(backend, "layer norm, backward", elements, |backend| {
             backend.layer_norm_backward(params, x, stats, norm, d.hidden, branch, grads);
         })?;
         let keys = &sequences.keys;
-        self.time("add with dropout", elements, || {
+        self.time(backend, "add with dropout", elements, |backend| {
             backend.add(input, keep.output, Some((&dropout.output, keys)), branch);
         })
     }
@@ -214,14 +239,19 @@ impl On<'_> {
             ("vocabulary", None),
             ("vocabulary with sample", Some(&sample)),
         ] {
-            self.time(name, Unit::Flops(flops), || {
+            self.time(backend, name, Unit::Flops(flops), |backend| {
                 backend.vocabulary(params, x, head, targets, log_prob, log_sum, None, sample);
             })?;
         }
         let scale = 1.0 / masked as f32;
-        self.time("vocabulary, backward", Unit::Flops(3.0 * flops), || {
-            backend.vocabulary_backward(params, x, head, targets, log_sum, scale, dx, grads);
-        })
+        self.time(
+            backend,
+            "vocabulary, backward",
+            Unit::Flops(3.0 * flops),
+            |backend| {
+                backend.vocabulary_backward(params, x, head, targets, log_sum, scale, dx, grads);
+            },
+        )
     }
 
     fn optimizer<B: Backend>(
@@ -240,16 +270,22 @@ impl On<'_> {
         let updates: Vec<ParamUpdate> = views.iter().map(each).collect();
         let [mut first, mut second] = [(); 2].map(|()| backend.flat(layout.len()));
         let (adam, count) = (Adam::default(), Unit::Elements(layout.count()));
-        self.time("AdamW and packing", count, || {
+        self.time(backend, "AdamW and packing", count, |backend| {
             backend.adamw(params, grads, &mut first, &mut second, &adam, 1.0, &updates);
         })?;
         let mut norms = vec![0.0; views.len()];
-        self.time("squared norms", count, || {
+        self.time(backend, "squared norms", count, |backend| {
             backend.squared_norms(grads, &views, &mut norms);
         })
     }
 
-    fn time(&self, name: &str, unit: Unit, mut run: impl FnMut()) -> Result<()> {
+    fn time<B: Backend>(
+        &self,
+        backend: &mut B,
+        name: &str,
+        unit: Unit,
+        mut run: impl FnMut(&mut B),
+    ) -> Result<()> {
         let work = Done {
             tokens: self.bench.tokens() as f64,
             batches: 1.0,
@@ -259,7 +295,8 @@ impl On<'_> {
             },
         };
         let repetitions = self.clock.measure(|| {
-            run();
+            run(backend);
+            backend.wait();
             Ok(work)
         })?;
         let speed = Speed::of(&repetitions);

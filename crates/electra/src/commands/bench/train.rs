@@ -95,6 +95,7 @@ struct Train<'a> {
 
 impl Work for Train<'_> {
     const TRAINS: bool = true;
+    const RATED: bool = true;
     type Output = ();
 
     fn run<B: Backend>(self, backend: &mut B, facts: &Facts) -> Result<()> {
