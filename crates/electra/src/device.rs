@@ -72,6 +72,10 @@ pub trait Work {
     /// Whether it trains, which takes a precision that has gradients.
     const TRAINS: bool;
     /// Whether it says what share of a device's rate it reaches, which then is measured first.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "the CPU's rate is known")
+    )]
     const RATED: bool = false;
     /// What comes of it.
     type Output;
