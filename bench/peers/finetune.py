@@ -3,7 +3,7 @@
     python bench/peers/finetune.py --model run/discriminator --task sst2 --train train.tsv --dev dev.tsv --seed 0
 
 Settings are those of `electra finetune`: AdamW without bias correction, as in the reference, a learning rate for each layer,
-linear warm-up and decay, clipping to 1, no decay of norms and biases, dropout 0.1. Sentences of like length share a batch, which is then padded: the fastest way there
+linear warm-up and decay, clipping to 1, no decay of norms and biases, dropout 0.1, heads that begin as Glorot and Bengio's. Sentences of like length share a batch, which is then padded: the fastest way there
 is without packing. bf16 is autocast. Prints one JSON line: the best epoch's score, the seconds that the steps took, and
 their real tokens.
 """
@@ -176,6 +176,9 @@ def main() -> None:
         hidden_dropout_prob=args.dropout,
         attention_probs_dropout_prob=args.dropout,
     ).train()
+    for module in model.classifier.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
     optimizer = WithoutBiasCorrection(groups(model, args.learning_rate, args.layer_decay), eps=1e-6, fused=True)
     steps = args.epochs * -(-len(train) // args.batch)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
