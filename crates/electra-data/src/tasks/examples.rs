@@ -439,29 +439,30 @@ impl Examples {
                 context: joined()?.into(),
             },
             TaskKind::MultipleChoice => {
-                let mut choices = Vec::new();
+                let mut all = Vec::new();
                 for at in &found.choices {
                     match cell(at, "choice")? {
                         list @ (Value::Array(_) | Value::Object(_)) => {
-                            let named = NamedChoices::of(list).ok_or_else(|| {
+                            all.extend(choices(list).ok_or_else(|| {
                                 wrong(
                                     "the choices are neither a list of strings nor {\"text\": [...], \"label\": [...]}"
                                         .into(),
                                 )
-                            })?;
-                            choices.extend(named.choices);
+                            })?);
                         }
-                        _ => choices.push(string(at, "choice")?),
+                        _ => all.push(string(at, "choice")?),
                     }
                 }
-                if choices.len() < 2 {
+                if all.len() < 2 {
                     return Err(wrong(format!(
                         "{} choices; expected two or more",
-                        choices.len()
+                        all.len()
                     )));
                 }
-                let first = joined()?;
-                Input::Choices { first, choices }
+                Input::Choices {
+                    first: joined()?,
+                    choices: all,
+                }
             }
             _ => Input::Text {
                 first: joined()?,
@@ -643,10 +644,17 @@ impl Examples {
                     return Ok(Label::Unlabelled);
                 }
                 let names = match &found.choices[..] {
-                    [at] => row.cell(at).and_then(NamedChoices::of).map(|c| c.names),
+                    [at] => row.cell(at).and_then(choice_names),
                     _ => None,
                 };
-                if let Some(names) = names.filter(|names| !names.is_empty()) {
+                if let Some(names) = names {
+                    if names.len() != choices.len() {
+                        return Err(wrong(format!(
+                            "{} choices but {} names of choices",
+                            choices.len(),
+                            names.len()
+                        )));
+                    }
                     return match names.iter().position(|name| *name == label) {
                         Some(number) => Ok(Label::Gold(Gold::Choice(number))),
                         None => Err(wrong(format!(
@@ -712,24 +720,19 @@ fn strings(value: Value) -> Option<Vec<String>> {
         .collect()
 }
 
-/// The choices in a cell, and what its data calls them, if it does.
-struct NamedChoices {
-    choices: Vec<String>,
-    /// Empty or as many as there are choices.
-    names: Vec<String>,
+/// The choices in a cell: a list, or one beside their names, `{"text": [...], "label": [...]}`.
+fn choices(cell: Value) -> Option<Vec<String>> {
+    match cell {
+        Value::Object(mut object) => strings(object.remove("text")?),
+        list => strings(list),
+    }
 }
 
-impl NamedChoices {
-    /// Of a list, or of two, `{"text": [...], "label": [...]}`.
-    fn of(value: Value) -> Option<Self> {
-        let Value::Object(mut object) = value else {
-            let names = Vec::new();
-            return strings(value).map(|choices| NamedChoices { choices, names });
-        };
-        let choices = strings(object.remove("text")?)?;
-        let names = object.remove("label").map_or(Some(Vec::new()), strings)?;
-        let whole = names.is_empty() || names.len() == choices.len();
-        whole.then_some(NamedChoices { choices, names })
+/// The names beside the choices in a cell, if it has any.
+fn choice_names(cell: Value) -> Option<Vec<String>> {
+    match cell {
+        Value::Object(mut object) => strings(object.remove("label")?),
+        _ => None,
     }
 }
 

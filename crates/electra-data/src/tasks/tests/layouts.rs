@@ -276,6 +276,9 @@ fn choices_are_columns_or_lists_and_the_right_one_a_number_a_letter_a_name_or_a_
     assert_eq!(last[0].input, Input::Choices { first, choices });
     let m = named("0").unwrap_err().to_string();
     assert!(m.contains("which are called 1, 2"), "{m}");
+    let row = r#"{"text": "a", "choices": {"text": ["in", "on"], "label": ["1"]}, "label": "1"}"#;
+    let m = read(&list, "a.jsonl", row).unwrap_err().to_string();
+    assert!(m.contains("2 choices but 1 names of choices"), "{m}");
     let columns = Columns {
         text: vec!["q".into()],
         choices: vec!["a".into(), "b".into()],

@@ -136,28 +136,18 @@ impl On<'_> {
         let attention = 4.0 * (squares * hidden) as f64;
         let whole = 2.0 * (tokens * weights) as f64 + attention;
         let plain = None;
-        self.time(
-            backend,
-            "layer, no dropout",
-            Unit::Flops(whole),
-            |backend| {
-                backend.layer(params, &spec, layer, sequences, plain, input, &keep);
-            },
-        )?;
-        let dropped = Some(&dropout);
-        self.time(backend, "layer", Unit::Flops(whole), |backend| {
-            backend.layer(params, &spec, layer, sequences, dropped, input, &keep);
+        self.time(backend, "layer, no dropout", Unit::Flops(whole), |b| {
+            b.layer(params, &spec, layer, sequences, plain, input, &keep);
         })?;
-        self.time(
-            backend,
-            "layer, backward",
-            Unit::Flops(2.0 * whole),
-            |backend| {
-                backend.layer_backward(
-                    params, &spec, layer, sequences, dropped, input, &keep, &d, grads,
-                );
-            },
-        )?;
+        let dropped = Some(&dropout);
+        self.time(backend, "layer", Unit::Flops(whole), |b| {
+            b.layer(params, &spec, layer, sequences, dropped, input, &keep);
+        })?;
+        self.time(backend, "layer, backward", Unit::Flops(2.0 * whole), |b| {
+            b.layer_backward(
+                params, &spec, layer, sequences, dropped, input, &keep, &d, grads,
+            );
+        })?;
 
         // The single operators take f32; what a layer keeps may be of another form.
         let [qkv, d_qkv] = [(); 2].map(|()| filled(backend, tokens, 3 * hidden));
@@ -166,47 +156,38 @@ impl On<'_> {
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
         let ([q, k, v], heads) = (thirds(qkv), spec.heads);
         let (y, sums, drop) = (context, keep.log_sum, Some(&dropout.attention));
-        self.time(backend, "attention", Unit::Flops(attention), |backend| {
-            backend.attention(q, k, v, heads, sequences, drop, y, sums);
+        self.time(backend, "attention", Unit::Flops(attention), |b| {
+            b.attention(q, k, v, heads, sequences, drop, y, sums);
         })?;
         self.time(
             backend,
             "attention, backward",
             Unit::Flops(2.5 * attention),
-            |backend| {
+            |b| {
                 let to = thirds(d_qkv);
-                backend.attention_backward(
-                    [q, k, v],
-                    heads,
-                    sequences,
-                    drop,
-                    y,
-                    sums,
-                    d.hidden,
-                    to,
-                );
+                b.attention_backward([q, k, v], heads, sequences, drop, y, sums, d.hidden, to);
             },
         )?;
 
         let wide = Unit::Elements(tokens * spec.intermediate);
         let activation = spec.activation;
-        self.time(backend, "activation", wide, |backend| {
-            backend.activation(activation, z, activated)
+        self.time(backend, "activation", wide, |b| {
+            b.activation(activation, z, activated)
         })?;
-        self.time(backend, "activation, backward", wide, |backend| {
-            backend.activation_backward(activation, z, activated);
+        self.time(backend, "activation, backward", wide, |b| {
+            b.activation_backward(activation, z, activated);
         })?;
         let elements = Unit::Elements(tokens * hidden);
         let (norm, stats) = (&layer.output_norm, keep.output_stats);
-        self.time(backend, "layer norm", elements, |backend| {
-            backend.layer_norm(params, x, norm, keep.output, stats);
+        self.time(backend, "layer norm", elements, |b| {
+            b.layer_norm(params, x, norm, keep.output, stats);
         })?;
-        self.time(backend, "layer norm, backward", elements, |backend| {
-            backend.layer_norm_backward(params, x, stats, norm, d.hidden, branch, grads);
+        self.time(backend, "layer norm, backward", elements, |b| {
+            b.layer_norm_backward(params, x, stats, norm, d.hidden, branch, grads);
         })?;
         let keys = &sequences.keys;
-        self.time(backend, "add with dropout", elements, |backend| {
-            backend.add(input, keep.output, Some((&dropout.output, keys)), branch);
+        self.time(backend, "add with dropout", elements, |b| {
+            b.add(input, keep.output, Some((&dropout.output, keys)), branch);
         })
     }
 
@@ -239,8 +220,8 @@ impl On<'_> {
             ("vocabulary", None),
             ("vocabulary with sample", Some(&sample)),
         ] {
-            self.time(backend, name, Unit::Flops(flops), |backend| {
-                backend.vocabulary(params, x, head, targets, log_prob, log_sum, None, sample);
+            self.time(backend, name, Unit::Flops(flops), |b| {
+                b.vocabulary(params, x, head, targets, log_prob, log_sum, None, sample);
             })?;
         }
         let scale = 1.0 / masked as f32;
@@ -248,8 +229,8 @@ impl On<'_> {
             backend,
             "vocabulary, backward",
             Unit::Flops(3.0 * flops),
-            |backend| {
-                backend.vocabulary_backward(params, x, head, targets, log_sum, scale, dx, grads);
+            |b| {
+                b.vocabulary_backward(params, x, head, targets, log_sum, scale, dx, grads);
             },
         )
     }
@@ -270,12 +251,12 @@ impl On<'_> {
         let updates: Vec<ParamUpdate> = views.iter().map(each).collect();
         let [mut first, mut second] = [(); 2].map(|()| backend.flat(layout.len()));
         let (adam, count) = (Adam::default(), Unit::Elements(layout.count()));
-        self.time(backend, "AdamW and packing", count, |backend| {
-            backend.adamw(params, grads, &mut first, &mut second, &adam, 1.0, &updates);
+        self.time(backend, "AdamW and packing", count, |b| {
+            b.adamw(params, grads, &mut first, &mut second, &adam, 1.0, &updates);
         })?;
         let mut norms = vec![0.0; views.len()];
-        self.time(backend, "squared norms", count, |backend| {
-            backend.squared_norms(grads, &views, &mut norms);
+        self.time(backend, "squared norms", count, |b| {
+            b.squared_norms(grads, &views, &mut norms);
         })
     }
 
