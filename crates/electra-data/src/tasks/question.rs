@@ -308,16 +308,20 @@ impl Windows {
     /// What a head says that scores starts and ends apart; the score of "no answer" is that of
     /// `[CLS]` in the window where it is least. `logits[window] = (start, end)`, each `[tokens]`.
     ///
-    /// Probabilities are softmaxes over `[CLS]` and the tokens of the text, each taken where it has
-    /// the most context: in a text of one window those of transformers' pipeline.
+    /// A start counts where its token has the most context, with every end of the same window. Of all
+    /// these pairs, and those with `[CLS]`, probabilities are a softmax: in a text of one window they
+    /// are those of transformers' pipeline, which multiplies one of starts and one of ends.
     ///
     /// # Panics
     /// If there are not as many logits as tokens.
     pub fn candidates(&self, logits: &[(&[f32], &[f32])], options: &AnswerOptions) -> Said {
         assert_eq!(logits.len(), self.windows.len(), "logits a window");
         let mut candidates = Vec::new();
-        let (mut null, mut cls) = (f64::INFINITY, [f32::NEG_INFINITY; 2]);
-        let mut own: [Vec<f32>; 2] = Default::default();
+        let mut null = f64::INFINITY;
+        // Of `[CLS]` where it is least: start, end, log of the sum over that window's ends.
+        let mut cls = [f64::NEG_INFINITY; 3];
+        // Of each window the logs of the sums over the starts that count and over the ends.
+        let mut sums = Vec::new();
         for (number, (features, (start, end))) in self.features.iter().zip(logits).enumerate() {
             let tokens = features.sequences[0].token_ids.len();
             assert!(
@@ -325,15 +329,17 @@ impl Windows {
                 "{tokens} logits"
             );
             let of_cls = f64::from(start[0]) + f64::from(end[0]);
-            if of_cls < null {
-                (null, cls) = (of_cls, [start[0], end[0]]);
-            }
             let context = features.context.start as usize..features.context.end as usize;
             let window = &self.windows[number];
             let place = |token: usize| context.start + token - window.tokens.0;
             let counted = place(window.own.0)..place(window.own.1);
-            own[0].extend_from_slice(&start[counted.clone()]);
-            own[1].extend_from_slice(&end[counted]);
+            let of_ends = log_sum(end[context.clone()].iter().map(|&x| f64::from(x)));
+            let of_starts = log_sum(start[counted].iter().map(|&x| f64::from(x)));
+            sums.push([of_starts, of_ends]);
+            if of_cls < null {
+                null = of_cls;
+                cls = [f64::from(start[0]), f64::from(end[0]), of_ends];
+            }
             let ends = best_places(end, context.clone(), options.n_best);
             for first in best_places(start, context, options.n_best) {
                 for &last in &ends {
@@ -348,14 +354,12 @@ impl Windows {
                 }
             }
         }
-        let log_sum = own.iter().zip(cls).map(|(own, cls)| {
-            let all = own.iter().chain([&cls]).map(|&x| f64::from(x));
-            let most = all.clone().fold(f64::NEG_INFINITY, f64::max);
-            most + all.map(|x| (x - most).exp()).sum::<f64>().ln()
-        });
+        let [cls_start, cls_end, cls_ends] = cls;
+        let pairs = |[starts, ends]: [f64; 2]| starts + log_sum([ends, cls_end].into_iter());
+        let of_cls = pairs([cls_start, cls_ends]);
         Said {
             candidates,
-            log_sum: log_sum.sum(),
+            log_sum: log_sum(sums.into_iter().map(pairs).chain([of_cls])),
             null: match options.null {
                 true => NullScore::Same(null),
                 false => NullScore::None,
@@ -430,6 +434,15 @@ impl Windows {
             null,
             null_probability,
         }
+    }
+}
+
+/// `ln Σ exp(x)`.
+fn log_sum(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let most = values.clone().fold(f64::NEG_INFINITY, f64::max);
+    match most {
+        f64::NEG_INFINITY => most,
+        _ => most + values.map(|x| (x - most).exp()).sum::<f64>().ln(),
     }
 }
 
