@@ -238,6 +238,38 @@ proptest! {
     }
 }
 
+/// A likely end where another window has more context counts with the starts of its own window.
+#[test]
+fn probabilities_of_several_windows_add_up_to_at_most_one() {
+    let example = question(&["the boat"; 9].join(" "), &[]);
+    let f = featurizer(tokenizer(), 16, 4, false);
+    let windows = Windows::new(&f, 0, &example, &mut FeatureCounts::default()).unwrap();
+    let first = &windows.windows[0];
+    assert!(windows.windows.len() > 1 && first.own.1 < first.tokens.1);
+    let flat = windows.features().iter();
+    let mut ends: Vec<Vec<f32>> = flat
+        .map(|f| vec![0.0; f.sequences[0].token_ids.len()])
+        .collect();
+    let starts = ends.clone();
+    ends[0][windows.begin + first.tokens.1 - 1 - first.tokens.0] = 9.0;
+    let logits: Vec<(&[f32], &[f32])> = starts
+        .iter()
+        .zip(&ends)
+        .map(|(s, e)| (&s[..], &e[..]))
+        .collect();
+    let options = AnswerOptions {
+        n_best: 1000,
+        max_answer_length: 30,
+        null: true,
+    };
+    let answers = windows.answers(&windows.candidates(&logits, &options), &options);
+    let sum: f64 = answers.best.iter().map(|b| b.score).sum();
+    assert!(
+        sum > 0.5 && sum + answers.null_probability < 1.0 + 1e-9,
+        "{sum}"
+    );
+}
+
 #[test]
 fn a_joint_head_gives_its_own_candidates_and_null_score() {
     let example = question("the old boat sailed on the seine.", &[]);
