@@ -1,4 +1,4 @@
-"""Ours against PyTorch on one GPU, in turn, and a table: called by `bench/gpu.sh`.
+"""Ours against PyTorch on one GPU, what tells most first, and a table: called by `bench/gpu.sh`.
 
     python bench/peers/gpu_compare.py pretrain --electra ./electra --out results --seconds 500
     python bench/peers/gpu_compare.py rest --electra ./electra --out results --seconds 500
@@ -52,6 +52,8 @@ class Runner:
         self.end = time.monotonic() + args.seconds
         self.log = (args.out / f"gpu-{args.part}.jsonl").open("w", encoding="utf-8")
         self.electra = args.electra
+        # Runs of ours that failed, or met a product that the library has not.
+        self.wrong: list[str] = []
 
     def run(self, name: str, command: list[str]) -> dict[str, Any]:
         """The process's last line of JSON, with its most memory; or what went wrong under "failed"."""
@@ -84,21 +86,25 @@ class Runner:
 
     def ours(self, name: str, what: str, options: list[str]) -> dict[str, Any]:
         command = [self.electra, "bench", what, "--device", "cuda", "--precision", "bf16", "--json", *options]
-        return self.run(f"electra {name}", command)
+        result = self.run(f"electra {name}", command)
+        if "failed" in result or "refused" in result:
+            self.wrong.append(name)
+        return result
 
-    def theirs(self, name: str, script: str, options: list[str]) -> dict[str, Any]:
+    def theirs(self, name: str, command: list[str]) -> dict[str, Any]:
+        script, *options = command
         return self.run(f"PyTorch {name}", [sys.executable, str(HERE / script), *options])
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared: `what` of `electra bench`, the peer's script, and the ways in which the peer is tried."""
+    """What is compared: `what` of `electra bench`, the peer's script, options of both, and the ways in which the peer is
+    tried."""
 
     name: str
     what: str
+    script: list[str]
     options: list[str]
-    script: str
-    peer_options: list[str]
     ways: list[list[str]]
     profile: bool
 
@@ -142,7 +148,7 @@ def in_order(runner: Runner, cases: list[Case]) -> list[str]:
         for case, results in zip(cases, theirs):
             if way < len(case.ways):
                 extra = case.ways[way]
-                results.append(runner.theirs(f"{case.name} {' '.join(extra)}", case.script, [*case.peer_options, *extra]))
+                results.append(runner.theirs(f"{case.name} {' '.join(extra)}", [*case.script, *case.options, *extra]))
         print("\n".join([HEAD, *(row(c.name, o, t) for c, o, t in zip(cases, ours, theirs))]), file=sys.stderr, flush=True)
     for case, results in zip(cases, ours):
         results.append(runner.ours(case.name, case.what, case.options))
@@ -155,7 +161,7 @@ def pretrain() -> list[Case]:
         options = ["--preset", preset, "--batch", str(batch), "--seq", str(seq), "--repetitions", "3"]
         profile = (preset, seq, batch) in PRETRAIN[:2]
         ways = [[], ["--compile"]]
-        cases.append(Case(f"pretrain {preset} {batch}×{seq}", "train", options, "gpu_pretrain_step.py", options, ways, profile))
+        cases.append(Case(f"pretrain {preset} {batch}×{seq}", "train", ["gpu_pretrain_step.py"], options, ways, profile))
     return cases
 
 
@@ -170,7 +176,7 @@ def rest(out: Path) -> list[Case]:
         options = ["--preset", preset, "--batch", str(batch), "--lengths", str(path), "--repetitions", "3"]
         ways = [["--compile"], ["--sorted", "--compile"]] if what == "infer" else [[], ["--compile"]]
         name = f"{what} {preset} {batch} ragged"
-        cases.append(Case(name, what, options, "gpu_sequences.py", [what, *options], ways, profile=preset == "small"))
+        cases.append(Case(name, what, ["gpu_sequences.py", what], options, ways, profile=preset == "small"))
     return cases
 
 
@@ -185,6 +191,9 @@ def main() -> None:
     runner = Runner(args)
     rows = in_order(runner, pretrain() if args.part == "pretrain" else rest(args.out))
     print("\n".join([HEAD, *rows]))
+    wrong = [row for row in rows if "not compared" in row] + runner.wrong
+    if wrong:
+        sys.exit(f"{len(wrong)} rows or runs of ours are not as they should be: {'; '.join(runner.wrong)}")
 
 
 if __name__ == "__main__":
