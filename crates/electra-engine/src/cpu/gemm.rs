@@ -30,13 +30,18 @@ pub(crate) enum Form {
 }
 
 impl Form {
+    /// Values of a word.
+    pub(crate) fn values(self) -> usize {
+        match self {
+            Form::F32 => 1,
+            Form::Bf16 => 2,
+            Form::Int8 => 4,
+        }
+    }
+
     /// Words that a depth of `depth` values takes.
     pub(crate) fn units(self, depth: usize) -> usize {
-        match self {
-            Form::F32 => depth,
-            Form::Bf16 => depth.div_ceil(2),
-            Form::Int8 => depth.div_ceil(4),
-        }
+        depth.div_ceil(self.values())
     }
 }
 

@@ -23,9 +23,15 @@ const SMALL: usize = 1 << 17;
 /// Units of depth that are packed together for a weight's gradient: both sides of a tile stay in the
 /// L2 cache with it.
 const GRADIENT_UNITS: usize = 256;
-/// Rows and columns of a weight's gradient that a task takes, in whole panels; fewer where there
-/// would be too few tasks.
-const GRADIENT_TILES: [usize; 3] = [4 * PANEL, 2 * PANEL, PANEL];
+/// Rows and columns of a weight's gradient that a task takes, the longer side first, in whole panels;
+/// fewer where there would be too few tasks. The first is for the matrix unit: each core that has one
+/// has an L2 cache of 2 MB, and packing takes it longer than the products.
+const GRADIENT_TILES: [[usize; 2]; 4] = [
+    [8 * PANEL, 4 * PANEL],
+    [4 * PANEL, 4 * PANEL],
+    [2 * PANEL, 2 * PANEL],
+    [PANEL, PANEL],
+];
 /// Tasks of weights' gradients for each thread, at least.
 const TASKS_A_THREAD: usize = 3;
 
@@ -216,17 +222,22 @@ impl Cpu {
             weight: grads.offset(linear.weight.offset),
             bias: grads.offset(linear.bias.offset),
         });
-        let tasks = |size: usize| outer.iter().map(|o| o.tiles(size)).sum::<usize>();
-        let enough = |size: &usize| tasks(*size) >= TASKS_A_THREAD * self.pool.threads();
-        let size = GRADIENT_TILES.into_iter().find(enough).unwrap_or(PANEL);
+        let tasks = |size| outer.iter().map(|o| o.tiles(size)).sum::<usize>();
+        let enough = |size: &[usize; 2]| tasks(*size) >= TASKS_A_THREAD * self.pool.threads();
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
+        let sizes = match isa.multiplies_tiles(form) {
+            true => &GRADIENT_TILES[..],
+            false => &GRADIENT_TILES[1..],
+        };
+        let size = sizes.iter().copied().find(enough).unwrap_or([PANEL; 2]);
         self.pool.run(tasks(size), |mut task, scratch| {
             let mut lap = clock.start();
             for outer in &outer {
                 if task < outer.tiles(size) {
-                    let groups = outer.dy.cols.div_ceil(size);
-                    let rows = part(outer.dy.cols, size, task % groups);
-                    let cols = part(outer.x.cols, size, task / groups);
+                    let [height, width] = outer.tile(size);
+                    let groups = outer.dy.cols.div_ceil(height);
+                    let rows = part(outer.dy.cols, height, task % groups);
+                    let cols = part(outer.x.cols, width, task / groups);
                     // SAFETY: nobody writes to x and dy; this tile of the gradient, inside the flat
                     // array as asserted, is this task's, and so are its biases if it has the first
                     // columns.
@@ -251,9 +262,18 @@ struct Outer {
 }
 
 impl Outer {
-    /// Tiles of `size` rows and columns.
-    fn tiles(&self, size: usize) -> usize {
-        self.dy.cols.div_ceil(size) * self.x.cols.div_ceil(size)
+    /// Rows and columns of a tile, given the longer side first: it lies along the weight's own.
+    fn tile(&self, [long, short]: [usize; 2]) -> [usize; 2] {
+        match self.dy.cols < self.x.cols {
+            true => [short, long],
+            false => [long, short],
+        }
+    }
+
+    /// How many tiles there are of a size.
+    fn tiles(&self, size: [usize; 2]) -> usize {
+        let [height, width] = self.tile(size);
+        self.dy.cols.div_ceil(height) * self.x.cols.div_ceil(width)
     }
 
     /// Adds a tile, some tokens after the other, and if it has the first columns the biases of its
@@ -269,10 +289,7 @@ impl Outer {
         cols: Range<usize>,
         scratch: &mut Scratch,
     ) {
-        let tokens = match form {
-            Form::F32 => GRADIENT_UNITS,
-            _ => 2 * GRADIENT_UNITS,
-        };
+        let tokens = GRADIENT_UNITS * form.values();
         let tiles = isa.multiplies_tiles(form);
         for first in (0..self.x.rows).step_by(tokens) {
             let tokens = first..self.x.rows.min(first + tokens);

@@ -3,11 +3,14 @@
 use super::gemm::{Form, PANEL, Panels};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
+use super::view::{LINE, prefetch};
 use crate::quantize::{quantize, row_step};
 use std::ops::Range;
 
 /// Weights of a row that are made bytes at once.
 const QUANTIZED: usize = 256;
+/// Units of depth that are asked for ahead.
+const AHEAD: usize = 8;
 
 /// A matrix to pack, of f32 or of pairs of bf16: row `r` starts at word `r · stride`.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +86,20 @@ impl Source {
             match self.form {
                 Form::Bf16 => S::values_bf16(self.pairs::<S>(row, col)).0,
                 _ => self.read::<S>(row, col),
+            }
+        }
+    }
+
+    /// Asks for `cols` columns from `first` on of rows that will be read soon.
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, first: usize, cols: usize) {
+        let words = self.form.units(cols);
+        for row in rows {
+            let from = self
+                .data
+                .wrapping_add(row * self.stride + self.form.units(first));
+            for word in (0..words).step_by(LINE) {
+                prefetch(from.wrapping_add(word));
             }
         }
     }
@@ -193,7 +210,12 @@ impl Kernel for PackRows {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
+        let columns = self.panels.start * PANEL..self.to.cols.min(self.panels.end * PANEL);
+        let rows = self.form.values();
         for unit in 0..self.units {
+            let ahead = rows * (unit + AHEAD);
+            self.source
+                .prefetch(ahead..ahead + rows, columns.start, columns.len());
             for panel in self.panels.clone() {
                 let (width, first) = (self.to.width(panel), panel * PANEL);
                 let to = self.to.at(panel, unit).cast_mut();
@@ -246,9 +268,13 @@ impl Kernel for Transpose {
         let panel = self.to.at(self.index, 0).cast_mut();
         for j in (0..width).step_by(LANES) {
             for unit in (0..depth).step_by(LANES) {
+                let first = self.index * PANEL + j;
+                let (after, values) = (first + LANES, self.form.values());
+                self.source
+                    .prefetch(after..after + LANES, unit * values, LANES * values);
                 let mut block = [S::splat(0.0); LANES];
                 for i in 0..LANES {
-                    let row = self.index * PANEL + j + i;
+                    let row = first + i;
                     // SAFETY: the caller of `pack_panel` says that the source can be read.
                     block[i] = unsafe {
                         match self.form {
@@ -448,6 +474,9 @@ impl PackStrip<'_> {
     /// The source can be read.
     #[inline(always)]
     unsafe fn rows<S: Simd>(&mut self, unit: usize, sums: &mut [S::V; 2]) {
+        let ahead = 2 * (unit + LANES);
+        self.source
+            .prefetch(ahead..ahead + 2 * LANES, self.first, Strips::ROWS);
         let ones = S::pair_bf16(S::splat(1.0), S::splat(1.0));
         let mut halves = [[S::splat(0.0); LANES]; 2];
         let [first, second] = &mut halves;

@@ -183,57 +183,55 @@ impl Part<'_> {
     ) {
         let p = self.product;
         let rest = self.depth % SIDE;
+        // Zeros stay where there is nothing.
+        let mut a_rest = Room::<{ BLOCK * SIDE }>::ZEROS;
+        let mut b_rest = Room::<{ PANEL * SIDE }>::ZEROS;
         for panel in p.panels.clone() {
             let width = p.b.width(panel);
             let (column, cols) = (panel * PANEL, PANEL.min(p.b.cols - panel * PANEL));
             let unit = p.first_unit + self.done;
             let (b, next) = (p.b.at(panel, unit), p.b.lanes_step());
-            for first in (0..cols).step_by(BLOCK) {
-                let mut sides = Sides {
-                    steps: self.depth / SIDE,
-                    a,
-                    a_step,
-                    b: b.wrapping_add(first / SIDE * next),
-                    b_next: next,
-                };
-                let mut b_rest = Room::<{ SIDE * BLOCK }>::ZEROS;
-                if rest > 0 {
-                    for half in 0..BLOCK.min(width - first) / SIDE {
-                        let from = sides
-                            .b
-                            .wrapping_add(half * next + sides.steps * SIDE * SIDE);
-                        let to = b_rest.0.as_mut_ptr().wrapping_add(half * SIDE * SIDE);
-                        // SAFETY: as the caller says.
-                        unsafe { copy::<S>(from, SIDE, to, SIDE, [rest, SIDE]) };
-                    }
+            let steps = self.depth / SIDE;
+            if rest > 0 {
+                for j in 0..width / SIDE {
+                    let from = b.wrapping_add(j * next + steps * SIDE * SIDE);
+                    let to = b_rest.0.as_mut_ptr().wrapping_add(j * SIDE * SIDE);
+                    // SAFETY: as the caller says.
+                    unsafe { copy::<S>(from, SIDE, to, SIDE, [rest, SIDE]) };
                 }
-                for done in (0..rows).step_by(BLOCK) {
-                    sides.a = a.wrapping_add(done * a_step);
+            }
+            // The rows of a block are read from the L2 cache once for all columns of the panel.
+            for done in (0..rows).step_by(BLOCK) {
+                let a = a.wrapping_add(done * a_step);
+                let count = BLOCK.min(rows - done);
+                if rest > 0 {
+                    let from = a.wrapping_add(steps * SIDE);
+                    // SAFETY: as the caller says.
+                    unsafe { copy::<S>(from, a_step, a_rest.0.as_mut_ptr(), SIDE, [count, rest]) };
+                }
+                for first in (0..cols).step_by(BLOCK) {
+                    let sides = Sides {
+                        steps,
+                        a,
+                        a_step,
+                        b: b.wrapping_add(first / SIDE * next),
+                        b_next: next,
+                    };
+                    let last = Sides {
+                        steps: 1,
+                        a: a_rest.0.as_ptr(),
+                        a_step: SIDE,
+                        b: b_rest.0.as_ptr().wrapping_add(first * SIDE),
+                        b_next: SIDE * SIDE,
+                    };
                     let block = Block {
                         row: row + done,
                         column: column + first,
-                        rows: BLOCK.min(rows - done),
+                        rows: count,
                         cols: BLOCK.min(cols - first),
                     };
                     // SAFETY: as the caller says.
-                    unsafe {
-                        if rest == 0 {
-                            self.block::<S, U>(block, sides, None);
-                            continue;
-                        }
-                        let mut a_rest = Room::<{ BLOCK * SIDE }>::ZEROS;
-                        let from = sides.a.wrapping_add(sides.steps * SIDE);
-                        let size = [block.rows, rest];
-                        copy::<S>(from, a_step, a_rest.0.as_mut_ptr(), SIDE, size);
-                        let rest = Sides {
-                            steps: 1,
-                            a: a_rest.0.as_ptr(),
-                            a_step: SIDE,
-                            b: b_rest.0.as_ptr(),
-                            b_next: SIDE * SIDE,
-                        };
-                        self.block::<S, U>(block, sides, Some(rest));
-                    }
+                    unsafe { self.block::<S, U>(block, sides, (rest > 0).then_some(last)) };
                 }
             }
         }

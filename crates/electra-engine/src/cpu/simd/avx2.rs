@@ -148,8 +148,9 @@ impl Simd for Avx2 {
         let even = halves!(_mm256_mul_epu32(a, b));
         let above = halves!(_mm256_srli_epi64::<32>(a));
         let odd = halves!(_mm256_mul_epu32(above, b));
-        let even_high = halves!(_mm256_srli_epi64::<32>(even));
-        let odd_low = halves!(_mm256_slli_epi64::<32>(odd));
+        // By shuffles: a product that is shifted becomes, in the compiler's hands, one of 64 bits.
+        let even_high = halves!(_mm256_shuffle_epi32::<0xf5>(even));
+        let odd_low = halves!(_mm256_shuffle_epi32::<0xa0>(odd));
         (
             halves!(_mm256_blend_epi32::<0xaa>(even_high, odd)),
             halves!(_mm256_blend_epi32::<0xaa>(even, odd_low)),

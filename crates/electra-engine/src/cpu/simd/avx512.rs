@@ -158,9 +158,11 @@ impl Simd for Avx512 {
             let b = _mm512_set1_epi32(b as i32);
             let even = _mm512_mul_epu32(a, b);
             let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), b);
+            // By shuffles: a product that is shifted becomes, in the compiler's hands, a slow one of
+            // 64 bits.
             (
-                _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64::<32>(even), odd),
-                _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd)),
+                _mm512_mask_shuffle_epi32::<0xf5>(odd, 0x5555, even),
+                _mm512_mask_shuffle_epi32::<0xa0>(even, 0xaaaa, odd),
             )
         })
     }
