@@ -8,7 +8,7 @@ use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::math::exp;
-use super::pack::{Columns, Source, zip_rows};
+use super::pack::{Columns, Source, Strips, pack_strips, zip_rows};
 use super::simd::{LANES, Simd};
 use crate::backend::{Array, Dropout, Sequences};
 
@@ -75,6 +75,15 @@ impl Kernel for RowDots<'_> {
     }
 }
 
+/// Words that [`multiply_transposed`] needs for a left side of `rows` rows of up to `len` values.
+fn transposed_words(isa: Isa, form: Form, rows: usize, len: usize) -> usize {
+    match form {
+        Form::F32 => 0,
+        _ if isa.multiplies_tiles(form) => Strips::new(form.units(rows)).all(len),
+        _ => form.units(rows) * score_stride(len),
+    }
+}
+
 /// `c = start + aᵀ b`, where a block of rows of f32 stands in `a` and packed in `b`.
 ///
 /// # Safety
@@ -83,26 +92,33 @@ unsafe fn multiply_transposed(
     isa: Isa,
     form: Form,
     a: Source,
-    zipped: &mut [f32],
+    room: &mut [f32],
     b: Panels,
     c: &mut [f32],
     start: Start,
 ) {
     assert!(c.len() >= a.cols * b.cols);
-    let data = match form {
-        Form::F32 => a.data,
-        _ => {
-            // SAFETY: as the caller says.
-            unsafe { zip_rows(isa, a, zipped, a.stride) };
-            zipped.as_ptr()
+    // SAFETY: as the caller says.
+    let (data, row_step, unit_step) = unsafe {
+        match form {
+            Form::F32 => (a.data, 1, a.stride),
+            _ if isa.multiplies_tiles(form) => {
+                let strips = Strips::new(form.units(a.rows));
+                pack_strips(isa, a, strips, &mut room[..strips.all(a.cols)], &mut []);
+                (room.as_ptr(), strips.row_step, 1)
+            }
+            _ => {
+                zip_rows(isa, a, room, a.stride);
+                (room.as_ptr(), 1, a.stride)
+            }
         }
     };
     let product = Product {
         rows: a.cols,
         depth: form.units(a.rows),
         a: data,
-        row_step: 1,
-        unit_step: a.stride,
+        row_step,
+        unit_step,
         b,
         first_unit: 0,
         panels: 0..b.count(),
@@ -159,7 +175,7 @@ impl Cpu {
                 dy_b,
                 scores,
                 gradient,
-                zipped,
+                transposed,
                 dots,
                 results @ ..,
             ] = scratch.split([
@@ -170,7 +186,7 @@ impl Cpu {
                 Panels::words(form.units(block), size),
                 block * stride,
                 block * stride,
-                block.div_ceil(2) * stride,
+                transposed_words(isa, form, block, len),
                 block,
                 len * size,
                 len * size,
@@ -232,8 +248,8 @@ impl Cpu {
                         stride,
                     };
                     let (p, ds) = (matrix(scores), matrix(gradient));
-                    multiply_transposed(isa, form, p, zipped, dy_b, d_values, start);
-                    multiply_transposed(isa, form, ds, zipped, queries_b, d_keys, start);
+                    multiply_transposed(isa, form, p, transposed, dy_b, d_values, start);
+                    multiply_transposed(isa, form, ds, transposed, queries_b, d_keys, start);
                     if form == Form::Bf16 {
                         isa.run_bf16(Narrow {
                             rows: &mut gradient[..rows.len() * stride],

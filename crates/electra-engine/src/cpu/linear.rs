@@ -298,7 +298,7 @@ impl Outer {
             // Odd, so that panels spread over the caches.
             let depth = units | 1;
             let left_words = match tiles {
-                true => rows.len().div_ceil(Strips::ROWS) * strips.words(),
+                true => strips.all(rows.len()),
                 false => Panels::words(depth, rows.len()),
             };
             let right_words = Panels::words(depth, cols.len());

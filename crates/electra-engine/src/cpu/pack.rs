@@ -397,7 +397,7 @@ pub(crate) struct Strips {
 
 impl Strips {
     /// Rows of a strip, which are columns of the source.
-    pub(crate) const ROWS: usize = 2 * LANES;
+    const ROWS: usize = 2 * LANES;
 
     /// Strips of a depth of `units`.
     pub(crate) fn new(units: usize) -> Self {
@@ -409,8 +409,13 @@ impl Strips {
     }
 
     /// Words of a strip.
-    pub(crate) fn words(&self) -> usize {
+    fn words(&self) -> usize {
         Strips::ROWS * self.row_step
+    }
+
+    /// Words of the strips of `cols` columns.
+    pub(crate) fn all(&self, cols: usize) -> usize {
+        cols.div_ceil(Strips::ROWS) * self.words()
     }
 }
 
@@ -427,7 +432,7 @@ pub(crate) unsafe fn pack_strips(
     sums: &mut [f32],
 ) {
     assert!(strips.units == Form::Bf16.units(source.rows));
-    assert!(to.len() == source.cols.div_ceil(Strips::ROWS) * strips.words());
+    assert!(to.len() == strips.all(source.cols));
     assert!(sums.is_empty() || sums.len() == source.cols);
     let mut sums = sums.chunks_mut(Strips::ROWS);
     for (index, to) in to.chunks_exact_mut(strips.words()).enumerate() {
