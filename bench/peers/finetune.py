@@ -3,9 +3,9 @@
     python bench/peers/finetune.py --model run/discriminator --task sst2 --train train.tsv --dev dev.tsv --seed 0
 
 Settings are those of `electra finetune`: AdamW without bias correction, as in the reference, a learning rate for each layer,
-linear warm-up and decay, clipping to 1, no decay of norms and biases, dropout 0.1, heads that begin as Glorot and Bengio's. Sentences of like length share a batch, which is then padded: the fastest way there
-is without packing. bf16 is autocast. Prints one JSON line: the best epoch's score, the seconds that the steps took, and
-their real tokens.
+linear warm-up and decay, clipping to 1, no decay of norms and biases, dropout 0.1, heads that begin as Glorot and Bengio's.
+Sentences of like length share a batch, which is then padded: the fastest way there is without packing. bf16 is autocast.
+Prints one JSON line: the best epoch's score, the seconds that the steps took, and their real tokens.
 """
 
 from __future__ import annotations
