@@ -8,7 +8,7 @@ use super::linear::source;
 use super::math::exp;
 use super::pack::{Columns, Source, pack_panel};
 use super::simd::{LANES, Simd};
-use super::view::View;
+use super::view::{View, spread};
 use crate::backend::{Array, Dropout, Sequences};
 use crate::reference::HEAD_BLOCKS;
 use crate::rng::Purpose;
@@ -16,11 +16,6 @@ use std::ops::Range;
 
 /// Queries that are taken through the products together.
 pub(super) const QUERIES: usize = 48;
-
-/// Distance of rows of scores: not a power of two, so that columns spread over the cache.
-pub(super) fn score_stride(keys: usize) -> usize {
-    keys.next_multiple_of(LANES) + LANES
-}
 
 /// One row of scores to weights that are yet to be divided by their sum, in place: as f32, or as
 /// pairs of bf16 from the row's beginning. Returns the log of the sum of the exponentials, and what
@@ -121,7 +116,7 @@ impl<'a> HeadRoom<'a> {
         [
             Panels::words(form.units(size), len),
             Panels::words(form.units(len), size),
-            QUERIES.min(len) * score_stride(len),
+            QUERIES.min(len) * spread(len),
         ]
     }
 
@@ -130,14 +125,6 @@ impl<'a> HeadRoom<'a> {
             keys,
             values,
             scores,
-        }
-    }
-
-    fn again(&mut self) -> HeadRoom<'_> {
-        HeadRoom {
-            keys: &mut *self.keys,
-            values: &mut *self.values,
-            scores: &mut *self.scores,
         }
     }
 }
@@ -155,7 +142,7 @@ pub(super) unsafe fn attend_head(
     queries: Range<usize>,
     to: *mut f32,
     stride: usize,
-    mut room: HeadRoom,
+    room: HeadRoom,
     mut kept: impl FnMut(usize, f32),
 ) {
     let (len, size) = (head.len, head.size);
@@ -163,8 +150,8 @@ pub(super) unsafe fn attend_head(
         keys,
         values,
         scores,
-    } = room.again();
-    let score_stride = score_stride(len);
+    } = room;
+    let score_stride = spread(len);
     // SAFETY: as the caller says.
     unsafe {
         let keys = pack_head(isa, form, head.source(k, 0..len), Columns::Rows, keys);

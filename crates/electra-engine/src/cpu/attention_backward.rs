@@ -1,7 +1,7 @@
 //! Backward of attention: probabilities anew from the kept log-sums, by blocks of queries.
 
 use super::Cpu;
-use super::attention::{Heads, multiply, narrow, pack_head, score_stride};
+use super::attention::{Heads, multiply, narrow, pack_head};
 use super::chain::{StoreTile, Tile};
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
@@ -10,6 +10,7 @@ use super::isa::{Isa, Kernel};
 use super::math::exp;
 use super::pack::{Columns, Source, Strips, pack_strips, zip_rows};
 use super::simd::{LANES, Simd};
+use super::view::spread;
 use crate::backend::{Array, Dropout, Sequences};
 
 /// Queries that are taken through the products together.
@@ -80,7 +81,7 @@ fn transposed_words(isa: Isa, form: Form, rows: usize, len: usize) -> usize {
     match form {
         Form::F32 => 0,
         _ if isa.multiplies_tiles(form) => Strips::new(form.units(rows)).all(len),
-        _ => form.units(rows) * score_stride(len),
+        _ => form.units(rows) * spread(len),
     }
 }
 
@@ -165,7 +166,7 @@ impl Cpu {
                 return;
             }
             let mut lap = clock.start();
-            let stride = score_stride(len);
+            let stride = spread(len);
             let block = ROWS.min(len);
             let [
                 keys_t,
@@ -257,7 +258,10 @@ impl Cpu {
                             len,
                         });
                     }
-                    let by_scores = Source { form, ..ds };
+                    let by_scores = Source {
+                        form,
+                        ..matrix(gradient)
+                    };
                     let to = d_queries[first * size..].as_mut_ptr();
                     multiply(isa, form, by_scores, keys, to, size, Start::Zero);
                 }

@@ -13,8 +13,10 @@ use super::view::part;
 use crate::backend::{Activation, LayerParams, LayerSpec, Norm};
 use std::ops::Range;
 
-/// Words of a block's widest intermediate values: with a panel of weights they stay in the L2 cache.
-const BLOCK_WORDS: usize = 132 << 10;
+/// A block's widest intermediate values: with a panel of weights they stay in the L2 cache, of which
+/// each core with a matrix unit has 2 MB.
+const BLOCK_VALUES: usize = 132 << 10;
+const BLOCK_VALUES_OF_TILES: usize = 512 << 10;
 /// Rows of a block, at least and at most.
 const MIN_ROWS: usize = 24;
 const MAX_ROWS: usize = 132;
@@ -26,7 +28,11 @@ const TILE_ROWS: usize = 24;
 /// weights of a layer come by once for each block.
 pub(super) fn block_rows(isa: Isa, form: Form, spec: &LayerSpec) -> usize {
     let multiple = isa.row_multiple(form);
-    let rows = (BLOCK_WORDS / spec.intermediate.max(1)).clamp(MIN_ROWS, MAX_ROWS);
+    let values = match isa.multiplies_tiles(form) {
+        true => BLOCK_VALUES_OF_TILES,
+        false => BLOCK_VALUES,
+    };
+    let rows = (values / spec.intermediate.max(1)).clamp(MIN_ROWS, MAX_ROWS);
     (rows / multiple).max(1) * multiple
 }
 
@@ -59,14 +65,37 @@ pub(super) struct LayerWeights<'a> {
     pub(super) output_norm: NormWeights<'a>,
 }
 
+/// # Panics
+/// If a layer's parameters are not as large as `spec` says.
+pub(super) fn check_sizes(spec: &LayerSpec, layer: &LayerParams) {
+    let (hidden, intermediate) = (spec.hidden, spec.intermediate);
+    for (linear, rows, cols) in [
+        (&layer.qkv, 3 * hidden, hidden),
+        (&layer.attention_output, hidden, hidden),
+        (&layer.intermediate, intermediate, hidden),
+        (&layer.output, hidden, intermediate),
+    ] {
+        let weight = linear.weight;
+        assert!(weight.rows == rows && weight.cols == cols && linear.bias.len() == rows);
+    }
+    for norm in [&layer.attention_norm, &layer.output_norm] {
+        assert!(norm.weight.len() == hidden && norm.bias.len() == hidden);
+    }
+}
+
 impl super::Cpu {
     /// A layer's parameters in a form.
+    ///
+    /// # Panics
+    /// If they are not as large as `spec` says: kernels go by that.
     pub(super) fn layer_weights<'a>(
         &mut self,
         params: &'a CpuParams,
+        spec: &LayerSpec,
         layer: &LayerParams,
         form: Form,
     ) -> LayerWeights<'a> {
+        check_sizes(spec, layer);
         LayerWeights {
             qkv: self.weight(params, &layer.qkv, form),
             attention_output: self.weight(params, &layer.attention_output, form),

@@ -236,8 +236,13 @@ impl<U: Unit> Kernel for Blocked<U> {
                 let width = p.b.width(panel);
                 let first = panel * PANEL;
                 let b = p.b.at(panel, p.first_unit + done);
-                let next = b.wrapping_add(p.b.depth * width + p.ahead.start);
-                let share = p.ahead.len().div_ceil(p.rows.div_ceil(STRIP).max(1));
+                // Each part of the depth asks for its part of what is asked for.
+                let [from, to] = [done, done + depth]
+                    .map(|units| p.ahead.start + p.ahead.len() * units / p.depth.max(1));
+                let next =
+                    p.b.at(panel, p.first_unit)
+                        .wrapping_add(p.b.depth * width + from);
+                let share = (to - from).div_ceil(p.rows.div_ceil(STRIP).max(1));
                 for (strip, row) in (0..p.rows).step_by(STRIP).enumerate() {
                     let tile = Tile {
                         depth,

@@ -17,7 +17,7 @@ use super::linear::{left_side, left_words, packed_step};
 use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
-use super::view::{Shared, View, part};
+use super::view::{Blocks, Shared, View, part};
 use crate::backend::{Array, LayerParams, LayerSpec, Sequences};
 use std::ops::Range;
 
@@ -266,7 +266,7 @@ impl Cpu {
         let form = self.layer_form;
         let weights: Vec<LayerWeights> = layers
             .iter()
-            .map(|layer| self.layer_weights(params, layer, form))
+            .map(|layer| self.layer_weights(params, spec, layer, form))
             .collect();
         let tokens = x.rows;
         let view = self.view(x);
@@ -328,12 +328,11 @@ fn layer_by_layer(
     let (hidden, threads) = (run.spec.hidden, pool.threads());
     // As many blocks as go round the threads, none larger than a block, and none smaller than what
     // a product takes up at once: half of that costs as much.
-    let blocks = tokens.div_ceil(run.block).next_multiple_of(threads);
-    let block = tokens.div_ceil(blocks).max(STRIP);
-    let blocks = tokens.div_ceil(block);
-    pool.run(blocks, |task, scratch| {
+    let count = tokens.div_ceil(run.block).next_multiple_of(threads);
+    let blocks = Blocks::new(tokens, 1, count.min(tokens.div_ceil(STRIP)));
+    pool.run(blocks.count(), |task, scratch| {
         let mut room = scratch.split(run.room());
-        let rows = part(tokens, block, task);
+        let rows = blocks.rows(task);
         // SAFETY: these rows are this task's.
         unsafe { run.project(first, rows, between, &mut room) };
     });
@@ -367,9 +366,9 @@ fn layer_by_layer(
             }
             lap.done(Part::Attention);
         });
-        pool.run(blocks, |task, scratch| {
+        pool.run(blocks.count(), |task, scratch| {
             let mut room = scratch.split(run.room());
-            let rows = part(tokens, block, task);
+            let rows = blocks.rows(task);
             // SAFETY: these rows are this task's.
             unsafe {
                 run.finish(layer, rows.clone(), between, &mut room);
@@ -418,14 +417,10 @@ fn whole_sequences(
         first: rows.start,
     };
     // Equal blocks: a small last one would take as many weights by as the others.
-    let multiple = run.isa.row_multiple(run.form);
-    let size = count.div_ceil(count.div_ceil(run.block).max(1));
-    let size = size.next_multiple_of(multiple).min(run.block);
+    let all = Blocks::of(count, run.isa.row_multiple(run.form), run.block);
     let blocks = || {
-        let rows = rows.clone();
-        rows.clone()
-            .step_by(size)
-            .map(move |first| first..rows.end.min(first + size))
+        let of_group = |index| all.rows(index).start + rows.start..all.rows(index).end + rows.start;
+        (0..all.count()).map(of_group)
     };
     let views = run.qkv(between, count);
     for layer in weights {

@@ -39,7 +39,7 @@ impl Isa {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn is_here(self) -> bool {
+    pub(super) fn is_here(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
         match self {
             Isa::Amx => Isa::Avx512Bf16.is_here() && super::amx::is_here(),
@@ -55,7 +55,7 @@ impl Isa {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn is_here(self) -> bool {
+    pub(super) fn is_here(self) -> bool {
         self == Isa::Portable
     }
 

@@ -6,8 +6,8 @@
 
 use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
-    Accuracy, NormWeights, Right, StoreTile, Tile, block_rows, by_panels, multiply_rows, product,
-    tile_words,
+    Accuracy, NormWeights, Right, StoreTile, Tile, block_rows, by_panels, check_sizes,
+    multiply_rows, product, tile_words,
 };
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
@@ -18,7 +18,7 @@ use super::linear::{left_side, left_words, source};
 use super::norm;
 use super::params::CpuParams;
 use super::simd::{LANES, Simd};
-use super::view::{Shared, View, part};
+use super::view::{Blocks, Shared, View};
 use super::{Cpu, Flat};
 use crate::backend::*;
 use crate::rng::Purpose;
@@ -78,7 +78,7 @@ impl Cpu {
         input: Array,
         keep: &LayerArrays,
     ) {
-        let weights = self.layer_weights(params, layer, self.form);
+        let weights = self.layer_weights(params, spec, layer, self.form);
         let kept = Kept::new(self, keep);
         let input = self.view(input);
         let (tokens, hidden) = (input.rows, spec.hidden);
@@ -88,10 +88,9 @@ impl Cpu {
             return;
         }
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
-        let block = block_rows(isa, form, spec);
-        let blocks = tokens.div_ceil(block);
-        self.pool.run(blocks, |task, scratch| {
-            let rows = part(tokens, block, task);
+        let blocks = Blocks::in_fours(tokens, isa.row_multiple(form), block_rows(isa, form, spec));
+        self.pool.run(blocks.count(), |task, scratch| {
+            let rows = blocks.rows(task);
             let [packed, tile] =
                 scratch.split([left_words(form, rows.len(), hidden), tile_words(isa)]);
             let mut lap = clock.start();
@@ -157,8 +156,8 @@ impl Cpu {
         let drop = |d: fn(&LayerDropout) -> &Dropout| dropout.map(|all| (d(all), keys));
         let attention_drop = drop(|d| &d.attention_output);
         let output_drop = drop(|d| &d.output);
-        self.pool.run(blocks, |task, scratch| {
-            let rows = part(tokens, block, task);
+        self.pool.run(blocks.count(), |task, scratch| {
+            let rows = blocks.rows(task);
             let count = rows.len();
             let width = kept.intermediate.form.units(spec.intermediate);
             let [packed, tile, branch, normed, middle, wide] = scratch.split([
@@ -274,6 +273,7 @@ impl Cpu {
         d: &LayerGradients,
         grads: &mut Flat,
     ) {
+        check_sizes(spec, layer);
         let output = self.backward_panels(params, layer.output.weight);
         let intermediate = self.backward_panels(params, layer.intermediate.weight);
         let attention_output = self.backward_panels(params, layer.attention_output.weight);
@@ -304,16 +304,15 @@ impl Cpu {
             return;
         }
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
-        let block = block_rows(isa, form, spec);
-        let blocks = tokens.div_ceil(block);
-        self.left.reserve(blocks * 4 * hidden);
+        let blocks = Blocks::in_fours(tokens, isa.row_multiple(form), block_rows(isa, form, spec));
+        self.left.reserve(blocks.count() * 4 * hidden);
         let partial = Shared(self.left.as_ptr());
         let keys = RowIds::new(&self.ints, &sequences.keys, tokens);
         let drop = |d: fn(&LayerDropout) -> &Dropout| dropout.map(|all| (d(all), keys));
         let attention_drop = drop(|d| &d.attention_output);
         let output_drop = drop(|d| &d.output);
-        self.pool.run(blocks, |task, scratch| {
-            let rows = part(tokens, block, task);
+        self.pool.run(blocks.count(), |task, scratch| {
+            let rows = blocks.rows(task);
             let count = rows.len();
             let [packed, tile, residual, wide] = scratch.split([
                 left_words(form, count, hidden),
@@ -386,7 +385,7 @@ impl Cpu {
             }
             lap.done(Part::AttentionOutputBackward);
         });
-        let sums = &self.left.as_slice()[..blocks * 4 * hidden];
+        let sums = &self.left.as_slice()[..blocks.count() * 4 * hidden];
         let to = grads.as_mut_slice();
         for sums in sums.chunks_exact(4 * hidden) {
             let sums = sums.chunks_exact(hidden);

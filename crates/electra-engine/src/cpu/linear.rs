@@ -8,8 +8,7 @@ use super::pack::{
     Source, Strips, add_column_sums, pack_rows, pack_rows_bf16, pack_strips, quantize_rows,
 };
 use super::params::CpuParams;
-use super::simd::LANES;
-use super::view::{Shared, View, part};
+use super::view::{Blocks, Shared, View, part, spread};
 use super::{Cpu, Flat};
 use crate::backend::{Array, Linear};
 use std::ops::Range;
@@ -60,11 +59,9 @@ impl Left {
     }
 }
 
-/// Words from row to row of a packed left side: an odd number of cache lines, so that rows spread over
-/// the cache.
+/// Words from row to row of a packed left side.
 pub(super) fn packed_step(form: Form, depth: usize) -> usize {
-    let lines = form.units(depth).div_ceil(LANES);
-    (lines | 1) * LANES
+    spread(form.units(depth))
 }
 
 /// Words of scratch that [`left_side`] needs.
@@ -81,32 +78,31 @@ pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
 /// # Safety
 /// The source can be read.
 pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut [f32]) -> Left {
-    let units = form.units(source.cols);
     let mut left = Left {
         form,
-        data: room.as_ptr(),
+        data: source.data,
         rows: source.rows,
-        row_step: packed_step(form, source.cols),
-        units,
+        row_step: source.stride,
+        units: form.units(source.cols),
         ranges: std::ptr::null(),
     };
     if source.form == form {
-        left.data = source.data;
-        left.row_step = source.stride;
         return left;
     }
+    left.row_step = packed_step(form, source.cols);
     let (words, rest) = room.split_at_mut(source.rows * left.row_step);
     match form {
         // SAFETY: as the caller says.
         Form::Bf16 => unsafe { pack_rows_bf16(isa, source, left.row_step, words) },
         Form::Int8 => {
             let ranges = &mut rest[..2 * source.rows];
-            left.ranges = ranges.as_ptr();
             // SAFETY: as the caller says.
             unsafe { quantize_rows(isa, source, left.row_step, words, ranges) };
+            left.ranges = ranges.as_ptr();
         }
         Form::F32 => unreachable!("values that are kept as bf16 are multiplied as bf16"),
     }
+    left.data = words.as_ptr();
     left
 }
 
@@ -158,12 +154,8 @@ impl Cpu {
             return;
         }
         let (isa, form, clock) = (self.isa, self.form, &self.clock);
-        let blocks = y.rows.div_ceil(ROW_BLOCK);
-        let block = y
-            .rows
-            .div_ceil(blocks)
-            .next_multiple_of(isa.row_multiple(form));
-        let blocks = y.rows.div_ceil(block);
+        let all = Blocks::in_fours(y.rows, isa.row_multiple(form), ROW_BLOCK);
+        let blocks = all.count();
         let groups = if y.rows * x.cols * y.cols < SMALL {
             1
         } else {
@@ -174,7 +166,7 @@ impl Cpu {
         self.pool
             .run(blocks * groups, |task, scratch: &mut Scratch| {
                 let mut lap = clock.start();
-                let rows = part(y.rows, block, task / groups);
+                let rows = all.rows(task / groups);
                 let [room] = scratch.split([left_words(form, rows.len(), x.cols)]);
                 // SAFETY: nobody writes to x during the operator.
                 let left = unsafe { left_side(isa, form, source(x, rows.clone()), room) };

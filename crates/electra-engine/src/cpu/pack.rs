@@ -3,7 +3,7 @@
 use super::gemm::{Form, PANEL, Panels};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
-use super::view::{LINE, prefetch};
+use super::view::{LINE, prefetch, spread};
 use crate::quantize::{quantize, row_step};
 use std::ops::Range;
 
@@ -402,8 +402,7 @@ impl Strips {
     /// Strips of a depth of `units`.
     pub(crate) fn new(units: usize) -> Self {
         Strips {
-            // No power of two, so that rows spread over the cache.
-            row_step: units.next_multiple_of(LANES) + LANES,
+            row_step: spread(units),
             units,
         }
     }

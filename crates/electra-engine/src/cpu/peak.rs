@@ -50,7 +50,11 @@ impl Kernel for MultiplyAdd {
 impl Isa {
     /// Billions of operations a second of one core in products of this precision. Takes a few
     /// milliseconds.
+    ///
+    /// # Panics
+    /// Unless it is one of [`available`](Isa::available).
     pub fn peak_gflops(self, precision: Precision) -> f64 {
+        assert!(self.is_here(), "this CPU has no {}", self.name());
         let form = match precision {
             Precision::Bf16 if self.has_bf16() => Form::Bf16,
             Precision::Int8 => Form::Int8,

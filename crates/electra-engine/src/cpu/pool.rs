@@ -180,11 +180,11 @@ impl Pool {
     /// Calls `task(0) .. task(count - 1)`, each once, in any order and side by side. A panic in a
     /// task comes out here.
     pub(crate) fn run(&mut self, count: usize, task: impl Fn(usize, &mut Scratch) + Sync) {
+        let _caller = Caller;
         if self.workers.is_empty() || count < 2 {
             for index in 0..count {
                 task(index, &mut self.scratch);
             }
-            leave_caller();
             return;
         }
         let shared = &*self.shared;
@@ -205,7 +205,6 @@ impl Pool {
         shared.door.store((self.run * RUN) | OPEN, Ordering::SeqCst);
         self.wake(count - 1);
         shared.work(task, count, &mut self.scratch);
-        leave_caller();
         shared.door.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while shared.door.load(Ordering::Acquire) & INSIDE != 0 {
@@ -250,10 +249,15 @@ impl Pool {
     }
 }
 
-/// The caller's thread is not ours: others may set the matrix unit differently before the next run.
-fn leave_caller() {
-    #[cfg(target_arch = "x86_64")]
-    super::amx::release();
+/// The caller's thread during a run. It is not ours: others may set the matrix unit differently before
+/// the next one, so it is left as it was, also after a panic.
+struct Caller;
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        super::amx::release();
+    }
 }
 
 /// Nanoseconds that a run of one empty task for each of `threads` threads takes: what two operators

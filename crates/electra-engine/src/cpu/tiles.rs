@@ -183,9 +183,17 @@ impl Part<'_> {
     ) {
         let p = self.product;
         let rest = self.depth % SIDE;
-        // Zeros stay where there is nothing.
-        let mut a_rest = Room::<{ BLOCK * SIDE }>::ZEROS;
-        let mut b_rest = Room::<{ PANEL * SIDE }>::ZEROS;
+        let mut a_rest = MaybeUninit::<Room<{ BLOCK * SIDE }>>::uninit();
+        let mut b_rest = MaybeUninit::<Room<{ PANEL * SIDE }>>::uninit();
+        if rest > 0 {
+            // Zeros stay where there is nothing.
+            a_rest.write(Room::ZEROS);
+            b_rest.write(Room::ZEROS);
+        }
+        let [a_rest, b_rest] = [
+            a_rest.as_mut_ptr().cast(),
+            b_rest.as_mut_ptr().cast::<f32>(),
+        ];
         for panel in p.panels.clone() {
             let width = p.b.width(panel);
             let (column, cols) = (panel * PANEL, PANEL.min(p.b.cols - panel * PANEL));
@@ -195,7 +203,7 @@ impl Part<'_> {
             if rest > 0 {
                 for j in 0..width / SIDE {
                     let from = b.wrapping_add(j * next + steps * SIDE * SIDE);
-                    let to = b_rest.0.as_mut_ptr().wrapping_add(j * SIDE * SIDE);
+                    let to = b_rest.wrapping_add(j * SIDE * SIDE);
                     // SAFETY: as the caller says.
                     unsafe { copy::<S>(from, SIDE, to, SIDE, [rest, SIDE]) };
                 }
@@ -207,7 +215,7 @@ impl Part<'_> {
                 if rest > 0 {
                     let from = a.wrapping_add(steps * SIDE);
                     // SAFETY: as the caller says.
-                    unsafe { copy::<S>(from, a_step, a_rest.0.as_mut_ptr(), SIDE, [count, rest]) };
+                    unsafe { copy::<S>(from, a_step, a_rest, SIDE, [count, rest]) };
                 }
                 for first in (0..cols).step_by(BLOCK) {
                     let sides = Sides {
@@ -219,9 +227,9 @@ impl Part<'_> {
                     };
                     let last = Sides {
                         steps: 1,
-                        a: a_rest.0.as_ptr(),
+                        a: a_rest,
                         a_step: SIDE,
-                        b: b_rest.0.as_ptr().wrapping_add(first * SIDE),
+                        b: b_rest.wrapping_add(first * SIDE),
                         b_next: SIDE * SIDE,
                     };
                     let block = Block {

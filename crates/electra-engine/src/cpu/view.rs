@@ -181,3 +181,84 @@ impl Shared {
 pub(crate) fn part(len: usize, size: usize, index: usize) -> std::ops::Range<usize> {
     index * size..len.min((index + 1) * size)
 }
+
+/// Rows in blocks as equal as can be, each a multiple of some rows but for the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocks {
+    rows: usize,
+    multiple: usize,
+    count: usize,
+}
+
+impl Blocks {
+    /// Blocks of at most `most` rows, a multiple of `multiple`.
+    pub(crate) fn of(rows: usize, multiple: usize, most: usize) -> Self {
+        Blocks::new(rows, multiple, rows.div_ceil(most.max(multiple)))
+    }
+
+    /// As [`of`](Blocks::of), and where there are more than two, as many as go round four threads.
+    pub(crate) fn in_fours(rows: usize, multiple: usize, most: usize) -> Self {
+        match Blocks::of(rows, multiple, most).count {
+            count @ 0..=2 => Blocks::new(rows, multiple, count),
+            count => Blocks::new(rows, multiple, count.next_multiple_of(4)),
+        }
+    }
+
+    /// `count` blocks, or fewer where there are too few rows for so many.
+    pub(crate) fn new(rows: usize, multiple: usize, count: usize) -> Self {
+        Blocks {
+            rows,
+            multiple,
+            count: count.min(rows.div_ceil(multiple)),
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Rows of a block.
+    pub(crate) fn rows(&self, index: usize) -> Range<usize> {
+        let multiples = self.rows.div_ceil(self.multiple);
+        let first = |index: usize| (multiples * index / self.count * self.multiple).min(self.rows);
+        first(index)..first(index + 1)
+    }
+}
+
+/// Words from row to row where rows of so many words are to spread over the cache: an odd number of
+/// cache lines.
+pub(crate) fn spread(words: usize) -> usize {
+    (words.div_ceil(LINE) | 1) * LINE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_equal_whole_and_no_larger_than_asked() {
+        for rows in 0..700 {
+            for (multiple, most) in [(1, 1), (1, 50), (6, 6), (6, 132), (32, 128)] {
+                for blocks in [
+                    Blocks::of(rows, multiple, most),
+                    Blocks::in_fours(rows, multiple, most),
+                    Blocks::new(rows, multiple, 7),
+                ] {
+                    let all: Vec<_> = (0..blocks.count()).map(|i| blocks.rows(i)).collect();
+                    let lens: Vec<_> = all.iter().map(|rows| rows.len()).collect();
+                    assert_eq!(lens.iter().sum::<usize>(), rows);
+                    assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
+                    let (Some((last, others)), false) = (lens.split_last(), rows == 0) else {
+                        assert!(all.is_empty());
+                        continue;
+                    };
+                    assert!(*last > 0 && others.iter().all(|len| len.is_multiple_of(multiple)));
+                    let (least, most) = (others.iter().min(), others.iter().max());
+                    assert!(least.zip(most).is_none_or(|(a, b)| b - a <= multiple));
+                }
+                let blocks = Blocks::of(rows, multiple, most);
+                assert!((0..blocks.count()).all(|i| blocks.rows(i).len() <= most));
+            }
+        }
+    }
+}
