@@ -5,12 +5,11 @@
 
 use crate::optimizer::OptimizerKind;
 use crate::preset::preset;
-use crate::setting::{Setting, SettingError, nearest, to_map};
+use crate::setting::{Setting, SettingError, nearest, read_object, to_map};
 use electra_model::config::{Activation, ConfigError, ElectraConfig};
 use electra_model::pretraining::{Objective, Sharing};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 
 /// What can be wrong with hyper-parameters.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +29,6 @@ pub enum PretrainConfigError {
         key: &'static str,
         /// The value that stands for "off".
         leave: &'static str,
-    },
-    /// A file of hyper-parameters cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
     },
     /// The sizes make no network.
     #[error(transparent)]
@@ -262,18 +253,11 @@ impl PretrainConfig {
     }
 
     /// Takes hyper-parameters from a JSON file.
+    ///
+    /// # Errors
+    /// A file that cannot be read; an unknown name, or a value of the wrong type.
     pub fn merge_file(&mut self, path: &std::path::Path) -> Result<(), PretrainConfigError> {
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| PretrainConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let whole = |problem: String| SettingError::value(&place, "(whole file)", problem).into();
-        match serde_json::from_str(&text) {
-            Ok(Value::Object(given)) => self.merge(&given, &place),
-            Ok(_) => Err(whole("must be one JSON object of hyper-parameters".into())),
-            Err(error) => Err(whole(format!("is not JSON: {error}"))),
-        }
+        self.merge(&read_object(path)?, &path.display().to_string())
     }
 
     /// Sets one hyper-parameter from `key=value`; the value is JSON, or text where it is not.

@@ -424,7 +424,7 @@ impl PretrainJob {
         if let Some(probes) = &self.probes {
             let tasks = probes.jobs.iter().map(|job| {
                 let name = job.tasks[0].spec.name.clone();
-                (name, job.fingerprint().into())
+                (name, job.tasks[0].fingerprints.clone().into())
             });
             settings.insert("probe".into(), tasks.collect::<Map<_, _>>().into());
             settings.insert("probe_steps".into(), probes.steps.into());

@@ -17,6 +17,14 @@ pub enum SettingError {
         /// "; did you mean …?" or empty.
         suggestion: String,
     },
+    /// A file of hyper-parameters that cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A value of the wrong type or range.
     #[error("{place}: \"{key}\" {problem}")]
     Value {
@@ -104,6 +112,21 @@ impl<'a> Setting<'a> {
             SettingError::value(&self.place, self.key, problem)
         })?;
         Ok(())
+    }
+}
+
+/// The hyper-parameters of a JSON file, by name.
+pub(crate) fn read_object(path: &std::path::Path) -> Result<Map<String, Value>, SettingError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SettingError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let place = path.display().to_string();
+    let whole = |problem: String| Err(SettingError::value(&place, "(whole file)", problem));
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(given)) => Ok(given),
+        Ok(_) => whole("must be one JSON object of hyper-parameters".into()),
+        Err(error) => whole(format!("is not JSON: {error}")),
     }
 }
 

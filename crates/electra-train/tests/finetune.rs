@@ -290,7 +290,9 @@ fn patience_ends_a_run_and_shots_are_few() {
     ];
     let job = open(config(&settings), &["boats"], &train, &dev);
     let out = dir.path().join("out");
-    finished(&job, &out);
+    let (_, messages) = finished(&job, &out);
+    let told = |message: &&String| message.contains("no better accuracy in the last 2 evaluations");
+    assert_eq!(messages.iter().filter(told).count(), 1, "{messages:?}");
     let lines = metrics(&out);
     // Four of each class are one batch, and an epoch.
     let last = lines.last().expect("lines")["epoch"]
@@ -302,6 +304,40 @@ fn patience_ends_a_run_and_shots_are_few() {
     );
     assert!(last < 40.0, "{last}");
     assert!(job.initial_values(0).is_ok());
+}
+
+/// Few examples make few steps an epoch: the epochs of a task would teach nothing.
+#[test]
+fn few_shots_take_as_many_epochs_as_learn_something() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let mut few = FinetuneConfig::default();
+    for setting in ["shots=4", "learning_rate=4e-3", "train_batch_size=4"] {
+        few.set(setting).expect("a hyper-parameter");
+    }
+    let job = open(few.clone(), &["boats"], &train, &dev);
+    let plan = job.plan(0);
+    let evaluations = (1..=plan.total_steps).filter(|&step| plan.evaluates(step));
+    assert_eq!((plan.total_steps, evaluations.count()), (200, 10));
+    let (result, _) = finished(&job, &dir.path().join("out"));
+    assert!(result.summary.best > 0.9, "{:?}", result.summary);
+    few.set("num_train_epochs=3").expect("a hyper-parameter");
+    assert_eq!(open(few, &["boats"], &train, &dev).plan(0).total_steps, 6);
+}
+
+#[test]
+fn the_best_model_may_be_that_of_the_least_loss() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (train, dev) = files(dir.path());
+    let job = open(config(&["metric=loss"]), &["boats"], &train, &dev);
+    let out = dir.path().join("out");
+    let (result, _) = finished(&job, &out);
+    let losses: Vec<f64> = metrics(&out)
+        .iter()
+        .filter_map(|line| line["eval_loss"].as_f64())
+        .collect();
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!((result.trials[0].score - least).abs() < 1e-6, "{losses:?}");
 }
 
 #[test]
@@ -428,8 +464,14 @@ fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
     assert_eq!(metrics(Some(numbers)), (vec![Metric::Accuracy], 1));
     let note = open(None, &[]).expect("a job").tasks[0].notes.remove(0);
     assert!(note.contains("B-PER"), "{note}");
-    let (entities, notes) = metrics(Some("the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n"));
-    assert_eq!((entities[0], notes), (Metric::F1, 0));
+    let entities = "the\tO\nboat\tB-x\n\nold\tO\nriver\tB-x\n\n";
+    let (found, notes) = metrics(Some(entities));
+    assert_eq!((found[0], notes), (Metric::F1, 0));
+    // A tag that is mistyped would have the entities of all others scored as words.
+    let mistyped = entities.replacen("B-x", "B_x", 1);
+    assert_eq!(metrics(Some(&mistyped)), (vec![Metric::Accuracy], 1));
+    let note = open(None, &[]).expect("a job").tasks[0].notes.remove(0);
+    assert!(note.contains("line 1") && note.contains("B_x"), "{note}");
 }
 
 /// The loss of development data is that of the questions whose answer can be found.

@@ -111,6 +111,17 @@ fn a_model_is_tuned_scored_and_used() {
         answer["labels"][0]["label"] == label
     };
     assert!(lines.iter().zip(&answers).filter(right).count() > 2600);
+    // A file of the task is one from standard input, too; its labels are not looked at.
+    let as_task = [&predict[..], &["--task", "own"]].concat();
+    let file = b"text\tlabel\nthe old boat\tsea\nthe hill\tnowhere\n";
+    let found = electra_with_input(&as_task, file).json_lines();
+    assert_eq!(
+        (found.len(), &found[0]["text"]),
+        (2, &"the old boat".into())
+    );
+    let with_micro = [&evaluate[..], &["--metric", "f1_micro"]].concat();
+    assert!(electra(&with_micro).json()["f1_micro"].is_number());
+    electra(&[&evaluate[..], &["--metric", "bleu"]].concat()).fails(2, &["bleu", "f1_macro"]);
     let tag = ["predict", "--model", &model, "--as", "tag"];
     electra_with_input(&tag, b"a\n").fails(1, &["--as classify"]);
     let submission = [
@@ -256,8 +267,8 @@ fn of_several_heads_the_one_that_fits_answers_plain_text() {
     let classes = ask(&["classify"]);
     assert_eq!(classes[0]["text"], "the boat");
     assert_eq!(ask(&["tag"]).len(), 1);
-    // --task chooses the head; the lines stay lines, from standard input or with --lines.
-    assert_eq!(ask(&["classify", "--task", "own"]), classes);
+    // --task chooses the head; with --lines the lines stay lines.
+    assert_eq!(ask(&["classify", "--task", "own", "--lines"]), classes);
     let lines = write(dir.path(), "one.txt", "the boat\n");
     assert_eq!(
         ask(&["classify", "--task", "own", "--lines", "--input", &lines]),

@@ -149,13 +149,15 @@ pub fn value_scores(
     })
 }
 
-/// The asked-for metrics; `value` gives `None` for one that does not exist here.
+/// The asked-for metrics but for the loss, which is the network's own; `value` gives `None` for one that
+/// does not exist here.
 pub(super) fn collect(
     metrics: &[Metric],
     value: impl Fn(Metric) -> Option<f64>,
 ) -> Result<Scores, TaskError> {
     metrics
         .iter()
+        .filter(|&&metric| metric != Metric::Loss)
         .map(|&metric| {
             let value = value(metric).ok_or_else(|| {
                 TaskError::Options(format!(

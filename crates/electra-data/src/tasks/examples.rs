@@ -53,6 +53,9 @@ pub struct Examples {
     read: u64,
     skipped: u64,
     incomplete: u64,
+    /// Cells of the first row of a table of text.
+    width: usize,
+    surplus: u64,
     /// The label of the first row, where the row was taken for a header because it is no number.
     guessed: Option<String>,
     done: bool,
@@ -106,6 +109,8 @@ impl Examples {
             read: 0,
             skipped: 0,
             incomplete: 0,
+            width: usize::MAX,
+            surplus: 0,
             guessed: None,
             done: false,
         };
@@ -133,6 +138,11 @@ impl Examples {
     /// data sets known to have such.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// Rows so far with more cells than the first, which are not read.
+    pub fn surplus(&self) -> u64 {
+        self.surplus
     }
 
     /// Rows so far that lack a text and were read nevertheless.
@@ -239,6 +249,9 @@ impl Examples {
         let Some(first) = rows.next_row()? else {
             return Ok(());
         };
+        if let Cells::Places(cells) = &first.cells {
+            self.width = cells.len();
+        }
         let mut places = columns::find(
             &self.path,
             forms,
@@ -280,6 +293,9 @@ impl Examples {
                         return Ok(None);
                     };
                     let place = self.place(row.line);
+                    if let Cells::Places(cells) = &row.cells {
+                        self.surplus += u64::from(cells.len() > self.width);
+                    }
                     let absent = |at| matches!(row.cell(at), None | Some(Value::Null));
                     if self.options.every_row {
                         let lacks = found.text.iter().chain(&found.second).any(absent);
@@ -391,7 +407,13 @@ impl Examples {
         let cell = |at: &ColumnPlace, what: &str| match row.cell(at) {
             Some(Value::Null) | None if every_row => Ok(Value::String(String::new())),
             Some(Value::Null) | None => Err(wrong(match at {
-                ColumnPlace::At(i) => format!("no column {} ({what}); the line has fewer", i + 1),
+                ColumnPlace::At(i) => {
+                    format!(
+                        "no column {} ({what}); the line has fewer{}",
+                        i + 1,
+                        row.quote_hint()
+                    )
+                }
                 ColumnPlace::Key(name) => format!("no {name:?} ({what})"),
             })),
             Some(value) => Ok(value),
@@ -528,7 +550,11 @@ impl Examples {
             None => {
                 return Err(match &found.label[0] {
                     ColumnPlace::At(i) => {
-                        wrong(format!("no column {} (label); the line has fewer", i + 1))
+                        let hint = row.quote_hint();
+                        wrong(format!(
+                            "no column {} (label); the line has fewer{hint}",
+                            i + 1
+                        ))
                     }
                     ColumnPlace::Key(name) => wrong(format!("no {name:?} (label)")),
                 });
@@ -596,18 +622,24 @@ impl Examples {
                 Gold::Labels(labels)
             }
             TaskKind::MultiLabel => match value {
+                Value::Array(list) if is_multi_hot(&list) => {
+                    return Err(wrong(
+                        "the labels are a list of 0 and 1; expected the labels that hold, or a \
+                         column of 0 and 1 for each (several --label-column)"
+                            .into(),
+                    ));
+                }
                 Value::Array(_) => Gold::Labels(
                     strings(value).ok_or_else(|| wrong("the labels are not strings".into()))?,
                 ),
-                value => Gold::Labels(
-                    scalar(&value)
-                        .ok_or_else(not_one)?
-                        .split(self.spec.label_separator)
-                        .map(str::trim)
-                        .filter(|label| !label.is_empty())
-                        .map(String::from)
-                        .collect(),
-                ),
+                value => {
+                    let text = scalar(&value).ok_or_else(not_one)?;
+                    let list = written_list(&text).unwrap_or_else(|| {
+                        let parts = text.split(self.spec.label_separator).map(str::trim);
+                        parts.map(String::from).collect()
+                    });
+                    Gold::Labels(list.into_iter().filter(|l| !l.is_empty()).collect())
+                }
             },
             TaskKind::Tagging => {
                 let tags = match &value {
@@ -704,6 +736,44 @@ impl Iterator for Examples {
         self.done = !matches!(next, Ok(Some(_)));
         next.transpose()
     }
+}
+
+/// Whether a list has a 0 or 1 for each label instead of the labels that hold: floats, or one twice.
+fn is_multi_hot(list: &[Value]) -> bool {
+    let numbers: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
+    let Some(numbers) = numbers.filter(|n| n.iter().all(|x| [0.0, 1.0].contains(x))) else {
+        return false;
+    };
+    let twice = numbers.len() > 2 || matches!(numbers[..], [a, b] if a == b);
+    twice || list.iter().any(Value::is_f64)
+}
+
+/// The strings of a list in a cell of text, as JSON or Python write it: `["x", "y"]`, `['x', 'y']`.
+fn written_list(text: &str) -> Option<Vec<String>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?.trim();
+    let mut list = Vec::new();
+    let mut chars = inner.chars();
+    while let Some(quote) = chars.next() {
+        if quote != '"' && quote != '\'' {
+            return None;
+        }
+        let mut item = String::new();
+        loop {
+            match chars.next()? {
+                '\\' => item.push(chars.next()?),
+                end if end == quote => break,
+                other => item.push(other),
+            }
+        }
+        list.push(item);
+        let rest = chars.as_str().trim_start();
+        chars = match rest.strip_prefix(',') {
+            Some(rest) => rest.trim_start().chars(),
+            None if rest.is_empty() => rest.chars(),
+            None => return None,
+        };
+    }
+    Some(list)
 }
 
 /// A list of strings or numbers as strings.

@@ -11,7 +11,7 @@ use super::{Answer, Example, Features, Gold, Input, Sequence, Target, TaskError,
 use crate::metrics::answers::{
     AnswerScore, Judged, best_threshold, cmrc, mean, squad, squad2, with_threshold,
 };
-use crate::tokenizer::TokenSpan;
+use crate::tokenizer::{TokenSpan, Tokenizer};
 
 /// What part of a text a window shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Windows {
     begin: usize,
     /// Characters of each token of the text.
     spans: Vec<(usize, usize)>,
+    /// Characters of the word that each token of the text is of.
+    words: Vec<(usize, usize)>,
     context: Arc<str>,
 }
 
@@ -45,6 +47,9 @@ pub struct AnswerOptions {
     pub max_answer_length: usize,
     /// Whether a question may have no answer.
     pub null: bool,
+    /// Whether an answer that begins or ends within a word has all of it, as transformers' pipeline
+    /// has it.
+    pub whole_words: bool,
 }
 
 impl Default for AnswerOptions {
@@ -53,6 +58,7 @@ impl Default for AnswerOptions {
             n_best: 20,
             max_answer_length: 30,
             null: false,
+            whole_words: false,
         }
     }
 }
@@ -251,6 +257,7 @@ impl Windows {
             windows: Vec::new(),
             begin: query.len() + 2,
             spans: tokens.iter().map(|t| (t.start, t.end)).collect(),
+            words: words_of(&featurizer.tokenizer, &tokens),
             context: context.clone(),
         };
         // An answer that is nowhere teaches nothing; a development question is still answered.
@@ -397,7 +404,11 @@ impl Windows {
             if best.len() == options.n_best {
                 break;
             }
-            let (start, end) = (self.spans[first].0, self.spans[last].1);
+            let spans = match options.whole_words {
+                true => &self.words,
+                false => &self.spans,
+            };
+            let (start, end) = (spans[first].0, spans[last].1);
             let answer: String = self
                 .context
                 .chars()
@@ -435,6 +446,29 @@ impl Windows {
             null_probability,
         }
     }
+}
+
+/// Of each token the characters of its word: a token that begins with `##` goes on with the one before.
+fn words_of(tokenizer: &Tokenizer, tokens: &[TokenSpan]) -> Vec<(usize, usize)> {
+    let goes_on = |token: &TokenSpan| {
+        tokenizer
+            .token(token.id)
+            .is_some_and(|t| t.starts_with("##"))
+    };
+    let mut words: Vec<(usize, usize)> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let start = match words.last() {
+            Some(before) if goes_on(token) => before.0,
+            _ => token.start,
+        };
+        words.push((start, token.end));
+    }
+    for i in (1..words.len()).rev() {
+        if goes_on(&tokens[i]) {
+            words[i - 1].1 = words[i].1;
+        }
+    }
+    words
 }
 
 /// `ln Σ exp(x)`.

@@ -34,6 +34,18 @@ pub(super) enum Cells {
     Names(Map<String, Value>),
 }
 
+impl Row {
+    /// What may be wrong with a row of too few cells, one of which goes on over a line's end.
+    pub(super) fn quote_hint(&self) -> &'static str {
+        match &self.cells {
+            Cells::Places(cells) if cells.iter().any(|cell| cell.contains('\n')) => {
+                "; a quote that opens a cell may never be closed"
+            }
+            _ => "",
+        }
+    }
+}
+
 /// Opens a file's text, decompressed and without byte order mark.
 pub(super) fn open_text(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     Ok(open(path, Format::Text)?.bytes.into_stream())
@@ -199,6 +211,13 @@ impl Rows {
         format: Option<Format>,
         lossy: bool,
     ) -> Result<Self, ReadError> {
+        if path.is_dir() {
+            return Err(ReadError::Record {
+                path: path.into(),
+                place: "name".into(),
+                what: "it is a directory; give a file".into(),
+            });
+        }
         let format = match format {
             Some(format) => format,
             None => match extension(path).as_str() {

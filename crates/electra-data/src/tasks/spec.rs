@@ -29,6 +29,8 @@ pub enum Metric {
     Spearman,
     /// Mean squared error.
     Mse,
+    /// Mean loss, without weights of classes and smoothing; of questions it is not measured.
+    Loss,
     /// Entity F1 where an entity must be written as the scheme has it (`seqeval`'s strict mode).
     F1Strict,
     /// Share of answers equal to a given one.
@@ -41,7 +43,7 @@ pub enum Metric {
 
 impl Metric {
     /// All, in order.
-    pub const ALL: [Metric; 14] = [
+    pub const ALL: [Metric; 15] = [
         Metric::Accuracy,
         Metric::Precision,
         Metric::Recall,
@@ -52,6 +54,7 @@ impl Metric {
         Metric::Pearson,
         Metric::Spearman,
         Metric::Mse,
+        Metric::Loss,
         Metric::F1Strict,
         Metric::ExactMatch,
         Metric::BestExactMatch,
@@ -71,6 +74,7 @@ impl Metric {
             Metric::Pearson => "pearson",
             Metric::Spearman => "spearman",
             Metric::Mse => "mse",
+            Metric::Loss => "loss",
             Metric::F1Strict => "f1_strict",
             Metric::ExactMatch => "exact_match",
             Metric::BestExactMatch => "best_exact_match",
@@ -85,7 +89,7 @@ impl Metric {
 
     /// Whether a larger value is better.
     pub fn larger_is_better(self) -> bool {
-        self != Metric::Mse
+        !matches!(self, Metric::Mse | Metric::Loss)
     }
 }
 
@@ -542,11 +546,19 @@ impl TaskSpec {
         let metrics: &[Metric] = match kind {
             TaskKind::Classification => &[
                 Metric::Accuracy,
+                Metric::F1,
+                Metric::Precision,
+                Metric::Recall,
                 Metric::F1Macro,
-                Metric::F1Micro,
                 Metric::Mcc,
             ],
-            TaskKind::MultiLabel => &[Metric::F1Micro, Metric::F1Macro, Metric::Accuracy],
+            TaskKind::MultiLabel => &[
+                Metric::F1Micro,
+                Metric::F1Macro,
+                Metric::Precision,
+                Metric::Recall,
+                Metric::Accuracy,
+            ],
             TaskKind::Regression => &[Metric::Spearman, Metric::Pearson, Metric::Mse],
             TaskKind::Tagging => &[
                 Metric::F1,

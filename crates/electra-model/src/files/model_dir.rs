@@ -84,7 +84,13 @@ impl ModelDir {
         if !names.keys().any(|name| name.starts_with("electra.")) {
             return Err(FileError::unsupported(file.path(), foreign(&names)));
         }
-        let kind = ModelKind::from_tensors(names.keys().map(String::as_str));
+        let mut kind = ModelKind::from_tensors(names.keys().map(String::as_str));
+        let named = config.architectures.iter().flatten().next();
+        let named = named.and_then(|name| ModelKind::from_architecture(name));
+        if kind == ModelKind::TokenClassification && named == Some(ModelKind::MultipleChoice) {
+            // Without `summary_use_proj` both have the same tensors.
+            kind = ModelKind::MultipleChoice;
+        }
         Ok(Self {
             path: path.into(),
             config,
@@ -111,7 +117,8 @@ impl ModelDir {
         &self.config
     }
 
-    /// What it holds, by its tensors; `architectures` in `config.json` may be mistaken.
+    /// What it holds, by its tensors; `architectures` in `config.json` may be mistaken, and counts only
+    /// between kinds with the same tensors.
     pub fn kind(&self) -> ModelKind {
         self.kind
     }

@@ -140,7 +140,10 @@ pub fn read_tasks(dir: &ModelDir) -> Result<Vec<TaskEntry>, FileError> {
         },
         ModelKind::TokenClassification => (HeadKind::Tagging, labels()),
         ModelKind::QuestionAnswering => (HeadKind::QuestionAnswering, Vec::new()),
-        ModelKind::MultipleChoice => (HeadKind::MultipleChoice, Vec::new()),
+        ModelKind::MultipleChoice => {
+            check_summary(config).map_err(unsupported)?;
+            (HeadKind::MultipleChoice, Vec::new())
+        }
         kind => {
             return Err(unsupported(format!(
                 "it is {kind} and was not fine-tuned; run `electra finetune` first"
@@ -165,6 +168,24 @@ pub fn read_tasks(dir: &ModelDir) -> Result<Vec<TaskEntry>, FileError> {
         labels,
         settings: BTreeMap::new(),
     }])
+}
+
+/// Refuses a head for choices that looks at a text as this program's does not.
+fn check_summary(config: &ElectraConfig) -> Result<(), String> {
+    let activation = config.summary_activation.as_deref();
+    if config.summary_type != "first" {
+        return Err(format!(
+            "\"summary_type\" in config.json is {:?}; only \"first\", which looks at [CLS], is \
+             supported",
+            config.summary_type
+        ));
+    }
+    match activation {
+        None | Some("" | "gelu") => Ok(()),
+        Some(other) => Err(format!(
+            "\"summary_activation\" in config.json is {other:?}; only \"gelu\" or none is supported"
+        )),
+    }
 }
 
 /// Largest size of a head that is believed.

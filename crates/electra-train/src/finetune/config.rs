@@ -1,11 +1,12 @@
 //! Hyper-parameters of fine-tuning, with the names of the published system where it has them.
 
-use crate::setting::{Setting, SettingError, to_map};
+use crate::setting::{Setting, SettingError, read_object, to_map};
 use electra_data::tasks::Metric;
 use electra_model::config::ElectraConfig;
 use electra_model::heads::HeadStyle;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::path::Path;
 
 /// Weights of classes in the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub struct FinetuneConfig {
     pub warmup_proportion: f64,
     /// Weight decay, norms and biases left out.
     pub weight_decay_rate: f64,
-    /// Passes over the training data; the task's.
+    /// Passes over the training data; the task's, of `shots` as many as make 200 steps.
     pub num_train_epochs: Option<f64>,
     /// Examples (windows of a text, questions with their choices) of a batch.
     pub train_batch_size: usize,
@@ -48,12 +49,12 @@ pub struct FinetuneConfig {
     pub attention_probs_dropout_prob: Option<f64>,
     /// Share of the target that is spread evenly over all classes.
     pub label_smoothing: f64,
-    /// Weights of classes: "balanced" or a list.
+    /// Weights of classes: "balanced", or a list in the order of the labels, such as [1,2].
     pub class_weights: Option<ClassWeights>,
     /// What the best model is chosen by; the task's.
     pub metric: Option<Metric>,
-    /// Evaluations in an epoch.
-    pub evals_per_epoch: u32,
+    /// Evaluations in an epoch; below 1 there is none in some. Of `shots` ten in all, else 1.
+    pub evals_per_epoch: Option<f64>,
     /// Evaluations without a better score after which a run ends; 0: never.
     pub early_stopping_patience: u32,
     /// Runs with one seed after the other.
@@ -108,7 +109,7 @@ impl Default for FinetuneConfig {
             label_smoothing: 0.0,
             class_weights: None,
             metric: None,
-            evals_per_epoch: 1,
+            evals_per_epoch: None,
             early_stopping_patience: 0,
             num_trials: 1,
             seed: 0,
@@ -118,7 +119,7 @@ impl Default for FinetuneConfig {
             crf: false,
             double_unordered: None,
             compat: None,
-            save_checkpoints_steps: 0,
+            save_checkpoints_steps: 500,
             eval_batch_tokens: 4096,
             max_skipped_steps: 10,
         }
@@ -132,6 +133,19 @@ impl FinetuneConfig {
     /// An unknown name, or a value of the wrong type.
     pub fn set(&mut self, assignment: &str) -> Result<(), SettingError> {
         Setting::parse(assignment)?.assign(self)
+    }
+
+    /// Takes hyper-parameters from a JSON file.
+    ///
+    /// # Errors
+    /// A file that cannot be read; an unknown name, or a value of the wrong type.
+    pub fn merge_file(&mut self, path: &Path) -> Result<(), SettingError> {
+        for (key, value) in read_object(path)? {
+            let place = path.display().to_string();
+            let key = key.as_str();
+            Setting { key, value, place }.assign(self)?;
+        }
+        Ok(())
     }
 
     /// The hyper-parameters as a JSON object.
@@ -172,6 +186,7 @@ impl FinetuneConfig {
         for (key, value) in [
             ("learning_rate", self.learning_rate),
             ("num_train_epochs", self.num_train_epochs),
+            ("evals_per_epoch", self.evals_per_epoch),
         ] {
             check(value.is_none_or(above_zero), key, "must be above 0")?;
         }
@@ -215,7 +230,6 @@ impl FinetuneConfig {
                 "gradient_accumulation_steps",
                 self.gradient_accumulation_steps as u64,
             ),
-            ("evals_per_epoch", self.evals_per_epoch.into()),
             ("num_trials", self.num_trials.into()),
             ("eval_batch_tokens", self.eval_batch_tokens as u64),
             ("max_skipped_steps", self.max_skipped_steps.into()),
@@ -238,9 +252,22 @@ impl FinetuneConfig {
             check(
                 fine,
                 "class_weights",
-                "must be \"balanced\" or a list of weights, none below 0 and one above",
+                "must be \"balanced\" or a list of weights such as [1,2], none below 0 and one above",
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_every_hyper_parameter() {
+        let page = include_str!("../../../../docs/finetuning.md");
+        for key in FinetuneConfig::default().to_map().keys() {
+            assert!(page.contains(&format!("`{key}`")), "{key}");
+        }
     }
 }

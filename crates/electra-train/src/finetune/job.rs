@@ -3,7 +3,7 @@
 
 use super::config::FinetuneConfig;
 use super::model::check_fit;
-use super::plan::Plan;
+use super::plan::{Pace, Plan};
 use super::task::{self, Task, TaskFiles};
 use super::trainer::StepSettings;
 use crate::schedule::Schedule;
@@ -64,7 +64,17 @@ pub struct FinetuneJob {
     /// The tasks, in the order of the heads.
     pub tasks: Vec<Task>,
     start: Start,
-    fingerprint: String,
+}
+
+/// What there is to say where nothing is dropped: a model that was pre-trained without dropout would
+/// silently be fine-tuned without.
+fn dropout_note(config: &ElectraConfig) -> Option<String> {
+    let none = config.hidden_dropout_prob == 0.0 && config.attention_probs_dropout_prob == 0.0;
+    none.then(|| {
+        "nothing is dropped, as config.json or the settings say: hidden_dropout_prob and \
+         attention_probs_dropout_prob are 0; published models are fine-tuned with 0.1"
+            .to_owned()
+    })
 }
 
 impl FinetuneJob {
@@ -107,12 +117,11 @@ impl FinetuneJob {
                 )));
             }
         }
-        let mut fingerprint = blake3::Hasher::new();
-        let tasks = files
+        let mut tasks = files
             .into_iter()
             .map(|files| {
                 let positions = network_config.max_position_embeddings;
-                task::open(&config, positions, &tokenizer, files, &mut fingerprint)
+                task::open(&config, positions, &tokenizer, files)
             })
             .collect::<Result<Vec<_>, _>>()?;
         for task in &tasks {
@@ -120,12 +129,14 @@ impl FinetuneJob {
                 .and_then(|()| check_fit(&network_config, &task.dev));
             fits.map_err(|error| FinetuneJobError::Options(error.to_string()))?;
         }
+        if let (Some(note), Some(first)) = (dropout_note(&network_config), tasks.first_mut()) {
+            first.notes.push(note);
+        }
         let specs: Vec<HeadSpec> = tasks.iter().map(|t| t.entry.head.clone()).collect();
         let mut network = TaskNetwork::new(&network_config, &specs);
         network.encoder.checkpointing = config.gradient_checkpointing;
         Ok(FinetuneJob {
             network,
-            fingerprint: fingerprint.finalize().to_hex().to_string(),
             config,
             network_config,
             tokenizer,
@@ -159,7 +170,7 @@ impl FinetuneJob {
         let tasks = self.tasks.iter().map(|t| t.spec.name.as_str()).collect();
         settings.insert("model".into(), start);
         settings.insert("tasks".into(), tasks);
-        settings.insert("data".into(), self.fingerprint.clone().into());
+        settings.insert("data".into(), self.fingerprints());
         settings.insert("tokenizer".into(), self.tokenizer.hash().into());
         settings.insert("precision".into(), precision.into());
         settings
@@ -175,8 +186,11 @@ impl FinetuneJob {
             seed,
             config.shots,
             config.train_batch_size,
-            config.num_train_epochs.unwrap_or(longest),
-            config.evals_per_epoch,
+            Pace {
+                epochs: config.num_train_epochs,
+                task_epochs: longest,
+                evals_per_epoch: config.evals_per_epoch,
+            },
         )
     }
 
@@ -202,9 +216,10 @@ impl FinetuneJob {
         }
     }
 
-    /// What identifies the examples: equal for equal ones.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// What identifies the examples of each task's files: equal for equal ones.
+    pub fn fingerprints(&self) -> Value {
+        let of_task = |task: &Task| (task.spec.name.clone(), task.fingerprints.clone().into());
+        Value::Object(self.tasks.iter().map(of_task).collect())
     }
 
     /// Tokens of an ordinary micro-batch of a task.

@@ -14,8 +14,25 @@ pub struct Plan {
     batches: Vec<u64>,
     /// Steps of the trial.
     pub total_steps: u64,
-    evals_per_epoch: u64,
+    evals_per_epoch: f64,
 }
+
+/// How long a trial is, and how often it evaluates.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Passes over the data, where they are asked for.
+    pub epochs: Option<f64>,
+    /// Those of the task.
+    pub task_epochs: f64,
+    /// Evaluations in an epoch, where they are asked for.
+    pub evals_per_epoch: Option<f64>,
+}
+
+/// Steps of a trial with few examples, where nothing else is asked for: a classifier learns nothing
+/// in the few steps that its epochs are.
+const STEPS_OF_SHOTS: u64 = 200;
+/// Evaluations of such a trial.
+const EVALS_OF_SHOTS: f64 = 10.0;
 
 /// Keeps the orders of tasks, of batches and of samples apart.
 const TASK_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -28,8 +45,7 @@ impl Plan {
         seed: u64,
         shots: Option<usize>,
         batch_size: usize,
-        epochs: f64,
-        evals_per_epoch: u32,
+        pace: Pace,
     ) -> Self {
         let chosen: Vec<Vec<u32>> = tasks
             .iter()
@@ -42,14 +58,25 @@ impl Plan {
             .iter()
             .map(|c| c.len().div_ceil(batch_size) as u64)
             .collect();
-        let per_epoch: u64 = batches.iter().sum();
+        let per_epoch = batches.iter().sum::<u64>().max(1) as f64;
+        let of_task = match shots {
+            None => pace.task_epochs,
+            Some(_) => pace.task_epochs.max(STEPS_OF_SHOTS as f64 / per_epoch),
+        };
+        let total = (per_epoch * pace.epochs.unwrap_or(of_task))
+            .round()
+            .max(1.0);
+        let evals = match shots {
+            None => 1.0,
+            Some(_) => EVALS_OF_SHOTS * per_epoch / total,
+        };
         Plan {
             seed,
             batch_size,
             chosen,
             batches,
-            total_steps: ((per_epoch as f64 * epochs).round() as u64).max(1),
-            evals_per_epoch: evals_per_epoch.into(),
+            total_steps: total as u64,
+            evals_per_epoch: pace.evals_per_epoch.unwrap_or(evals),
         }
     }
 
@@ -91,15 +118,11 @@ impl Plan {
 
     /// Whether an evaluation follows the step that makes `step` finished ones.
     pub fn evaluates(&self, step: u64) -> bool {
-        let per_epoch = self.per_epoch();
+        let per_epoch = self.per_epoch() as f64;
         let evals = self.evals_per_epoch.min(per_epoch);
-        let within = match step % per_epoch {
-            0 => per_epoch,
-            within => within,
-        };
-        // The step at which another of the epoch's equal parts is full.
-        let parts = |steps: u64| steps * evals / per_epoch;
-        step == self.total_steps || parts(within) > parts(within - 1)
+        // The step at which another of the equal parts is full.
+        let parts = |steps: u64| (steps as f64 * evals / per_epoch).floor();
+        step == self.total_steps || parts(step) > parts(step.saturating_sub(1))
     }
 }
 
@@ -127,7 +150,7 @@ fn sample(classes: &[Option<u32>], shots: usize, seed: u64) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    fn plan(sizes: &[usize], epochs: f64, evals: u32) -> Plan {
+    fn plan(sizes: &[usize], epochs: f64, evals: f64) -> Plan {
         let chosen: Vec<Vec<u32>> = sizes.iter().map(|&n| (0..n as u32).collect()).collect();
         let batches: Vec<u64> = sizes.iter().map(|&n| n.div_ceil(4) as u64).collect();
         let per_epoch: u64 = batches.iter().sum();
@@ -137,13 +160,13 @@ mod tests {
             chosen,
             batches,
             total_steps: (per_epoch as f64 * epochs).round() as u64,
-            evals_per_epoch: evals.into(),
+            evals_per_epoch: evals,
         }
     }
 
     #[test]
     fn every_example_of_every_task_comes_once_an_epoch() {
-        let plan = plan(&[10, 7, 1], 3.0, 1);
+        let plan = plan(&[10, 7, 1], 3.0, 1.0);
         let mut orders = Vec::new();
         for epoch in 0..3 {
             let mut seen = vec![Vec::new(); 3];
@@ -167,10 +190,21 @@ mod tests {
                 .filter(|&s| plan.evaluates(s))
                 .collect()
         };
-        assert_eq!(at(&plan(&[40], 2.0, 1)), [10, 20]);
-        assert_eq!(at(&plan(&[40], 1.5, 2)), [5, 10, 15]);
-        assert_eq!(at(&plan(&[40], 1.25, 1)), [10, 13]);
-        assert_eq!(at(&plan(&[8], 2.0, 9)), [1, 2, 3, 4]);
+        assert_eq!(at(&plan(&[40], 2.0, 1.0)), [10, 20]);
+        assert_eq!(at(&plan(&[40], 1.5, 2.0)), [5, 10, 15]);
+        assert_eq!(at(&plan(&[40], 1.25, 1.0)), [10, 13]);
+        assert_eq!(at(&plan(&[8], 2.0, 9.0)), [1, 2, 3, 4]);
+        assert_eq!(at(&plan(&[8], 10.0, 0.4)), [5, 10, 15, 20]);
+        assert_eq!(at(&plan(&[8], 2.0, 0.1)), [4]);
+        let thirds = at(&plan(&[124], 20.0, 3.0));
+        assert_eq!(thirds.len(), 60);
+        assert!(
+            thirds
+                .iter()
+                .skip(2)
+                .step_by(3)
+                .all(|s| s.is_multiple_of(31))
+        );
     }
 
     #[test]

@@ -262,6 +262,7 @@ impl<'a, B: Backend> Run<'a, B> {
                     return Ok(None);
                 }
                 Next::EndTrial => {
+                    self.tell_of_early_end(&plan);
                     self.end_trial();
                     return Ok(None);
                 }
@@ -293,6 +294,19 @@ impl<'a, B: Backend> Run<'a, B> {
             "the run with seed {seed} is stuck: it predicts one class for every example; begun \
              again with seed {next}"
         ));
+    }
+
+    fn tell_of_early_end(&mut self, plan: &Plan) {
+        if self.state.step < plan.total_steps {
+            self.context.observer.on_message(&format!(
+                "epoch {:.2}/{:.4}: no better {} in the last {} evaluations \
+                 (early_stopping_patience); the trial ends",
+                plan.epochs(self.state.step),
+                plan.epochs(plan.total_steps),
+                best_metric(self.job, &self.job.tasks[0]).name(),
+                self.state.evals_since_best
+            ));
+        }
     }
 
     fn end_trial(&mut self) {

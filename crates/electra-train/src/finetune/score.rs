@@ -61,6 +61,9 @@ pub struct Evaluation {
 impl Evaluation {
     /// The value of a metric, if it was asked for.
     pub fn score(&self, metric: Metric) -> Option<f64> {
+        if metric == Metric::Loss {
+            return self.loss;
+        }
         let found = self.scores.iter().find(|(m, _)| *m == metric);
         found.map(|(_, value)| *value)
     }
@@ -72,11 +75,12 @@ const MISTAKES: usize = 20;
 const LARGEST_MATRIX: usize = 60;
 
 /// Metrics of tags that are not of entities, such as parts of speech: those of words.
-pub const WORD_METRICS: [Metric; 4] = [
+pub const WORD_METRICS: [Metric; 5] = [
     Metric::Accuracy,
     Metric::F1Macro,
     Metric::F1Micro,
     Metric::Mcc,
+    Metric::Loss,
 ];
 
 /// Scores a network's outputs on `features` of `examples`, all labelled; of questions `windows` are

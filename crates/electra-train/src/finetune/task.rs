@@ -4,8 +4,8 @@ use super::config::{ClassWeights, FinetuneConfig};
 use super::job::FinetuneJobError;
 use super::score::WORD_METRICS;
 use electra_data::tasks::{
-    Example, FeatureCounts, FeatureOptions, Features, Featurizer, Input, LabelColumn, LabelSet,
-    Metric, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out,
+    Example, FeatureCounts, FeatureOptions, Features, Featurizer, Gold, Input, LabelColumn,
+    LabelSet, Metric, OpenOptions, Target, TaskError, TaskKind, TaskSpec, hold_out,
     question::Windows,
     tagging::{Scheme, of_entities},
 };
@@ -13,6 +13,7 @@ use electra_data::tokenizer::Tokenizer;
 use electra_model::heads::files::TaskEntry;
 use electra_model::heads::losses::ClassOptions;
 use electra_model::heads::{HeadKind, HeadSpec, HeadStyle, joint_span};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,8 @@ pub struct Task {
     pub dev_windows: Vec<Windows>,
     /// What was done to fit the data, a line each.
     pub notes: Vec<String>,
+    /// What identifies the examples of each file: equal for equal ones.
+    pub fingerprints: Map<String, Value>,
 }
 
 /// The kind of head that a kind of task has.
@@ -69,14 +72,15 @@ pub fn head_kind(kind: TaskKind) -> HeadKind {
     }
 }
 
-/// Reads examples and adds what they are to `fingerprint`.
+/// Reads examples; says under `name` in `fingerprints` what they are.
 fn read(
     spec: &TaskSpec,
     path: &Path,
     open: OpenOptions,
-    fingerprint: &mut blake3::Hasher,
+    (name, fingerprints): (&str, &mut Map<String, Value>),
     notes: &mut Vec<String>,
 ) -> Result<Vec<Example>, TaskError> {
+    let mut fingerprint = blake3::Hasher::new();
     let mut reader = electra_data::tasks::Examples::open(spec, path, open)?;
     let mut examples = Vec::new();
     for example in &mut reader {
@@ -87,6 +91,8 @@ fn read(
     if examples.is_empty() {
         return Err(TaskError::Empty { path: path.into() });
     }
+    let fingerprint = fingerprint.finalize().to_hex().to_string();
+    fingerprints.insert(name.into(), fingerprint.into());
     notes.extend(
         reader
             .header_note(&examples)
@@ -94,6 +100,10 @@ fn read(
     );
     for (count, what) in [
         (reader.skipped(), "rows were left out as incomplete"),
+        (
+            reader.surplus(),
+            "rows have more cells than the first; these are not read",
+        ),
         (reader.invalid_utf8(), "lines have invalid UTF-8, replaced"),
     ] {
         if count > 0 {
@@ -104,7 +114,7 @@ fn read(
 }
 
 /// Reads a task's files, finds its labels and makes its features, for a model of so many
-/// `positions`; adds what the examples are to `fingerprint`.
+/// `positions`.
 ///
 /// # Errors
 /// Data that cannot be read or learned from, or that the hyper-parameters do not fit.
@@ -113,7 +123,6 @@ pub(super) fn open(
     positions: usize,
     tokenizer: &Tokenizer,
     files: TaskFiles,
-    fingerprint: &mut blake3::Hasher,
 ) -> Result<Task, FinetuneJobError> {
     let TaskFiles {
         mut spec,
@@ -126,10 +135,11 @@ pub(super) fn open(
         labels: LabelColumn::Required,
         ..open
     };
-    fingerprint.update(spec.name.as_bytes());
-    let mut train_examples = read(&spec, &train, open, fingerprint, &mut notes)?;
+    let mut fingerprints = Map::new();
+    let of_train = ("train", &mut fingerprints);
+    let mut train_examples = read(&spec, &train, open, of_train, &mut notes)?;
     let dev_examples = match &dev {
-        Some(path) => read(&spec, path, open, fingerprint, &mut notes)?,
+        Some(path) => read(&spec, path, open, ("dev", &mut fingerprints), &mut notes)?,
         None => {
             let split = hold_out(train_examples, HELD_OUT, 0)?;
             train_examples = split.train;
@@ -163,8 +173,9 @@ pub(super) fn open(
     let mut labels = LabelSet::of_training(&spec, &train_examples, Scheme::default())?;
     if spec.kind == TaskKind::Tagging {
         if of_entities(labels.names()) {
-            labels = LabelSet::new(with_whole_scheme(labels.names()))?;
+            labels = LabelSet::new(with_whole_scheme(&spec, labels.names()))?;
         } else {
+            check_tags(&spec, &labels, &train_examples, &mut notes)?;
             // Parts of speech and their like are labels of words; there are no entities to score.
             spec.metrics = vec![Metric::Accuracy];
             spec.best = Metric::Accuracy;
@@ -192,6 +203,11 @@ pub(super) fn open(
         .filter(|metric| !spec.metrics.contains(metric))
     {
         spec.metrics.push(metric);
+    }
+    if spec.kind == TaskKind::QuestionAnswering && config.metric == Some(Metric::Loss) {
+        let name = &spec.name;
+        let problem = format!("metric loss is not measured of questions, and {name} has these");
+        return Err(FinetuneJobError::Options(problem));
     }
     labels.check_development(&dev_examples)?;
     let kind = head_kind(spec.kind);
@@ -301,6 +317,7 @@ pub(super) fn open(
         dev,
         dev_windows,
         notes,
+        fingerprints,
         spec,
     })
 }
@@ -338,14 +355,58 @@ pub fn feature_options(spec: &TaskSpec, head: &HeadSpec) -> FeatureOptions {
 }
 
 /// Tags of entities with, for each kind, both that begin and that go on: one may be missing in the
-/// training data and stand in the development data (`I-LST` in CoNLL-2000).
-fn with_whole_scheme(names: &[String]) -> Vec<String> {
+/// training data and stand in the development data (`I-LST` in CoNLL-2000). Where all are tags that the
+/// task is known to have, with all of these.
+fn with_whole_scheme(spec: &TaskSpec, names: &[String]) -> Vec<String> {
     let mut whole: std::collections::BTreeSet<String> = names.iter().cloned().collect();
+    let known = spec.numbered_labels().unwrap_or_default();
+    if names.iter().all(|name| known.contains(name)) {
+        whole.extend(known.iter().cloned());
+    }
     for kind in names.iter().filter_map(|name| name.get(2..)) {
         whole.insert(format!("B-{kind}"));
         whole.insert(format!("I-{kind}"));
     }
     whole.into_iter().collect()
+}
+
+/// Tags of which some are of entities and others are not: one that is mistyped would have all of them
+/// scored by words.
+///
+/// # Errors
+/// The first that is none, of a task known by name, which has entities.
+fn check_tags(
+    spec: &TaskSpec,
+    labels: &LabelSet,
+    examples: &[Example],
+    notes: &mut Vec<String>,
+) -> Result<(), TaskError> {
+    let lone = |tag: &String| !of_entities(&[tag]);
+    let outside = |tag: &&String| tag.eq_ignore_ascii_case("O") || tag.starts_with("B-");
+    let known = TaskSpec::names().contains(&spec.name.as_str());
+    if !known && !labels.names().iter().any(|tag| outside(&tag)) {
+        return Ok(());
+    }
+    let found = examples.iter().find_map(|example| match &example.gold {
+        Some(Gold::Tags(tags)) => Some((example, tags.iter().find(|tag| lone(tag))?)),
+        _ => None,
+    });
+    let Some((example, tag)) = found else {
+        return Ok(());
+    };
+    let what = format!(
+        "the tag {tag:?} is none of entities, which are O or have a prefix and a kind, such as B-PER"
+    );
+    if known {
+        let what = format!("{what}; correct it, or give --kind tagging and a name of your own");
+        let place = example.place.clone();
+        return Err(TaskError::Example { place, what });
+    }
+    let place = &example.place;
+    notes.push(format!(
+        "warning: {place}: {what}; so words are scored, not entities"
+    ));
+    Ok(())
 }
 
 /// Features of all examples, and of questions the windows that they are made of.
@@ -432,13 +493,21 @@ fn class_weights(
 
 #[cfg(test)]
 mod tests {
-    use super::with_whole_scheme;
+    use super::*;
+    use electra_data::tasks::OwnTask;
 
     #[test]
     fn entities_have_both_tags() {
         let names = |names: &[&str]| -> Vec<String> { names.iter().map(|&n| n.into()).collect() };
         let entities = names(&["O", "B-LST", "I-NP"]);
-        let whole = with_whole_scheme(&entities);
+        let own = TaskSpec::own(OwnTask::new("own", TaskKind::Tagging)).expect("a task");
+        let whole = with_whole_scheme(&own, &entities);
         assert_eq!(whole.join(" "), "B-LST B-NP I-LST I-NP O");
+        let wnut = TaskSpec::by_name("wnut17").expect("a task");
+        assert_eq!(with_whole_scheme(&wnut, &entities).len(), 5);
+        assert_eq!(
+            with_whole_scheme(&wnut, &names(&["O", "B-group"])).len(),
+            13
+        );
     }
 }

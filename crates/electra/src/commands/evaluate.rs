@@ -35,6 +35,13 @@ pub struct Args {
     /// Tokens of a sequence [default: as fine-tuned]
     #[arg(long, value_name = "N")]
     max_seq_length: Option<usize>,
+    /// Tokens from one window of a question's text to the next [default: as fine-tuned]
+    #[arg(long, value_name = "N")]
+    doc_stride: Option<usize>,
+    /// Another score beside the task's, such as precision, recall, f1, f1_macro or mcc; may be given
+    /// again
+    #[arg(long = "metric", value_name = "NAME", value_parser = metric)]
+    metrics: Vec<Metric>,
     /// Tokens that are computed at once
     #[arg(long, value_name = "N", default_value_t = 4096)]
     batch_tokens: usize,
@@ -67,6 +74,21 @@ pub fn spec_of(task: &ModelTask, name: Option<&str>, columns: &ColumnArgs) -> Re
     }
 }
 
+/// The metric of a name.
+fn metric(name: &str) -> Result<Metric, String> {
+    let known = || Metric::ALL.map(Metric::name).join(", ");
+    Metric::by_name(name).ok_or_else(|| format!("there is no such metric; known are {}", known()))
+}
+
+/// Adds the metrics that are asked for to those of the task.
+fn ask_for(metrics: &[Metric], spec: &mut TaskSpec) {
+    for metric in metrics {
+        if !spec.metrics.contains(metric) {
+            spec.metrics.push(*metric);
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode> {
     let dir = ModelDir::open(models::folder(&args.model)?)?;
@@ -77,10 +99,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
             if args.task.is_none() && !args.columns.is_own() {
                 bail!("--template needs --task or --kind, which say how --data is read");
             }
-            if args.max_seq_length.is_some() {
-                bail!("--max-seq-length is for heads: a template takes what the model does");
+            if args.max_seq_length.is_some() || args.doc_stride.is_some() {
+                bail!(
+                    "--max-seq-length and --doc-stride are for heads: a template takes what the \
+                     model does"
+                );
             }
-            let spec = args.columns.task(args.task.as_deref().unwrap_or("own"))?;
+            let mut spec = args.columns.task(args.task.as_deref().unwrap_or("own"))?;
+            ask_for(&args.metrics, &mut spec);
             if spec.kind != TaskKind::Classification {
                 bail!(
                     "--template is for classification, and {} is none",
@@ -101,9 +127,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         None => {
             let task = ModelTask::find(&dir, args.task.as_deref(), |_| true)?;
             let mut spec = spec_of(&task, args.task.as_deref(), &args.columns)?;
-            if let Some(length) = args.max_seq_length {
-                spec.max_seq_length = length;
-            }
+            ask_for(&args.metrics, &mut spec);
+            spec.max_seq_length = args.max_seq_length.unwrap_or(spec.max_seq_length);
+            spec.doc_stride = args.doc_stride.unwrap_or(spec.doc_stride);
             let labels = task.labels(&spec)?;
             let examples = read(&args, &spec, &labels)?;
             let evaluation = device.run(Evaluate {
@@ -132,6 +158,12 @@ fn read(args: &Args, spec: &TaskSpec, labels: &LabelSet) -> Result<Vec<Example>>
     }
     if let Some(note) = reader.header_note(&[]) {
         tell!("{note}");
+    }
+    if reader.surplus() > 0 {
+        tell!(
+            "warning: {} rows have more cells than the first; these are not read",
+            reader.surplus()
+        );
     }
     if reader.skipped() > 0 {
         tell!("{} rows were left out as incomplete", reader.skipped());

@@ -65,6 +65,9 @@ pub struct Args {
     /// Seed of the first trial
     #[arg(long)]
     seed: Option<u64>,
+    /// JSON file of hyper-parameters
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// One hyper-parameter; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -126,6 +129,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn config(args: &Args) -> Result<FinetuneConfig> {
     let mut config = FinetuneConfig::default();
+    if let Some(path) = &args.config {
+        config.merge_file(path)?;
+    }
     for assignment in &args.set {
         config.set(assignment)?;
     }

@@ -207,7 +207,7 @@ proptest! {
                 (start, source.by_ref().take(n).collect())
             })
             .collect();
-        let options = AnswerOptions { n_best: 1000, max_answer_length: longest, null: true };
+        let options = AnswerOptions { n_best: 1000, max_answer_length: longest, null: true, whole_words: false };
         let views: Vec<(&[f32], &[f32])> =
             logits.iter().map(|(s, e)| (s.as_slice(), e.as_slice())).collect();
         let answers = windows.answers(&windows.candidates(&views, &options), &options);
@@ -259,8 +259,8 @@ fn probabilities_of_several_windows_add_up_to_at_most_one() {
         .collect();
     let options = AnswerOptions {
         n_best: 1000,
-        max_answer_length: 30,
         null: true,
+        ..AnswerOptions::default()
     };
     let answers = windows.answers(&windows.candidates(&logits, &options), &options);
     let sum: f64 = answers.best.iter().map(|b| b.score).sum();
@@ -318,6 +318,42 @@ fn a_joint_head_gives_its_own_candidates_and_null_score() {
     let said = windows.candidates(&[(&zeros, &zeros)], &options);
     let answers = windows.answers(&said, &options);
     assert_eq!((answers.text(0.0), answers.best.len()), ("", 0));
+}
+
+#[test]
+fn answers_within_words_are_whole_where_that_is_asked() {
+    // Unknown words are spelled: t ##u ##g.
+    let example = question("the old tug, and a rug.", &[]);
+    let f = featurizer(tokenizer(), 40, 20, false);
+    let windows = Windows::new(&f, 0, &example, &mut FeatureCounts::default()).unwrap();
+    let found = |first: usize, last: usize, whole_words| {
+        let candidate = Candidate {
+            window: 0,
+            start: windows.begin + first,
+            end: windows.begin + last,
+            score: 1.0,
+        };
+        let options = AnswerOptions {
+            whole_words,
+            ..AnswerOptions::default()
+        };
+        let answers = windows.answers(&sure(vec![candidate]), &options);
+        answers.best[0].answer.clone()
+    };
+    assert_eq!(
+        (found(3, 3, false), found(3, 3, true)),
+        ("u".into(), "tug".into())
+    );
+    assert_eq!(
+        (found(1, 2, false), found(1, 2, true)),
+        ("old t".into(), "old tug".into())
+    );
+    // A comma is a word of its own, and so is what stands before it.
+    assert_eq!(
+        (found(4, 5, false), found(4, 5, true)),
+        ("g,".into(), "tug,".into())
+    );
+    assert_eq!(found(5, 5, true), ",");
 }
 
 /// A head that is sure of the target gives back every answer of real questions.

@@ -444,6 +444,31 @@ fn unknown_tasks_and_kinds_of_files_are_named() {
         OpenOptions::default(),
     ));
     assert_has(&m, &["nowhere/a.tsv", "no such file"]);
+    let folder = tempfile::tempdir().unwrap();
+    let m = message(Examples::read_all(
+        &named("imdb"),
+        folder.path(),
+        OpenOptions::default(),
+    ));
+    assert_has(&m, &["directory"]);
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_suspected() {
+    let own = own(TaskKind::Classification);
+    let m = message(read(&own, "a.csv", "text,label\n\"foo,1\nbar,0\n"));
+    assert_has(&m, &["a.csv, line 2", "label", "quote"]);
+    let m = message(read(&own, "a.csv", "text,label\nfoo\nbar,0\n"));
+    assert!(m.contains("a.csv, line 2") && !m.contains("quote"), "{m}");
+}
+
+#[test]
+fn rows_of_more_cells_than_the_first_are_counted() {
+    let (_dir, path) = file("a.tsv", "text\tlabel\nfoo\t0\t9\nbar\t1\nbaz\t1\t\n");
+    let own = own(TaskKind::Classification);
+    let mut examples = Examples::open(&own, &path, OpenOptions::default()).unwrap();
+    assert_eq!(examples.by_ref().map(Result::unwrap).count(), 3);
+    assert_eq!(examples.surplus(), 2);
 }
 
 #[test]

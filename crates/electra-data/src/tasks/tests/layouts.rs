@@ -218,6 +218,22 @@ fn multi_label_cells_lists_and_columns_are_read() {
         summary(&one, "a.jsonl", r#"{"text": "x", "labels": ["b", "a"]}"#),
         ["0|x|-|b+a"]
     );
+    // As pandas writes a list into a cell, with either quote.
+    let written = "text\tlabels\nx\t['b, c', \"it's\"]\ny\t[]\nz\t[b]\n";
+    assert_eq!(
+        summary(&one, "a.tsv", written),
+        ["0|x|-|b, c+it's", "1|y|-|", "2|z|-|[b]"]
+    );
+    // As transformers' trainer has them: which label a place is, nobody says.
+    for list in ["[1.0, 0.0]", "[0, 1, 0]", "[1, 1]"] {
+        let content = format!(r#"{{"text": "x", "labels": {list}}}"#);
+        let m = read(&one, "a.jsonl", &content).unwrap_err().to_string();
+        assert!(m.contains("line 1") && m.contains("--label-column"), "{m}");
+    }
+    assert_eq!(
+        summary(&one, "a.jsonl", r#"{"text": "x", "labels": [0, 1]}"#),
+        ["0|x|-|0+1"]
+    );
     let mut several = columns("text", "", "a");
     several.label.push("b".into());
     let several = own(MultiLabel, several, Header::Detect);

@@ -49,6 +49,7 @@ impl<B: Backend> Answerer<B> for AnswerQuestions {
             n_best: top.max(AnswerOptions::default().n_best),
             max_answer_length: given.max_answer_len.get(),
             null,
+            whole_words: given.align_to_words,
         };
         let mut rest = outputs.each.as_slice();
         for (example, windows) in examples.iter().zip(&windows) {

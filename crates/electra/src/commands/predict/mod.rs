@@ -40,8 +40,9 @@ use windows::Window;
 ///
 /// Plain input has one text a line. Of --as answer a line is a question, a tab and the text; of
 /// --as choose a beginning and what may follow it, divided by tabs; of --as classify --pair two
-/// texts with a tab between. With --task or --kind the file --input is one of that task, read as
-/// `electra evaluate` does, with labels or without; with --lines it is plain all the same.
+/// texts with a tab between. With --task or --kind the input is a file of that task, read as
+/// `electra evaluate` does, with labels, which are not looked at, or without; with --lines it is
+/// plain all the same.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of a model, or its name on the hub
@@ -76,7 +77,7 @@ pub struct Args {
 /// Options of fine-tuned models.
 #[derive(Clone, Debug, clap::Args)]
 struct TaskArgs {
-    /// Which task of a model of several; --input is then read as a file of this task
+    /// Which task of a model of several; the input is then read as a file of this task
     #[arg(long = "task", value_name = "NAME")]
     task_name: Option<String>,
     /// The input has a text a line, also with --task
@@ -104,6 +105,9 @@ struct TaskArgs {
     /// Tokens of the longest answer
     #[arg(long, value_name = "N", default_value_t = MAX_ANSWER_LEN)]
     max_answer_len: NonZeroUsize,
+    /// An answer that begins or ends within a word has all of it, as in transformers
+    #[arg(long, value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    align_to_words: bool,
     /// A question may have no answer [default: as fine-tuned]
     #[arg(long)]
     null_answer: bool,
@@ -119,16 +123,13 @@ struct TaskArgs {
 
 impl TaskArgs {
     /// Whether the input is a file of a task, not lines of text.
-    fn is_file(&self, with_input: bool) -> Result<bool> {
-        if self.columns.is_own() && !with_input {
-            bail!("--kind says how a file is read: give it with --input");
-        }
+    fn is_file(&self) -> Result<bool> {
         let named = self.task_name.is_some() || self.columns.is_own();
-        let file = named && with_input && !self.lines;
+        let file = named && !self.lines;
         if !file && self.columns.describes_a_file() {
             bail!(
-                "columns, header and format say how a file of a task is read: give --input with --task \
-                 or --kind"
+                "columns, header and format say how a file of a task is read: give --task or --kind, \
+                 without --lines"
             );
         }
         Ok(file)
@@ -147,6 +148,7 @@ impl Default for TaskArgs {
             max_seq_length: None,
             doc_stride: None,
             max_answer_len: MAX_ANSWER_LEN,
+            align_to_words: true,
             null_answer: false,
             null_threshold: None,
             pooling: Pooling::Mean,
@@ -256,7 +258,9 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         tasks::run(&args, &dir, tokenizer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    args.task_args.is_file(false)?;
+    if args.task_args.is_file()? {
+        bail!("--task and --kind are for heads; detect and fill read a text a line");
+    }
     let (name, input) = input_of(&args)?;
     args.device.run(Predict {
         lines: Lines::new(input, name, args.task_args.columns.lossy),
@@ -279,7 +283,7 @@ fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
              out --pair, --long and --max-seq-length"
         );
     }
-    let spec = match given.is_file(args.input.is_some())? {
+    let spec = match given.is_file()? {
         true => Some(
             given
                 .columns
@@ -288,7 +292,7 @@ fn prompt_all(args: &Args, prompt: Prompt) -> Result<()> {
         false => None,
     };
     if spec.is_none() && given.task_name.is_some() {
-        bail!("--template needs no head: --task says how a file is read, so give it with --input");
+        bail!("--template needs no head: --task says how a file is read, which --lines is not");
     }
     let input = Source::open(args, spec.as_ref(), false)?;
     args.device.run(PromptAll {

@@ -30,7 +30,7 @@ impl Work for PromptAll<'_> {
         loop {
             let mut examples = Vec::new();
             // What stands before a bad line is answered.
-            let read = self.input.chunk(&mut examples, self.args);
+            let read = self.input.chunk(&mut examples, self.args.task);
             for (example, scores) in examples.iter().zip(prompted.scores(backend, &examples)?) {
                 let scored = labels.iter().cloned().zip(scores);
                 let mut scored: Vec<Scored> = scored

@@ -35,7 +35,7 @@ impl Source {
         let columns = &args.task_args.columns;
         Ok(match spec {
             Some(spec) => {
-                let path = args.input.clone().unwrap_or_default();
+                let path = args.input.clone().unwrap_or_else(|| "-".into());
                 let open = OpenOptions {
                     every_row: args.task_args.submission.is_some(),
                     ..columns.open(LabelColumn::Optional)
@@ -62,15 +62,13 @@ impl Source {
     }
 
     /// Appends some examples; false at the end.
-    pub fn chunk(&mut self, examples: &mut Vec<Example>, args: &Args) -> Result<bool> {
+    pub fn chunk(&mut self, examples: &mut Vec<Example>, task: Task) -> Result<bool> {
         match self {
             Source::File { file, number } => {
                 for example in file.take(CHUNK) {
                     let mut example = example?;
-                    if args.task == Task::Embed {
-                        // What a vector does not tell need be no label of the model's.
-                        example.gold = None;
-                    }
+                    // A label is nothing to predict by, and need be none of the model's.
+                    example.gold = None;
                     examples.push(example);
                     *number += 1;
                 }
@@ -90,7 +88,7 @@ impl Source {
                         path: path.clone(),
                         line: *number,
                     };
-                    examples.push(example_of(text, place, args.task, *pairs)?);
+                    examples.push(example_of(text, place, task, *pairs)?);
                 }
                 read
             }
@@ -113,6 +111,12 @@ impl Source {
                         "warning: {} rows lack a text; what is said of them is said of the texts \
                          that they have",
                         file.incomplete()
+                    );
+                }
+                if file.surplus() > 0 {
+                    tell!(
+                        "warning: {} rows have more cells than the first; these are not read",
+                        file.surplus()
                     );
                 }
                 if file.skipped() > 0 {

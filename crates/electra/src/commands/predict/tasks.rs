@@ -143,7 +143,7 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
         }
     }
     let given = &args.task_args;
-    let file = given.is_file(args.input.is_some())?;
+    let file = given.is_file()?;
     let name = given.task_name.as_deref();
     let spec = match &task {
         _ if !file => None,
@@ -349,7 +349,7 @@ impl Work for Answers<'_> {
         loop {
             let mut examples = Vec::new();
             // What stands before a bad line is answered.
-            let read = input.chunk(&mut examples, args);
+            let read = input.chunk(&mut examples, args.task);
             answerer.answer(backend, &mut session, &examples, out)?;
             out.flush()?;
             if !read? {
