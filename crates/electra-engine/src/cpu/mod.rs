@@ -1,7 +1,8 @@
 //! The CPU backend: threads, vectors, and products over packed weights.
 //!
 //! Each operator gives the same bits for any number of threads, and a row or sequence the same
-//! bits whatever else is in the batch: work is split by shape alone, and every sum has one order.
+//! bits whatever else is in the batch: every sum has one order. Where sums go over blocks of rows, the
+//! blocks follow from the shape alone.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -49,8 +50,8 @@ use view::View;
 /// A flat f32 array on the CPU.
 pub type Flat = Buffer;
 
-/// In what the products of linear layers and the vocabulary are computed. Sums, statistics,
-/// softmax, attention and residuals are f32 in either.
+/// In what the products of linear layers, of attention and of the vocabulary are computed. Sums,
+/// statistics and softmax are f32 in each; what training keeps for backward is bf16 in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// f32.
