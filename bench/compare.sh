@@ -39,6 +39,7 @@ for argument in "$@"; do # help needs neither build nor peers
     -h | --help) exec python3 bench/compare.py --help ;;
   esac
 done
+python3 bench/compare.py --check "$@" # nor does a mistake
 
 cargo build --release
 if ! installed; then

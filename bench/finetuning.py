@@ -27,7 +27,11 @@ DROPOUT = "0.1"
 
 def run(command: list[str]) -> str:
     print("$", " ".join(command), file=sys.stderr, flush=True)
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        # What is wrong it has said itself.
+        sys.exit(f"{Path(command[0]).name} ended with {done.returncode}")
+    return done.stdout
 
 
 def files(task: str, args: argparse.Namespace) -> tuple[str, str]:
