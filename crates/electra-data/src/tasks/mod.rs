@@ -15,6 +15,7 @@
 pub mod classification;
 mod columns;
 mod conll;
+mod elements;
 mod error;
 mod example;
 mod examples;

@@ -1,4 +1,4 @@
-//! Rows of `.tsv`, `.csv`, `.jsonl` and `.parquet`, and lines, one at a time, with their places.
+//! Rows of `.tsv`, `.csv`, `.jsonl`, `.json` and `.parquet`, and lines, one at a time, with their places.
 
 use std::fs::File;
 use std::io::BufRead;
@@ -11,6 +11,7 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::{Map, Number, Value};
 
+use super::elements::lines_of_list;
 use crate::read::bytes::{self, Opened};
 use crate::read::identity::Halt;
 use crate::read::inputs::compression_of;
@@ -20,7 +21,7 @@ use crate::read::{Format, Input, ReadError, ReadOptions};
 
 /// One row.
 pub(super) struct Row {
-    /// Line on which it begins, or number of the row in Parquet, from 1.
+    /// Line on which it begins, or number of the row in Parquet or in a list of JSON, from 1.
     pub(super) line: u64,
     pub(super) cells: Cells,
 }
@@ -203,7 +204,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) const KNOWN: &str = ".tsv .csv .jsonl .parquet, each also .gz or .zst";
+    pub(super) const KNOWN: &str = ".tsv .csv .jsonl .json .parquet, each also .gz or .zst";
 
     /// `format` where the name is not to decide; a `.txt` is read as TSV.
     pub(super) fn open(
@@ -223,7 +224,7 @@ impl Rows {
             None => match extension(path).as_str() {
                 "tsv" | "txt" => Format::Tsv,
                 "csv" => Format::Csv,
-                "jsonl" | "ndjson" => Format::Jsonl,
+                "jsonl" | "ndjson" | "json" => Format::Jsonl,
                 "parquet" => Format::Parquet,
                 _ if path == Path::new("-") => Format::Tsv,
                 _ => {
@@ -237,7 +238,14 @@ impl Rows {
         };
         let source = match format {
             Format::Text | Format::Tsv => Source::Tsv(Lines::new(path, open_text(path)?, lossy)),
-            Format::Jsonl => Source::Jsonl(Lines::new(path, open_text(path)?, lossy)),
+            Format::Jsonl => {
+                let input = lines_of_list(open_text(path)?);
+                let input = input.map_err(|source| ReadError::Io {
+                    path: path.into(),
+                    source,
+                })?;
+                Source::Jsonl(Lines::new(path, input, lossy))
+            }
             Format::Csv => {
                 let used = Arc::new(AtomicU64::new(0));
                 let reader = csv::ReaderBuilder::new()

@@ -437,7 +437,10 @@ fn unknown_tasks_and_kinds_of_files_are_named() {
     let m = message(TaskSpec::by_name("glue"));
     assert_has(&m, &["\"glue\"", "cola sst2", "agnews"]);
     let m = message(read(&named("sst2"), "a.xls", "x"));
-    assert_has(&m, &["a.xls", "unknown kind", ".tsv .csv .jsonl .parquet"]);
+    assert_has(
+        &m,
+        &["a.xls", "unknown kind", ".tsv .csv .jsonl .json .parquet"],
+    );
     let m = message(Examples::read_all(
         &named("sst2"),
         std::path::Path::new("nowhere/a.tsv"),

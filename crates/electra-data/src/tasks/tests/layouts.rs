@@ -362,6 +362,35 @@ fn compressed_files_and_tables_of_lists_are_read() {
 }
 
 #[test]
+fn a_list_of_json_is_read_as_its_rows() {
+    let own = own(
+        TaskKind::Classification,
+        columns("text", "", "label"),
+        Header::Detect,
+    );
+    let rows = ["0|a, [b] \"c\\|-|x", "1|d|-|y"];
+    let list = r#" [
+        {"text": "a, [b] \"c\\", "label": "x", "more": [1, {"k": 2}]},
+        {"label": "y",
+         "text": "d"}
+    ]
+    "#;
+    assert_eq!(summary(&own, "a.json", list), rows);
+    assert_eq!(summary(&own, "a.jsonl", list), rows);
+    let lines = list.trim().trim_start_matches('[').trim_end_matches(']');
+    let lines = lines.replace('\n', " ").replace("},", "}\n");
+    assert_eq!(summary(&own, "a.json", &lines), rows);
+    let cut = list.trim().trim_end_matches(']');
+    let m = read(&own, "a.json", cut).unwrap_err().to_string();
+    assert!(m.contains("a.json") && m.contains("cut off"), "{m}");
+    let m = read(&own, "a.json", "[1, 2]").unwrap_err().to_string();
+    assert!(m.contains("line 1") && m.contains("object"), "{m}");
+    let tags = super::super::TaskSpec::by_name("wnut17").unwrap();
+    let content = r#"[{"tokens": ["the", "boat"], "ner_tags": [0, 0], "id": "7"}]"#;
+    assert_eq!(read(&tags, "a.json", content).unwrap().len(), 1);
+}
+
+#[test]
 fn conll_u_has_comments_ranges_and_empty_nodes() {
     let content = "# sent_id = 1
 # text = du bist
