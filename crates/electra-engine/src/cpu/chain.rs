@@ -244,6 +244,16 @@ pub(super) struct Tile<'a> {
     pub(super) cols: usize,
 }
 
+impl Tile<'_> {
+    /// The same tile, for a while.
+    pub(super) fn again(&mut self) -> Tile<'_> {
+        Tile {
+            values: &mut *self.values,
+            ..*self
+        }
+    }
+}
+
 /// Takes a tile to its place, through an activation if there is one.
 pub(super) struct StoreTile<'a> {
     pub(super) tile: Tile<'a>,

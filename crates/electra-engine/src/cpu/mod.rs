@@ -17,6 +17,8 @@ mod gemm;
 mod inference;
 mod isa;
 mod layer;
+mod layer_backward;
+mod layer_rows;
 mod linear;
 mod load;
 mod math;
