@@ -519,8 +519,8 @@ fn options_that_would_do_nothing_are_refused() {
         let words: Vec<&str> = base.iter().chain(more).copied().collect();
         electra_with_input(&words, b"the boat\n")
     };
-    ask(&["--text-column", "text"]).fails(1, &["--input", "--task"]);
-    ask(&["--header", "true"]).fails(1, &["--input", "--task"]);
+    ask(&["--text-column", "text"]).fails(1, &["--task", "--lines"]);
+    ask(&["--header", "true"]).fails(1, &["--task", "--lines"]);
     ask(&["--task", "another"]).fails(1, &["another", "own"]);
     ask(&["--submission", "--json"]).fails(2, &["--json"]);
     // Of a file the texts become vectors, one a row, the header is none of them.
