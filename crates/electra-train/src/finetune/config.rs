@@ -49,7 +49,7 @@ pub struct FinetuneConfig {
     pub attention_probs_dropout_prob: Option<f64>,
     /// Share of the target that is spread evenly over all classes.
     pub label_smoothing: f64,
-    /// Weights of classes: "balanced", or a list in the order of the labels, such as [1,2].
+    /// Weights of classes: "balanced", or a list in the order of the labels, such as `[1,2]`.
     pub class_weights: Option<ClassWeights>,
     /// What the best model is chosen by; the task's.
     pub metric: Option<Metric>,
