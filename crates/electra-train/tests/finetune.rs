@@ -520,6 +520,19 @@ fn a_lost_answer_leaves_the_others_their_loss() {
         loss(path("lost.jsonl", &lost)),
     );
     assert!((all - rest).abs() < 1e-6, "{all} {rest}");
+    // So the best model of questions may be chosen by it.
+    let files = TaskFiles {
+        spec: TaskSpec::by_name("squad").expect("a task"),
+        train: train.clone(),
+        dev: Some(dir.path().join("lost.jsonl")),
+        open: OpenOptions::default(),
+    };
+    let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+    let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+    let config = config(&["max_seq_length=40", "metric=loss"]);
+    let job = FinetuneJob::open(config, start, tokenizer, vec![files]).expect("a job");
+    let (result, _) = finished(&job, &dir.path().join("out"));
+    assert!(result.trials[0].score.is_finite(), "{:?}", result.trials);
 }
 
 /// The reference learns pairs without an order both ways round, and shares of a regression's range.

@@ -521,6 +521,18 @@ fn options_that_would_do_nothing_are_refused() {
     };
     ask(&["--text-column", "text"]).fails(1, &["--task", "--lines"]);
     ask(&["--header", "true"]).fails(1, &["--task", "--lines"]);
+    ask(&["--align-to-words", "false"]).fails(1, &["--align-to-words", "--as answer"]);
+    ask(&["--pooling", "cls"]).fails(1, &["--pooling", "--as embed"]);
+    electra(&[
+        "evaluate",
+        "--model",
+        &model,
+        "--data",
+        &train,
+        "--doc-stride",
+        "9",
+    ])
+    .fails(1, &["--doc-stride", "questions"]);
     ask(&["--task", "another"]).fails(1, &["another", "own"]);
     ask(&["--submission", "--json"]).fails(2, &["--json"]);
     // Of a file the texts become vectors, one a row, the header is none of them.

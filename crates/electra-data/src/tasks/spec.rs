@@ -29,7 +29,7 @@ pub enum Metric {
     Spearman,
     /// Mean squared error.
     Mse,
-    /// Mean loss, without weights of classes and smoothing; of questions it is not measured.
+    /// Mean loss, without weights of classes and smoothing.
     Loss,
     /// Entity F1 where an entity must be written as the scheme has it (`seqeval`'s strict mode).
     F1Strict,

@@ -204,11 +204,6 @@ pub(super) fn open(
     {
         spec.metrics.push(metric);
     }
-    if spec.kind == TaskKind::QuestionAnswering && config.metric == Some(Metric::Loss) {
-        let name = &spec.name;
-        let problem = format!("metric loss is not measured of questions, and {name} has these");
-        return Err(FinetuneJobError::Options(problem));
-    }
     labels.check_development(&dev_examples)?;
     let kind = head_kind(spec.kind);
     let head = HeadSpec {

@@ -128,6 +128,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
             let task = ModelTask::find(&dir, args.task.as_deref(), |_| true)?;
             let mut spec = spec_of(&task, args.task.as_deref(), &args.columns)?;
             ask_for(&args.metrics, &mut spec);
+            if args.doc_stride.is_some() && spec.kind != TaskKind::QuestionAnswering {
+                bail!("--doc-stride is for questions, and {} has none", spec.name);
+            }
             spec.max_seq_length = args.max_seq_length.unwrap_or(spec.max_seq_length);
             spec.doc_stride = args.doc_stride.unwrap_or(spec.doc_stride);
             let labels = task.labels(&spec)?;

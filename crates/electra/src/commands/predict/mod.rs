@@ -122,6 +122,55 @@ struct TaskArgs {
 }
 
 impl TaskArgs {
+    /// Refuses options of another `--as`, which would do nothing.
+    fn refuse_others(&self, task: Task) -> Result<()> {
+        let default = TaskArgs::default();
+        for (given, option, of, name) in [
+            (
+                self.aggregation != default.aggregation,
+                "--aggregation",
+                Task::Tag,
+                "tag",
+            ),
+            (
+                self.pooling != default.pooling,
+                "--pooling",
+                Task::Embed,
+                "embed",
+            ),
+            (
+                self.doc_stride.is_some(),
+                "--doc-stride",
+                Task::Answer,
+                "answer",
+            ),
+            (
+                self.max_answer_len != default.max_answer_len,
+                "--max-answer-len",
+                Task::Answer,
+                "answer",
+            ),
+            (
+                self.align_to_words != default.align_to_words,
+                "--align-to-words",
+                Task::Answer,
+                "answer",
+            ),
+            (self.null_answer, "--null-answer", Task::Answer, "answer"),
+            (
+                self.null_threshold.is_some(),
+                "--null-threshold",
+                Task::Answer,
+                "answer",
+            ),
+        ] {
+            if given && task != of {
+                bail!("{option} is for --as {name}");
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the input is a file of a task, not lines of text.
     fn is_file(&self) -> Result<bool> {
         let named = self.task_name.is_some() || self.columns.is_own();
@@ -238,6 +287,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     {
         bail!("--submission is for GLUE's tasks, which are classified by a head: --as classify");
     }
+    given.refuse_others(args.task)?;
     let folder = models::folder(&args.model)?;
     let dir = ModelDir::open(&folder)?;
     args.device = args.device.for_model(&dir);
