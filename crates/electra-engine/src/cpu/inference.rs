@@ -326,8 +326,8 @@ fn layer_by_layer(
         return;
     };
     let (hidden, threads) = (run.spec.hidden, pool.threads());
-    // As many blocks as go round the threads, none larger than a block, and none smaller than what
-    // a product takes up at once: half of that costs as much.
+    // As many blocks as go round the threads, none larger than a block, and no more than there are
+    // strips: half of one costs as much.
     let count = tokens.div_ceil(run.block).next_multiple_of(threads);
     let blocks = Blocks::new(tokens, 1, count.min(tokens.div_ceil(STRIP)));
     pool.run(blocks.count(), |task, scratch| {
@@ -419,8 +419,9 @@ fn whole_sequences(
     // Equal blocks: a small last one would take as many weights by as the others.
     let all = Blocks::of(count, run.isa.row_multiple(run.form), run.block);
     let blocks = || {
-        let of_group = |index| all.rows(index).start + rows.start..all.rows(index).end + rows.start;
-        (0..all.count()).map(of_group)
+        let first = rows.start;
+        let of_group = move |rows: Range<usize>| first + rows.start..first + rows.end;
+        (0..all.count()).map(move |index| of_group(all.rows(index)))
     };
     let views = run.qkv(between, count);
     for layer in weights {
