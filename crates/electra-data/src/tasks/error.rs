@@ -30,6 +30,12 @@ pub enum TaskError {
     /// Options that do not fit each other or the kind of task.
     #[error("{0}")]
     Options(String),
+    /// A directory, where only classes may be folders.
+    #[error("{path}: it is a directory; give a file (folders of texts are for classification)")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file without a single example.
     #[error("{path}: holds no example; expected at least one")]
     Empty {

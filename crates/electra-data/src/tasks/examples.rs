@@ -70,7 +70,8 @@ const LOOKED_AT: usize = 100;
 const CONLL: [&str; 6] = ["conll", "txt", "bio", "iob", "iob2", "conllu"];
 
 impl Examples {
-    /// Opens a file of a task; `-` is standard input.
+    /// Opens a file of a task; `-` is standard input. Of classes also a directory whose folders are
+    /// called as the labels and hold a file a text.
     ///
     /// # Errors
     /// A file that is missing, unreadable, binary or of an unknown kind; a table without the
@@ -80,6 +81,9 @@ impl Examples {
         let json = options.format.is_none() && extension(path) == "json";
         let stdin = options.format.is_none() && path == Path::new("-");
         let table = || -> Result<Source, TaskError> {
+            if path.is_dir() && spec.kind != TaskKind::Classification {
+                return Err(TaskError::Directory { path: path.into() });
+            }
             Ok(Source::Table(
                 Rows::open(path, options.format, options.lossy)?,
                 None,
@@ -294,7 +298,10 @@ impl Examples {
                     let Some(found) = found.clone() else {
                         return Ok(None);
                     };
-                    let place = self.place(row.line);
+                    let place = Place {
+                        path: row.file.clone().unwrap_or_else(|| self.path.clone()),
+                        line: row.line,
+                    };
                     if let Cells::Places(cells) = &row.cells {
                         self.surplus += u64::from(cells.len() > self.width);
                     }

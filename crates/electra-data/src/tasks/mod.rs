@@ -20,6 +20,7 @@ mod error;
 mod example;
 mod examples;
 mod featurizer;
+mod folders;
 mod labels;
 pub mod question;
 mod rows;

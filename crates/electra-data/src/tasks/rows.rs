@@ -1,7 +1,8 @@
-//! Rows of `.tsv`, `.csv`, `.jsonl`, `.json` and `.parquet`, and lines, one at a time, with their places.
+//! Rows of `.tsv`, `.csv`, `.jsonl`, `.json` and `.parquet`, of folders of texts, and lines, one at a
+//! time, with their places.
 
 use std::fs::File;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,6 +13,7 @@ use parquet::record::reader::RowIter;
 use serde_json::{Map, Number, Value};
 
 use super::elements::lines_of_list;
+use super::folders::Folders;
 use crate::read::bytes::{self, Opened};
 use crate::read::identity::Halt;
 use crate::read::inputs::compression_of;
@@ -21,6 +23,8 @@ use crate::read::{Format, Input, ReadError, ReadOptions};
 
 /// One row.
 pub(super) struct Row {
+    /// The file it stands in, where each row is a file.
+    pub(super) file: Option<Arc<Path>>,
     /// Line on which it begins, or number of the row in Parquet or in a list of JSON, from 1.
     pub(super) line: u64,
     pub(super) cells: Cells,
@@ -36,6 +40,15 @@ pub(super) enum Cells {
 }
 
 impl Row {
+    /// One of the rows of the file that is read.
+    fn of_file(line: u64, cells: Cells) -> Self {
+        Row {
+            file: None,
+            line,
+            cells,
+        }
+    }
+
     /// What may be wrong with a row of too few cells, one of which goes on over a line's end.
     pub(super) fn quote_hint(&self) -> &'static str {
         match &self.cells {
@@ -63,6 +76,26 @@ fn open(path: &Path, format: Format) -> Result<Opened, ReadError> {
         ..ReadOptions::default()
     };
     bytes::open(&input, &options, &Halt::default())
+}
+
+/// A file's whole text, and whether something in it was not UTF-8.
+pub(super) fn file_text(path: &Path, lossy: bool) -> Result<(String, bool), ReadError> {
+    let mut bytes = Vec::new();
+    let mut limited = open_text(path)?.take(RECORD_LIMIT + 1);
+    limited
+        .read_to_end(&mut bytes)
+        .map_err(|source| ReadError::Io {
+            path: path.into(),
+            source,
+        })?;
+    if bytes.len() as u64 > RECORD_LIMIT {
+        return Err(ReadError::Record {
+            path: path.into(),
+            place: "text".into(),
+            what: "longer than 256 MiB".into(),
+        });
+    }
+    text(path, "text", 1, bytes, lossy)
 }
 
 /// The last extension of a file's name in lower case, compression taken off.
@@ -192,6 +225,7 @@ enum Source {
     },
     Jsonl(Lines),
     Parquet(Box<RowIter<'static>>, u64),
+    Folders(Folders),
 }
 
 /// Rows of a file.
@@ -213,10 +247,12 @@ impl Rows {
         lossy: bool,
     ) -> Result<Self, ReadError> {
         if path.is_dir() {
-            return Err(ReadError::Record {
+            return Ok(Rows {
                 path: path.into(),
-                place: "name".into(),
-                what: "it is a directory; give a file".into(),
+                source: Source::Folders(Folders::open(path, lossy)?),
+                lossy,
+                invalid: 0,
+                ahead: None,
             });
         }
         let format = match format {
@@ -293,7 +329,8 @@ impl Rows {
     pub(super) fn invalid(&self) -> u64 {
         match &self.source {
             Source::Tsv(lines) | Source::Jsonl(lines) => lines.invalid,
-            _ => self.invalid,
+            Source::Folders(folders) => folders.invalid,
+            Source::Csv { .. } | Source::Parquet(..) => self.invalid,
         }
     }
 
@@ -308,11 +345,12 @@ impl Rows {
             what,
         };
         match &mut self.source {
+            Source::Folders(folders) => folders.next_row(),
             Source::Tsv(lines) => {
                 while let Some((line, text)) = lines.next_line()? {
                     if !text.is_empty() {
                         let cells = Cells::Places(text.split('\t').map(String::from).collect());
-                        return Ok(Some(Row { line, cells }));
+                        return Ok(Some(Row::of_file(line, cells)));
                     }
                 }
                 Ok(None)
@@ -338,8 +376,7 @@ impl Rows {
                     self.invalid += u64::from(invalid);
                     cells.push(cell);
                 }
-                let cells = Cells::Places(cells);
-                Ok(Some(Row { line, cells }))
+                Ok(Some(Row::of_file(line, Cells::Places(cells))))
             }
             Source::Jsonl(lines) => {
                 while let Some((line, text)) = lines.next_line()? {
@@ -349,8 +386,7 @@ impl Rows {
                     let object = serde_json::from_str(&text).map_err(|e| {
                         wrong(format!("line {line}"), format!("not a JSON object: {e}"))
                     })?;
-                    let cells = Cells::Names(object);
-                    return Ok(Some(Row { line, cells }));
+                    return Ok(Some(Row::of_file(line, Cells::Names(object))));
                 }
                 Ok(None)
             }
@@ -364,11 +400,7 @@ impl Rows {
                 for (name, field) in row.into_columns() {
                     object.insert(name, value(field));
                 }
-                let cells = Cells::Names(object);
-                Ok(Some(Row {
-                    line: *number,
-                    cells,
-                }))
+                Ok(Some(Row::of_file(*number, Cells::Names(object))))
             }
         }
     }

@@ -453,7 +453,13 @@ fn unknown_tasks_and_kinds_of_files_are_named() {
         folder.path(),
         OpenOptions::default(),
     ));
-    assert_has(&m, &["directory"]);
+    assert_has(&m, &["directory", "folders", "labels"]);
+    let m = message(Examples::read_all(
+        &named("stsb"),
+        folder.path(),
+        OpenOptions::default(),
+    ));
+    assert_has(&m, &["directory", "give a file"]);
 }
 
 #[test]

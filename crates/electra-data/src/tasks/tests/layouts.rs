@@ -604,3 +604,55 @@ fn parquet_is_read_by_column_with_lists_and_nulls() {
     let gold = rows[0].as_ref().unwrap().gold.clone();
     assert_eq!(gold, Some(Gold::Tags(vec!["O".into(), "B-x".into()])));
 }
+
+#[test]
+fn folders_called_as_labels_hold_a_file_a_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    write("pos/10_9.txt", "\u{feff}fine\nand long\n".as_bytes());
+    write("pos/2_8.txt", b"good");
+    write("pos/.hidden", b"no text");
+    write("pos/deeper/1.txt", b"not looked at");
+    write("neg/0_1", b"bad");
+    write("unsup/0_0.txt", b"who knows");
+    write("labels.txt", b"beside the folders");
+    let spec = TaskSpec::by_name("imdb").unwrap();
+    let examples = Examples::read_all(&spec, dir.path(), OpenOptions::default()).unwrap();
+    let found: Vec<(String, String, String)> = examples
+        .iter()
+        .map(|example| {
+            let (Input::Text { first, .. }, Some(Gold::Class(label))) =
+                (&example.input, &example.gold)
+            else {
+                panic!("{example:?}")
+            };
+            let name = example.place.path.file_name().unwrap().to_string_lossy();
+            (name.into_owned(), label.clone(), first.clone())
+        })
+        .collect();
+    let expected = [
+        ("0_1", "neg", "bad"),
+        ("10_9.txt", "pos", "fine\nand long\n"),
+        ("2_8.txt", "pos", "good"),
+    ];
+    let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
+    assert_eq!(found, expected);
+
+    write("pos/3_7.txt", b"broken \xff");
+    let refused = Examples::read_all(&spec, dir.path(), OpenOptions::default()).unwrap_err();
+    let message = refused.to_string();
+    for part in ["3_7.txt", "UTF-8", "--lossy"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let lossy = OpenOptions {
+        lossy: true,
+        ..OpenOptions::default()
+    };
+    let mut examples = Examples::open(&spec, dir.path(), lossy).unwrap();
+    assert_eq!(examples.by_ref().filter(Result::is_ok).count(), 4);
+    assert_eq!(examples.invalid_utf8(), 1);
+}
