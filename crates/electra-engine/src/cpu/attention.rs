@@ -5,66 +5,118 @@ use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::source;
-use super::math::exp;
+use super::math::exp2;
 use super::pack::{Columns, Source, pack_panel};
 use super::simd::{LANES, Simd};
 use super::view::{View, spread};
 use crate::backend::{Array, Dropout, Sequences};
 use crate::reference::HEAD_BLOCKS;
 use crate::rng::Purpose;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Queries that are taken through the products together.
 pub(super) const QUERIES: usize = 48;
 
-/// One row of scores to weights that are yet to be divided by their sum, in place: as f32, or as
-/// pairs of bf16 from the row's beginning. Returns the log of the sum of the exponentials, and what
-/// multiplies the result.
+/// Rows of scores to weights that are yet to be divided by their sums, in place: as f32, or as pairs of
+/// bf16 from each row's beginning.
 struct Softmax<'a> {
     form: Form,
-    row: &'a mut [f32],
-    scale: f32,
-    dropout: Option<RowDropout>,
+    /// `stride` words a row.
+    scores: &'a mut [f32],
+    stride: usize,
+    head: &'a Head<'a>,
+    /// The query of the first row.
+    first: usize,
+    /// Get what multiplies each row's result.
+    factors: &'a mut [f32],
+    /// Gets the log of each row's sum of exponentials.
+    log_sum: Option<View>,
 }
 
 impl Kernel for Softmax<'_> {
-    type Output = [f32; 2];
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> [f32; 2] {
-        let len = self.row.len();
-        let full = len / LANES * LANES;
-        let mut max = S::splat(f32::NEG_INFINITY);
-        for s in self.row[..full].chunks_exact(LANES) {
-            max = S::max(max, S::read(s));
-        }
-        let mut max = S::greatest(max);
-        for &s in &self.row[full..] {
-            max = max.max(s);
-        }
-        let (scale, top) = (S::splat(self.scale), S::splat(-max * self.scale));
-        let mut sums = S::splat(0.0);
-        for s in self.row.chunks_mut(LANES) {
-            let e = exp::<S>(S::fma(S::read(s), scale, top));
-            S::write(s, e);
-            // What lies beyond a short row was not written.
-            sums = S::add(sums, S::read(s));
-        }
-        if let Some(dropout) = &self.dropout {
-            for (group, row) in self.row.chunks_mut(GROUP).enumerate() {
-                let factors = dropout.factors::<S>(group);
-                for (p, factor) in row.chunks_mut(LANES).zip(factors) {
-                    let value = S::mul(S::read(p), factor);
-                    S::write(p, value);
-                }
+    fn run<S: Simd>(self) {
+        let Head { scale, len, .. } = *self.head;
+        let rows = self.scores.chunks_mut(self.stride);
+        for ((row, factor), t) in rows.zip(self.factors).zip(self.first..) {
+            let row = &mut row[..len];
+            let max = greatest::<S>(row);
+            let base = scale * LOG2_E;
+            let dropout = self.head.row_dropout(t);
+            let sum = exponentials::<S>(self.form, row, base, -max * base, dropout);
+            *factor = 1.0 / sum;
+            if let Some(log_sum) = self.log_sum {
+                let to = log_sum.at(self.head.start + t, self.head.index);
+                // SAFETY: whoever makes the kernel owns the head's column.
+                unsafe { to.write(max * scale + sum.ln()) };
             }
         }
-        if self.form == Form::Bf16 {
-            narrow::<S>(self.row);
-        }
-        let sum = S::sum(sums);
-        [max * self.scale + sum.ln(), 1.0 / sum]
     }
+}
+
+/// The greatest value of a row.
+#[inline(always)]
+fn greatest<S: Simd>(row: &[f32]) -> f32 {
+    let (full, rest) = row.split_at(row.len() / LANES * LANES);
+    let mut max = S::splat(f32::NEG_INFINITY);
+    for s in full.chunks_exact(LANES) {
+        max = S::max(max, S::read(s));
+    }
+    rest.iter().fold(S::greatest(max), |max, &s| max.max(s))
+}
+
+/// A row `s` to `2^(s · scale + shift)`, through dropout if there is one, in place in a form. Returns
+/// the sum before dropout.
+#[inline(always)]
+fn exponentials<S: Simd>(
+    form: Form,
+    row: &mut [f32],
+    scale: f32,
+    shift: f32,
+    dropout: Option<RowDropout>,
+) -> f32 {
+    let (scale, shift) = (S::splat(scale), S::splat(shift));
+    let mut sums = S::splat(0.0);
+    for first in (0..row.len()).step_by(GROUP) {
+        let end = row.len().min(first + GROUP);
+        let factors = match &dropout {
+            Some(dropout) => dropout.factors::<S>(first / GROUP),
+            None => [S::splat(1.0); GROUP / LANES],
+        };
+        for (pair, at) in (first..end).step_by(2 * LANES).enumerate() {
+            let mut values = [S::splat(0.0); 2];
+            for half in 0..2 {
+                let from = end.min(at + half * LANES);
+                let part = &mut row[from..end.min(from + LANES)];
+                if part.is_empty() {
+                    break;
+                }
+                let mut e = exp2::<S>(S::fma(S::read(part), scale, shift));
+                if part.len() < LANES {
+                    // What lies beyond the row counts for nothing.
+                    S::write(part, e);
+                    e = S::read(part);
+                }
+                sums = S::add(sums, e);
+                if dropout.is_some() {
+                    e = S::mul(e, factors[2 * pair + half]);
+                }
+                if form != Form::Bf16 {
+                    S::write(part, e);
+                }
+                values[half] = e;
+            }
+            if form == Form::Bf16 {
+                let words = (end - at).div_ceil(2).min(LANES);
+                let pairs = S::row_bf16(values[0], values[1]);
+                S::write(&mut row[at / 2..][..words], pairs);
+            }
+        }
+    }
+    S::sum(sums)
 }
 
 /// Values to pairs of bf16, in place from the beginning.
@@ -78,12 +130,15 @@ pub(super) fn narrow<S: Simd>(row: &mut [f32]) {
     }
 }
 
-/// Rows of results times a factor each.
+/// Rows of results times a factor each, to rows and columns of a view.
 struct ScaleRows<'a> {
+    /// `cols` values a row.
+    results: &'a [f32],
     factors: &'a [f32],
-    to: *mut f32,
-    stride: usize,
     cols: usize,
+    to: View,
+    /// Row and column of the first.
+    place: [usize; 2],
 }
 
 impl Kernel for ScaleRows<'_> {
@@ -91,13 +146,23 @@ impl Kernel for ScaleRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for (t, &factor) in self.factors.iter().enumerate() {
-            let row = self.to.wrapping_add(t * self.stride);
-            // SAFETY: whoever makes the kernel has written these rows and owns them.
-            let row = unsafe { std::slice::from_raw_parts_mut(row, self.cols) };
-            for y in row.chunks_mut(LANES) {
-                let value = S::mul(S::read(y), S::splat(factor));
-                S::write(y, value);
+        let [first, column] = self.place;
+        let rows = self.results.chunks_exact(self.cols.max(1));
+        for ((row, &factor), r) in rows.zip(self.factors).zip(first..) {
+            let factor = S::splat(factor);
+            let words = self.to.form.units(self.cols);
+            // SAFETY: in bounds by construction; whoever makes the kernel owns these places.
+            let to = unsafe { std::slice::from_raw_parts_mut(self.to.word(r, column), words) };
+            if self.to.form == Form::Bf16 {
+                for (x, to) in row.chunks(2 * LANES).zip(to.chunks_mut(LANES)) {
+                    let low = S::mul(S::read(x), factor);
+                    let high = S::mul(S::read(&x[x.len().min(LANES)..]), factor);
+                    S::write(to, S::row_bf16(low, high));
+                }
+            } else {
+                for (x, to) in row.chunks(LANES).zip(to.chunks_mut(LANES)) {
+                    S::write(to, S::mul(S::read(x), factor));
+                }
             }
         }
     }
@@ -108,50 +173,54 @@ pub(super) struct HeadRoom<'a> {
     keys: &'a mut [f32],
     values: &'a mut [f32],
     scores: &'a mut [f32],
+    results: &'a mut [f32],
 }
 
 impl<'a> HeadRoom<'a> {
     /// Words that sequences of up to `len` tokens need.
-    pub(super) fn words(form: Form, len: usize, size: usize) -> [usize; 3] {
+    pub(super) fn words(form: Form, len: usize, size: usize) -> [usize; 4] {
+        let queries = QUERIES.min(len);
         [
             Panels::words(form.units(size), len),
             Panels::words(form.units(len), size),
-            QUERIES.min(len) * spread(len),
+            queries * spread(len),
+            queries * size,
         ]
     }
 
-    pub(super) fn new([keys, values, scores]: [&'a mut [f32]; 3]) -> Self {
+    pub(super) fn new([keys, values, scores, results]: [&'a mut [f32]; 4]) -> Self {
         HeadRoom {
             keys,
             values,
             scores,
+            results,
         }
     }
 }
 
-/// One head's attention for some of its queries; row `t` of the sequence goes to
-/// `to + t · stride`. `kept` takes each query's log of the sum of exponentials.
+/// One head's attention for some of its queries, to its rows and columns of `to`. `log_sum` gets each
+/// query's log of the sum of exponentials.
 ///
 /// # Safety
-/// q, k, v can be read, the result written by nobody else.
+/// q, k, v can be read; nobody else uses the head's rows and columns of `to` and of `log_sum`.
 pub(super) unsafe fn attend_head(
     isa: Isa,
     form: Form,
     head: &Head,
     [q, k, v]: [View; 3],
     queries: Range<usize>,
-    to: *mut f32,
-    stride: usize,
+    to: View,
+    log_sum: Option<View>,
     room: HeadRoom,
-    mut kept: impl FnMut(usize, f32),
 ) {
     let (len, size) = (head.len, head.size);
     let HeadRoom {
         keys,
         values,
         scores,
+        results,
     } = room;
-    let score_stride = spread(len);
+    let stride = spread(len);
     // SAFETY: as the caller says.
     unsafe {
         let keys = pack_head(isa, form, head.source(k, 0..len), Columns::Rows, keys);
@@ -159,44 +228,41 @@ pub(super) unsafe fn attend_head(
         for first in queries.clone().step_by(QUERIES) {
             let block = first..queries.end.min(first + QUERIES);
             let left = head.source(q, block.clone());
-            multiply(
-                isa,
-                form,
-                left,
-                keys,
-                scores.as_mut_ptr(),
-                score_stride,
-                Start::Zero,
-            );
+            let scores_at = scores.as_mut_ptr();
+            multiply(isa, form, left, keys, scores_at, stride, Start::Zero);
             let mut factors = [0.0; QUERIES];
-            for (i, t) in block.clone().enumerate() {
-                let [log_sum, factor] = isa.run_in(
+            let factors = &mut factors[..block.len()];
+            isa.run_in(
+                form,
+                Softmax {
                     form,
-                    Softmax {
-                        form,
-                        row: &mut scores[i * score_stride..][..len],
-                        scale: head.scale,
-                        dropout: head.row_dropout(t),
-                    },
-                );
-                kept(t, log_sum);
-                factors[i] = factor;
-            }
+                    scores: &mut *scores,
+                    stride,
+                    head,
+                    first,
+                    factors: &mut *factors,
+                    log_sum,
+                },
+            );
             let weights = Source {
                 form,
                 data: scores.as_ptr(),
                 rows: block.len(),
                 cols: len,
-                stride: score_stride,
-            };
-            let to = to.add(first * stride);
-            multiply(isa, form, weights, values, to, stride, Start::Zero);
-            isa.run(ScaleRows {
-                factors: &factors[..block.len()],
-                to,
                 stride,
-                cols: size,
-            });
+            };
+            let results_at = results.as_mut_ptr();
+            multiply(isa, form, weights, values, results_at, size, Start::Zero);
+            isa.run_in(
+                to.form,
+                ScaleRows {
+                    results: &results[..block.len() * size],
+                    factors,
+                    cols: size,
+                    to,
+                    place: [head.start + first, head.column],
+                },
+            );
         }
     }
 }
@@ -376,13 +442,8 @@ impl Cpu {
                 return;
             }
             let room = HeadRoom::new(scratch.split(HeadRoom::words(q.form, head.len, head.size)));
-            let (to, stride) = (y.at(head.start, head.column), y.stride);
-            let keep = |t, sum| {
-                // SAFETY: this head's column of log_sum is this task's.
-                unsafe { log_sum.at(head.start + t, head.index).write(sum) }
-            };
-            // SAFETY: nobody writes to q, k, v; the rows and columns of y of this head are this
-            // task's.
+            // SAFETY: nobody writes to q, k, v; the rows and columns of y and of log_sum of this head
+            // are this task's.
             unsafe {
                 attend_head(
                     isa,
@@ -390,10 +451,9 @@ impl Cpu {
                     &head,
                     [q, k, v],
                     0..head.len,
-                    to,
-                    stride,
+                    y,
+                    Some(log_sum),
                     room,
-                    keep,
                 );
             }
         });

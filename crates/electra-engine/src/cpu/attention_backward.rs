@@ -1,31 +1,35 @@
 //! Backward of attention: probabilities anew from the kept log-sums, by blocks of queries.
 
 use super::Cpu;
-use super::attention::{Heads, multiply, narrow, pack_head};
+use super::attention::{Head, Heads, multiply, narrow, pack_head};
 use super::chain::{StoreTile, Tile};
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
-use super::math::exp;
+use super::math::exp2;
 use super::pack::{Columns, Source, Strips, pack_strips, zip_rows};
 use super::simd::{LANES, Simd};
-use super::view::spread;
+use super::view::{View, spread};
 use crate::backend::{Array, Dropout, Sequences};
+use std::f32::consts::LOG2_E;
 
 /// Queries that are taken through the products together.
 const ROWS: usize = 128;
 
-/// One query's row: scores become probabilities after dropout, and gradients by the probabilities
+/// Rows of queries: scores become probabilities after dropout, and gradients by the probabilities
 /// become gradients by the scores.
 struct SoftmaxBackward<'a> {
+    /// `stride` words a row, as the gradients.
     scores: &'a mut [f32],
     gradient: &'a mut [f32],
-    scale: f32,
-    log_sum: f32,
-    /// `Σ_j p_j d_j`, which is the dot product of the output and its gradient.
-    mean: f32,
-    dropout: Option<RowDropout>,
+    stride: usize,
+    head: &'a Head<'a>,
+    /// The query of the first row.
+    first: usize,
+    log_sum: View,
+    /// Of each row `Σ_j p_j d_j`, which is the dot product of the output and its gradient.
+    means: &'a [f32],
 }
 
 impl Kernel for SoftmaxBackward<'_> {
@@ -33,20 +37,41 @@ impl Kernel for SoftmaxBackward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (scale, log_sum) = (S::splat(self.scale), S::splat(-self.log_sum));
-        let mean = S::splat(self.mean);
-        let groups = self.scores.chunks_mut(GROUP);
-        for (group, (s, d)) in groups.zip(self.gradient.chunks_mut(GROUP)).enumerate() {
-            let factors = match &self.dropout {
-                Some(dropout) => dropout.factors::<S>(group),
-                None => [S::splat(1.0); GROUP / LANES],
-            };
-            for ((s, d), factor) in s.chunks_mut(LANES).zip(d.chunks_mut(LANES)).zip(factors) {
-                let p = exp::<S>(S::fma(S::read(s), scale, log_sum));
-                let by_p = S::sub(S::mul(S::read(d), factor), mean);
-                S::write(d, S::mul(S::mul(p, by_p), scale));
-                S::write(s, S::mul(p, factor));
-            }
+        let Head { scale, len, .. } = *self.head;
+        let scores = self.scores.chunks_mut(self.stride);
+        let rows = scores.zip(self.gradient.chunks_mut(self.stride));
+        for (((s, d), &mean), t) in rows.zip(self.means).zip(self.first..) {
+            // SAFETY: whoever makes the kernel owns the head's column.
+            let log_sum = unsafe { self.log_sum.at(self.head.start + t, self.head.index).read() };
+            let dropout = self.head.row_dropout(t);
+            row::<S>(&mut s[..len], &mut d[..len], scale, log_sum, mean, dropout);
+        }
+    }
+}
+
+/// A row of [`SoftmaxBackward`].
+#[inline(always)]
+fn row<S: Simd>(
+    scores: &mut [f32],
+    gradient: &mut [f32],
+    scale: f32,
+    log_sum: f32,
+    mean: f32,
+    dropout: Option<RowDropout>,
+) {
+    let (base, shift) = (S::splat(scale * LOG2_E), S::splat(-log_sum * LOG2_E));
+    let (scale, mean) = (S::splat(scale), S::splat(mean));
+    let groups = scores.chunks_mut(GROUP);
+    for (group, (s, d)) in groups.zip(gradient.chunks_mut(GROUP)).enumerate() {
+        let factors = match &dropout {
+            Some(dropout) => dropout.factors::<S>(group),
+            None => [S::splat(1.0); GROUP / LANES],
+        };
+        for ((s, d), factor) in s.chunks_mut(LANES).zip(d.chunks_mut(LANES)).zip(factors) {
+            let p = exp2::<S>(S::fma(S::read(s), base, shift));
+            let by_p = S::sub(S::mul(S::read(d), factor), mean);
+            S::write(d, S::mul(S::mul(p, by_p), scale));
+            S::write(s, S::mul(p, factor));
         }
     }
 }
@@ -224,19 +249,15 @@ impl Cpu {
                             to: &mut *dots,
                         },
                     );
-                    let both = scores
-                        .chunks_exact_mut(stride)
-                        .zip(gradient.chunks_exact_mut(stride));
-                    for (((s, d), t), mean) in both.zip(rows.clone()).zip(dots) {
-                        isa.run(SoftmaxBackward {
-                            scores: &mut s[..len],
-                            gradient: &mut d[..len],
-                            scale: head.scale,
-                            log_sum: log_sum.at(head.start + t, head.index).read(),
-                            mean: *mean,
-                            dropout: head.row_dropout(t),
-                        });
-                    }
+                    isa.run(SoftmaxBackward {
+                        scores: &mut *scores,
+                        gradient: &mut *gradient,
+                        stride,
+                        head: &head,
+                        first,
+                        log_sum,
+                        means: dots,
+                    });
                     // dv += pᵀ dy and dk += dsᵀ q: the depth runs over this block's queries.
                     let queries_b = pack_head(isa, form, q, Columns::Columns, queries_b);
                     let dy_b = pack_head(isa, form, dy, Columns::Columns, dy_b);

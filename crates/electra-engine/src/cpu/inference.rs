@@ -13,7 +13,7 @@ use super::chain::{
 use super::clock::{Part, PartClock};
 use super::gemm::{Form, STRIP};
 use super::isa::Isa;
-use super::linear::{left_side, left_words, packed_step};
+use super::linear::{left_side, left_words, packed_step, source};
 use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
@@ -41,18 +41,37 @@ struct Run<'a> {
     clock: &'a PartClock,
 }
 
-/// Query, key, value `[rows, 3H]` in attention's form, and attention's result `[rows, H]`; row 0 is
-/// row `first` of the batch.
+/// Query, key, value `[rows, 3H]` in attention's form, and attention's result `[rows, H]` in that of
+/// [`Run::context_form`]; row 0 is row `first` of the batch.
 #[derive(Clone, Copy)]
 struct Between {
     qkv: Shared,
-    context: Shared,
+    context: View,
     first: usize,
 }
 
 impl Run<'_> {
     fn qkv_words(&self, rows: usize) -> usize {
         rows * self.attention.units(3 * self.spec.hidden)
+    }
+
+    /// What attention's results are kept in: where all products are of bf16, they read these as they
+    /// are.
+    fn context_form(&self) -> Form {
+        match self.form {
+            Form::Bf16 => self.attention,
+            _ => Form::F32,
+        }
+    }
+
+    fn context_words(&self, rows: usize) -> usize {
+        rows * packed_step(self.context_form(), self.spec.hidden)
+    }
+
+    /// Attention's result for some rows, in memory of their own.
+    fn context(&self, data: *mut f32, rows: usize) -> View {
+        let (form, hidden) = (self.context_form(), self.spec.hidden);
+        View::spread(form, data, rows, hidden, packed_step(form, hidden))
     }
 
     /// Words that [`project`](Run::project) and [`finish`](Run::finish) need for a block.
@@ -76,7 +95,7 @@ impl Run<'_> {
 
     /// Rows of x as a source.
     fn input(&self, rows: &Range<usize>) -> Source {
-        super::linear::source(self.x, rows.clone())
+        source(self.x, rows.clone())
     }
 
     /// Query, key and value of some rows, at most a block.
@@ -97,6 +116,12 @@ impl Run<'_> {
         unsafe {
             let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
             let right = Right::Weight(&layer.qkv);
+            if self.attention == Form::F32 {
+                let at = to.qkv.add((rows.start - to.first) * stride);
+                multiply_rows(self.isa, left, &layer.qkv, at, stride);
+                lap.done(Part::Qkv);
+                return;
+            }
             by_panels(
                 self.isa,
                 left,
@@ -142,13 +167,7 @@ impl Run<'_> {
             // Borrowed anew for each use: products read these rows through pointers in between.
             let x =
                 || std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
-            let context = Source {
-                form: Form::F32,
-                data: from.context.add((rows.start - from.first) * spec.hidden),
-                rows: count,
-                cols: spec.hidden,
-                stride: spec.hidden,
-            };
+            let context = source(from.context, rows.start - from.first..rows.end - from.first);
             let left = left_side(isa, layer.attention_output.form, context, packed);
             multiply_rows(
                 isa,
@@ -302,10 +321,10 @@ impl Cpu {
             return;
         }
         self.left.reserve(run.qkv_words(tokens));
-        self.right.reserve(tokens * spec.hidden);
+        self.right.reserve(run.context_words(tokens));
         let between = Between {
             qkv: Shared(self.left.as_ptr()),
-            context: Shared(self.right.as_ptr()),
+            context: run.context(self.right.as_ptr(), tokens),
             first: 0,
         };
         layer_by_layer(&mut self.pool, &run, &weights, &heads, between, tokens);
@@ -325,7 +344,7 @@ fn layer_by_layer(
     let Some(first) = weights.first() else {
         return;
     };
-    let (hidden, threads) = (run.spec.hidden, pool.threads());
+    let threads = pool.threads();
     // As many blocks as go round the threads, none larger than a block, and no more than there are
     // strips: half of one costs as much.
     let count = tokens.div_ceil(run.block).next_multiple_of(threads);
@@ -349,21 +368,9 @@ fn layer_by_layer(
             let mut lap = run.clock.start();
             let words = HeadRoom::words(run.attention, head.len, head.size);
             let room = HeadRoom::new(scratch.split(words));
-            let to = between.context.add(head.start * hidden + head.column);
+            let (form, to) = (run.attention, between.context);
             // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
-            unsafe {
-                attend_head(
-                    run.isa,
-                    run.attention,
-                    &head,
-                    qkv,
-                    queries,
-                    to,
-                    hidden,
-                    room,
-                    |_, _| {},
-                );
-            }
+            unsafe { attend_head(run.isa, form, &head, qkv, queries, to, None, room) };
             lap.done(Part::Attention);
         });
         pool.run(blocks.count(), |task, scratch| {
@@ -389,17 +396,17 @@ fn whole_sequences(
     rows: Range<usize>,
     scratch: &mut super::buffer::Scratch,
 ) {
-    let (hidden, count) = (run.spec.hidden, rows.len());
+    let count = rows.len();
     let longest = group
         .clone()
         .map(|s| heads.task(s * heads.heads).len)
         .max()
         .unwrap_or(0);
     let [a, b, c, d, e] = run.room();
-    let [keys, values, scores] = HeadRoom::words(run.attention, longest, heads.size);
+    let [keys, values, scores, results] = HeadRoom::words(run.attention, longest, heads.size);
     let words = [
         run.qkv_words(count),
-        count * hidden,
+        run.context_words(count),
         a,
         b,
         c,
@@ -408,12 +415,13 @@ fn whole_sequences(
         keys,
         values,
         scores,
+        results,
     ];
-    let [qkv, context, a, b, c, d, e, keys, values, scores] = scratch.split(words);
+    let [qkv, context, a, b, c, d, e, keys, values, scores, results] = scratch.split(words);
     let mut room = [a, b, c, d, e];
     let between = Between {
         qkv: Shared(qkv.as_mut_ptr()),
-        context: Shared(context.as_mut_ptr()),
+        context: run.context(context.as_mut_ptr(), count),
         first: rows.start,
     };
     // Equal blocks: a small last one would take as many weights by as the others.
@@ -436,22 +444,10 @@ fn whole_sequences(
             if head.len == 0 {
                 continue;
             }
-            let to = between.context.add(head.start * hidden + head.column);
-            let room = HeadRoom::new([&mut *keys, &mut *values, &mut *scores]);
+            let room = HeadRoom::new([&mut *keys, &mut *values, &mut *scores, &mut *results]);
+            let (form, to) = (run.attention, between.context);
             // SAFETY: all of it is this task's.
-            unsafe {
-                attend_head(
-                    run.isa,
-                    run.attention,
-                    &head,
-                    views,
-                    0..head.len,
-                    to,
-                    hidden,
-                    room,
-                    |_, _| {},
-                );
-            }
+            unsafe { attend_head(run.isa, form, &head, views, 0..head.len, to, None, room) };
         }
         lap.done(Part::Attention);
         for rows in blocks() {

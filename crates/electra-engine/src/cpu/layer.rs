@@ -173,26 +173,11 @@ impl Forward<'_> {
         let (isa, kept, hidden) = (self.isa, &self.kept, self.spec.hidden);
         let form = kept.qkv.form;
         let mut lap = self.clock.start();
-        let [a, b, c] = HeadRoom::words(form, head.len, head.size);
-        let [a, b, c, result] = scratch.split([a, b, c, head.len * head.size]);
+        let room = HeadRoom::new(scratch.split(HeadRoom::words(form, head.len, head.size)));
         let qkv = [0, 1, 2].map(|i| kept.qkv.columns(i * hidden, hidden));
-        let keep = |t, sum| {
-            // SAFETY: as the caller says.
-            unsafe { kept.log_sum.at(head.start + t, head.index).write(sum) }
-        };
-        let to = result.as_mut_ptr();
-        let room = HeadRoom::new([a, b, c]);
+        let (to, log_sum) = (kept.context, Some(kept.log_sum));
         // SAFETY: as the caller says.
-        unsafe {
-            let queries = 0..head.len;
-            attend_head(isa, form, head, qkv, queries, to, head.size, room, keep);
-            let tile = Tile {
-                values: result,
-                stride: head.size,
-                cols: head.size,
-            };
-            store(isa, tile, kept.context, head.start, head.column);
-        }
+        unsafe { attend_head(isa, form, head, qkv, 0..head.len, to, log_sum, room) };
         lap.done(Part::Attention);
     }
 

@@ -49,12 +49,23 @@ impl View {
 
     /// A matrix at an address, its rows close together; in no array.
     pub(crate) fn of(form: Form, data: *mut f32, rows: usize, cols: usize) -> Self {
+        Self::spread(form, data, rows, cols, form.units(cols))
+    }
+
+    /// The same with `stride` words from row to row.
+    pub(crate) fn spread(
+        form: Form,
+        data: *mut f32,
+        rows: usize,
+        cols: usize,
+        stride: usize,
+    ) -> Self {
         View {
             form,
             data,
             rows,
             cols,
-            stride: form.units(cols),
+            stride,
             slot: u32::MAX,
             column: 0,
         }
