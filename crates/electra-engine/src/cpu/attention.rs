@@ -5,7 +5,7 @@ use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::source;
-use super::math::exp2;
+use super::math::{exp2, exp2_bf16};
 use super::pack::{Columns, Source, pack_panel};
 use super::simd::{LANES, Simd};
 use super::view::{View, spread};
@@ -15,8 +15,17 @@ use crate::rng::Purpose;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-/// Queries that are taken through the products together.
-pub(super) const QUERIES: usize = 48;
+/// Queries that are taken through the products together, at most. The matrix unit takes so little for
+/// them that what each product begins with counts.
+const QUERIES: usize = 48;
+const QUERIES_OF_TILES: usize = 128;
+
+fn queries(isa: Isa, form: Form) -> usize {
+    match isa.multiplies_tiles(form) {
+        true => QUERIES_OF_TILES,
+        false => QUERIES,
+    }
+}
 
 /// Rows of scores to weights that are yet to be divided by their sums, in place: as f32, or as pairs of
 /// bf16 from each row's beginning.
@@ -68,6 +77,15 @@ fn greatest<S: Simd>(row: &[f32]) -> f32 {
     rest.iter().fold(S::greatest(max), |max, &s| max.max(s))
 }
 
+/// `2^x`, as closely as what it becomes in a form can tell.
+#[inline(always)]
+pub(super) fn power<S: Simd>(form: Form, x: S::V) -> S::V {
+    match form {
+        Form::Bf16 => exp2_bf16::<S>(x),
+        _ => exp2::<S>(x),
+    }
+}
+
 /// A row `s` to `2^(s · scale + shift)`, through dropout if there is one, in place in a form. Returns
 /// the sum before dropout.
 #[inline(always)]
@@ -79,7 +97,7 @@ fn exponentials<S: Simd>(
     dropout: Option<RowDropout>,
 ) -> f32 {
     let (scale, shift) = (S::splat(scale), S::splat(shift));
-    let mut sums = S::splat(0.0);
+    let mut sums = [S::splat(0.0); 2];
     for first in (0..row.len()).step_by(GROUP) {
         let end = row.len().min(first + GROUP);
         let factors = match &dropout {
@@ -87,36 +105,37 @@ fn exponentials<S: Simd>(
             None => [S::splat(1.0); GROUP / LANES],
         };
         for (pair, at) in (first..end).step_by(2 * LANES).enumerate() {
-            let mut values = [S::splat(0.0); 2];
-            for half in 0..2 {
-                let from = end.min(at + half * LANES);
-                let part = &mut row[from..end.min(from + LANES)];
-                if part.is_empty() {
-                    break;
-                }
-                let mut e = exp2::<S>(S::fma(S::read(part), scale, shift));
-                if part.len() < LANES {
+            let mut e = [S::splat(0.0); 2];
+            if let Some(part) = row[at..end].first_chunk::<{ 2 * LANES }>() {
+                e[0] = power::<S>(form, S::fma(S::read(part), scale, shift));
+                e[1] = power::<S>(form, S::fma(S::read(&part[LANES..]), scale, shift));
+            } else {
+                for (e, part) in e.iter_mut().zip(row[at..end].chunks_mut(LANES)) {
+                    let x = S::fma(S::read(part), scale, shift);
+                    S::write(part, power::<S>(form, x));
                     // What lies beyond the row counts for nothing.
-                    S::write(part, e);
-                    e = S::read(part);
+                    *e = S::read(part);
                 }
-                sums = S::add(sums, e);
-                if dropout.is_some() {
-                    e = S::mul(e, factors[2 * pair + half]);
-                }
-                if form != Form::Bf16 {
-                    S::write(part, e);
-                }
-                values[half] = e;
+            }
+            sums = [S::add(sums[0], e[0]), S::add(sums[1], e[1])];
+            if dropout.is_some() {
+                e = [
+                    S::mul(e[0], factors[2 * pair]),
+                    S::mul(e[1], factors[2 * pair + 1]),
+                ];
             }
             if form == Form::Bf16 {
                 let words = (end - at).div_ceil(2).min(LANES);
-                let pairs = S::row_bf16(values[0], values[1]);
-                S::write(&mut row[at / 2..][..words], pairs);
+                S::write(&mut row[at / 2..][..words], S::row_bf16(e[0], e[1]));
+            } else {
+                let part = &mut row[at..end.min(at + 2 * LANES)];
+                for (part, e) in part.chunks_mut(LANES).zip(e) {
+                    S::write(part, e);
+                }
             }
         }
     }
-    S::sum(sums)
+    S::sum(S::add(sums[0], sums[1]))
 }
 
 /// Values to pairs of bf16, in place from the beginning.
@@ -178,8 +197,8 @@ pub(super) struct HeadRoom<'a> {
 
 impl<'a> HeadRoom<'a> {
     /// Words that sequences of up to `len` tokens need.
-    pub(super) fn words(form: Form, len: usize, size: usize) -> [usize; 4] {
-        let queries = QUERIES.min(len);
+    pub(super) fn words(isa: Isa, form: Form, len: usize, size: usize) -> [usize; 4] {
+        let queries = queries(isa, form).min(len);
         [
             Panels::words(form.units(size), len),
             Panels::words(form.units(len), size),
@@ -225,12 +244,13 @@ pub(super) unsafe fn attend_head(
     unsafe {
         let keys = pack_head(isa, form, head.source(k, 0..len), Columns::Rows, keys);
         let values = pack_head(isa, form, head.source(v, 0..len), Columns::Columns, values);
-        for first in queries.clone().step_by(QUERIES) {
-            let block = first..queries.end.min(first + QUERIES);
+        let together = self::queries(isa, form);
+        for first in queries.clone().step_by(together) {
+            let block = first..queries.end.min(first + together);
             let left = head.source(q, block.clone());
             let scores_at = scores.as_mut_ptr();
             multiply(isa, form, left, keys, scores_at, stride, Start::Zero);
-            let mut factors = [0.0; QUERIES];
+            let mut factors = [0.0; QUERIES_OF_TILES];
             let factors = &mut factors[..block.len()];
             isa.run_in(
                 form,
@@ -441,7 +461,8 @@ impl Cpu {
             if head.len == 0 {
                 return;
             }
-            let room = HeadRoom::new(scratch.split(HeadRoom::words(q.form, head.len, head.size)));
+            let room =
+                HeadRoom::new(scratch.split(HeadRoom::words(isa, q.form, head.len, head.size)));
             // SAFETY: nobody writes to q, k, v; the rows and columns of y and of log_sum of this head
             // are this task's.
             unsafe {

@@ -1,13 +1,12 @@
 //! Backward of attention: probabilities anew from the kept log-sums, by blocks of queries.
 
 use super::Cpu;
-use super::attention::{Head, Heads, multiply, narrow, pack_head};
+use super::attention::{Head, Heads, multiply, narrow, pack_head, power};
 use super::chain::{StoreTile, Tile};
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
-use super::math::exp2;
 use super::pack::{Columns, Source, Strips, pack_strips, zip_rows};
 use super::simd::{LANES, Simd};
 use super::view::{View, spread};
@@ -20,6 +19,8 @@ const ROWS: usize = 128;
 /// Rows of queries: scores become probabilities after dropout, and gradients by the probabilities
 /// become gradients by the scores.
 struct SoftmaxBackward<'a> {
+    /// Of the products that come next.
+    form: Form,
     /// `stride` words a row, as the gradients.
     scores: &'a mut [f32],
     gradient: &'a mut [f32],
@@ -44,7 +45,8 @@ impl Kernel for SoftmaxBackward<'_> {
             // SAFETY: whoever makes the kernel owns the head's column.
             let log_sum = unsafe { self.log_sum.at(self.head.start + t, self.head.index).read() };
             let dropout = self.head.row_dropout(t);
-            row::<S>(&mut s[..len], &mut d[..len], scale, log_sum, mean, dropout);
+            let (s, d) = (&mut s[..len], &mut d[..len]);
+            row::<S>(self.form, s, d, scale, log_sum, mean, dropout);
         }
     }
 }
@@ -52,6 +54,7 @@ impl Kernel for SoftmaxBackward<'_> {
 /// A row of [`SoftmaxBackward`].
 #[inline(always)]
 fn row<S: Simd>(
+    form: Form,
     scores: &mut [f32],
     gradient: &mut [f32],
     scale: f32,
@@ -68,7 +71,7 @@ fn row<S: Simd>(
             None => [S::splat(1.0); GROUP / LANES],
         };
         for ((s, d), factor) in s.chunks_mut(LANES).zip(d.chunks_mut(LANES)).zip(factors) {
-            let p = exp2::<S>(S::fma(S::read(s), base, shift));
+            let p = power::<S>(form, S::fma(S::read(s), base, shift));
             let by_p = S::sub(S::mul(S::read(d), factor), mean);
             S::write(d, S::mul(S::mul(p, by_p), scale));
             S::write(s, S::mul(p, factor));
@@ -250,6 +253,7 @@ impl Cpu {
                         },
                     );
                     isa.run(SoftmaxBackward {
+                        form,
                         scores: &mut *scores,
                         gradient: &mut *gradient,
                         stride,

@@ -366,7 +366,7 @@ fn layer_by_layer(
                 return;
             }
             let mut lap = run.clock.start();
-            let words = HeadRoom::words(run.attention, head.len, head.size);
+            let words = HeadRoom::words(run.isa, run.attention, head.len, head.size);
             let room = HeadRoom::new(scratch.split(words));
             let (form, to) = (run.attention, between.context);
             // SAFETY: nobody writes to q, k, v; these rows of the head are this task's.
@@ -403,7 +403,8 @@ fn whole_sequences(
         .max()
         .unwrap_or(0);
     let [a, b, c, d, e] = run.room();
-    let [keys, values, scores, results] = HeadRoom::words(run.attention, longest, heads.size);
+    let [keys, values, scores, results] =
+        HeadRoom::words(run.isa, run.attention, longest, heads.size);
     let words = [
         run.qkv_words(count),
         run.context_words(count),

@@ -173,7 +173,7 @@ impl Forward<'_> {
         let (isa, kept, hidden) = (self.isa, &self.kept, self.spec.hidden);
         let form = kept.qkv.form;
         let mut lap = self.clock.start();
-        let room = HeadRoom::new(scratch.split(HeadRoom::words(form, head.len, head.size)));
+        let room = HeadRoom::new(scratch.split(HeadRoom::words(isa, form, head.len, head.size)));
         let qkv = [0, 1, 2].map(|i| kept.qkv.columns(i * hidden, hidden));
         let (to, log_sum) = (kept.context, Some(kept.log_sum));
         // SAFETY: as the caller says.

@@ -90,18 +90,11 @@ impl Source {
         }
     }
 
-    /// Asks for `cols` columns from `first` on of rows that will be read soon.
+    /// Address of the word that begins with an element.
     #[inline(always)]
-    fn prefetch(&self, rows: Range<usize>, first: usize, cols: usize) {
-        let words = self.form.units(cols);
-        for row in rows {
-            let from = self
-                .data
-                .wrapping_add(row * self.stride + self.form.units(first));
-            for word in (0..words).step_by(LINE) {
-                prefetch(from.wrapping_add(word));
-            }
-        }
+    fn word(&self, row: usize, col: usize) -> *const f32 {
+        self.data
+            .wrapping_add(row * self.stride + self.form.units(col))
     }
 
     /// Up to thirty-two columns from an even one on, as pairs of two rows: the first sixteen and
@@ -124,6 +117,79 @@ impl Source {
                 ),
             }
         }
+    }
+}
+
+/// What is packed into what, known when a kernel is compiled.
+trait Way {
+    /// Form of the panels.
+    const FORM: Form;
+    /// Form of the source.
+    const SOURCE: Form;
+}
+
+struct Exact;
+struct Pairs;
+struct Rounded;
+
+impl Way for Exact {
+    const FORM: Form = Form::F32;
+    const SOURCE: Form = Form::F32;
+}
+
+impl Way for Pairs {
+    const FORM: Form = Form::Bf16;
+    const SOURCE: Form = Form::Bf16;
+}
+
+impl Way for Rounded {
+    const FORM: Form = Form::Bf16;
+    const SOURCE: Form = Form::F32;
+}
+
+/// Sixteen words of a row: f32, or pairs of bf16 that thirty-two values make.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn sixteen<S: Simd, W: Way>(row: *const f32) -> S::V {
+    // SAFETY: as the caller says.
+    unsafe {
+        match (W::FORM, W::SOURCE) {
+            (Form::Bf16, Form::F32) => S::row_bf16(S::load(row), S::load(row.add(LANES))),
+            _ => S::load(row),
+        }
+    }
+}
+
+/// Thirty-two columns of a row and of the one below, as pairs of the two: the first sixteen, and the
+/// others.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn zipped<S: Simd, W: Way>(row: *const f32, stride: usize) -> (S::V, S::V) {
+    // SAFETY: as the caller says.
+    unsafe {
+        let below = row.add(stride);
+        match W::SOURCE {
+            Form::Bf16 => S::zip_bf16(S::load(row), S::load(below)),
+            _ => (
+                S::pair_bf16(S::load(row), S::load(below)),
+                S::pair_bf16(S::load(row.add(LANES)), S::load(below.add(LANES))),
+            ),
+        }
+    }
+}
+
+/// Asks for `words` words of each of some rows that will be read soon.
+#[inline(always)]
+fn ask(mut row: *const f32, rows: usize, stride: usize, words: usize) {
+    for _ in 0..rows {
+        for word in (0..words).step_by(LINE) {
+            prefetch(row.wrapping_add(word));
+        }
+        row = row.wrapping_add(stride);
     }
 }
 
@@ -210,38 +276,91 @@ impl Kernel for PackRows {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let columns = self.panels.start * PANEL..self.to.cols.min(self.panels.end * PANEL);
-        let rows = self.form.values();
-        for unit in 0..self.units {
-            let ahead = rows * (unit + AHEAD);
-            self.source
-                .prefetch(ahead..ahead + rows, columns.start, columns.len());
-            for panel in self.panels.clone() {
-                let (width, first) = (self.to.width(panel), panel * PANEL);
-                let to = self.to.at(panel, unit).cast_mut();
-                let next = self.to.lanes_step();
-                // SAFETY: the caller of `pack_rows` vouches for both sides, whose sizes it has
-                // compared.
+        // SAFETY: the caller of `pack_rows` vouches for both sides, whose sizes it has compared.
+        unsafe {
+            match (self.form, self.source.form) {
+                (Form::F32, _) => self.rows::<S, Exact>(),
+                (Form::Bf16, Form::Bf16) => self.rows::<S, Pairs>(),
+                (Form::Bf16, _) => self.rows::<S, Rounded>(),
+                (Form::Int8, _) => unreachable!("bytes are packed by `pack_panel_int8`"),
+            }
+        }
+    }
+}
+
+impl PackRows {
+    /// # Safety
+    /// The source can be read, and nobody else uses the panels.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, W: Way>(self) {
+        let (source, to) = (self.source, self.to);
+        let values = W::FORM.values();
+        // What lies inside the source needs no look at its ends.
+        let whole = source.rows / values;
+        let full = self.panels.start..self.panels.end.min(source.cols / PANEL);
+        let words = W::SOURCE.units(PANEL);
+        let next = to.lanes_step();
+        for unit in 0..whole {
+            let mut row = source.word(unit * values, full.start * PANEL);
+            let ahead = row.wrapping_add(AHEAD * values * source.stride);
+            ask(ahead, values, source.stride, full.len() * words);
+            let mut panel = to.at(full.start, unit).cast_mut();
+            for _ in full.clone() {
+                // SAFETY: as the caller says; inside the source.
                 unsafe {
-                    match self.form {
-                        Form::F32 => {
-                            for j in (0..width).step_by(LANES) {
-                                let words = self.source.read::<S>(unit, first + j);
-                                S::store(to.add(j / LANES * next), words);
-                            }
+                    if W::FORM == Form::F32 {
+                        for j in 0..PANEL / LANES {
+                            S::store(panel.add(j * next), S::load(row.add(j * LANES)));
                         }
-                        Form::Bf16 => {
-                            for j in (0..width).step_by(2 * LANES) {
-                                let (low, high) = self.source.zipped::<S>(2 * unit, first + j);
-                                let to = to.add(j / LANES * next);
-                                S::store(to, low);
-                                if j + LANES < width {
-                                    S::store(to.add(next), high);
-                                }
-                            }
+                    } else {
+                        for j in 0..PANEL / LANES / 2 {
+                            let from = row.add(j * W::SOURCE.units(2 * LANES));
+                            let (low, high) = zipped::<S, W>(from, source.stride);
+                            S::store(panel.add(2 * j * next), low);
+                            S::store(panel.add((2 * j + 1) * next), high);
                         }
-                        Form::Int8 => unreachable!("bytes are packed by `pack_panel_int8`"),
                     }
+                }
+                row = row.wrapping_add(words);
+                panel = panel.wrapping_add(PANEL * to.depth);
+            }
+        }
+        for unit in 0..self.units {
+            let panels = match unit < whole {
+                true => full.end.max(full.start)..self.panels.end,
+                false => self.panels.clone(),
+            };
+            for panel in panels {
+                // SAFETY: as the caller says.
+                unsafe { self.edge::<S, W>(unit, panel) };
+            }
+        }
+    }
+
+    /// A unit of a panel at the source's end.
+    ///
+    /// # Safety
+    /// As for [`rows`](PackRows::rows).
+    #[inline(always)]
+    unsafe fn edge<S: Simd, W: Way>(&self, unit: usize, panel: usize) {
+        let (width, first) = (self.to.width(panel), panel * PANEL);
+        let to = self.to.at(panel, unit).cast_mut();
+        let next = self.to.lanes_step();
+        // SAFETY: as the caller says.
+        unsafe {
+            if W::FORM == Form::F32 {
+                for j in (0..width).step_by(LANES) {
+                    let words = self.source.read::<S>(unit, first + j);
+                    S::store(to.add(j / LANES * next), words);
+                }
+                return;
+            }
+            for j in (0..width).step_by(2 * LANES) {
+                let (low, high) = self.source.zipped::<S>(2 * unit, first + j);
+                let to = to.add(j / LANES * next);
+                S::store(to, low);
+                if j + LANES < width {
+                    S::store(to.add(next), high);
                 }
             }
         }
@@ -259,36 +378,57 @@ struct Transpose {
 impl Kernel for Transpose {
     type Output = ();
 
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        // SAFETY: the caller of `pack_panel` says that the source can be read and the panel is ours.
+        unsafe {
+            match (self.form, self.source.form) {
+                (Form::F32, _) => self.blocks::<S, Exact>(),
+                (Form::Bf16, Form::Bf16) => self.blocks::<S, Pairs>(),
+                (Form::Bf16, _) => self.blocks::<S, Rounded>(),
+                (Form::Int8, _) => unreachable!("bytes are packed by `pack_panel_int8`"),
+            }
+        }
+    }
+}
+
+impl Transpose {
+    /// # Safety
+    /// The source can be read, and nobody else uses the panel.
     // Counted loops over arrays of registers unroll; iterators over them end up in memory.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn run<S: Simd>(self) {
+    unsafe fn blocks<S: Simd, W: Way>(self) {
+        let source = self.source;
         let (width, depth) = (self.to.width(self.index), self.to.depth);
         let step = self.to.unit_step(self.index);
         let panel = self.to.at(self.index, 0).cast_mut();
+        let values = LANES * W::FORM.values();
         for j in (0..width).step_by(LANES) {
+            let first = self.index * PANEL + j;
             for unit in (0..depth).step_by(LANES) {
-                let first = self.index * PANEL + j;
-                let (after, values) = (first + LANES, self.form.values());
-                self.source
-                    .prefetch(after..after + LANES, unit * values, LANES * values);
+                let col = unit * W::FORM.values();
+                let mut row = source.word(first, col);
+                let ahead = row.wrapping_add(LANES * source.stride);
+                ask(ahead, LANES, source.stride, W::SOURCE.units(values));
+                let inside = first + LANES <= source.rows && col + values <= source.cols;
                 let mut block = [S::splat(0.0); LANES];
                 for i in 0..LANES {
-                    let row = first + i;
-                    // SAFETY: the caller of `pack_panel` says that the source can be read.
+                    // SAFETY: as the caller says.
                     block[i] = unsafe {
-                        match self.form {
-                            Form::F32 => self.source.read::<S>(row, unit),
-                            Form::Bf16 => self.source.pairs::<S>(row, 2 * unit),
-                            Form::Int8 => unreachable!("bytes are packed by `pack_panel_int8`"),
+                        match (inside, W::FORM) {
+                            (true, _) => sixteen::<S, W>(row),
+                            (false, Form::F32) => source.read::<S>(first + i, col),
+                            (false, _) => source.pairs::<S>(first + i, col),
                         }
                     };
+                    row = row.wrapping_add(source.stride);
                 }
                 S::transpose(&mut block);
                 let to = panel.wrapping_add(j / LANES * self.to.lanes_step());
                 for i in 0..LANES.min(depth - unit) {
                     let to = to.wrapping_add((unit + i) * step);
-                    // SAFETY: nobody else uses the panel, says the caller of `pack_panel`.
+                    // SAFETY: as the caller says.
                     unsafe { S::store(to, block[i]) };
                 }
             }
@@ -458,44 +598,72 @@ impl Kernel for PackStrip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self) {
+    fn run<S: Simd>(self) {
+        // SAFETY: the caller of `pack_strips` says that the source can be read.
+        unsafe {
+            match self.source.form {
+                Form::Bf16 => self.strip::<S, Pairs>(),
+                _ => self.strip::<S, Rounded>(),
+            }
+        }
+    }
+}
+
+impl PackStrip<'_> {
+    /// # Safety
+    /// The source can be read.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, W: Way>(mut self) {
         let mut sums = [S::splat(0.0); 2];
         for unit in (0..self.strips.units).step_by(LANES) {
-            // SAFETY: the caller of `pack_strips` says that the source can be read.
-            unsafe { self.rows::<S>(unit, &mut sums) };
+            // SAFETY: as the caller says.
+            unsafe { self.rows::<S, W>(unit, &mut sums) };
         }
         for (to, sums) in self.sums.chunks_mut(LANES).zip(sums) {
             let before = S::read(to);
             S::write(to, S::add(before, sums));
         }
     }
-}
 
-impl PackStrip<'_> {
     /// Sixteen units from `unit` on, to rows.
     ///
     /// # Safety
     /// The source can be read.
+    // Counted loops over arrays of registers unroll; iterators over them end up in memory.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    unsafe fn rows<S: Simd>(&mut self, unit: usize, sums: &mut [S::V; 2]) {
-        let ahead = 2 * (unit + LANES);
-        self.source
-            .prefetch(ahead..ahead + 2 * LANES, self.first, Strips::ROWS);
+    unsafe fn rows<S: Simd, W: Way>(&mut self, unit: usize, sums: &mut [S::V; 2]) {
+        let (source, first) = (self.source, self.first);
+        let mut row = source.word(2 * unit, first);
+        let ahead = row.wrapping_add(2 * LANES * source.stride);
+        ask(
+            ahead,
+            2 * LANES,
+            source.stride,
+            W::SOURCE.units(Strips::ROWS),
+        );
+        let inside = 2 * (unit + LANES) <= source.rows && first + Strips::ROWS <= source.cols;
         let ones = S::pair_bf16(S::splat(1.0), S::splat(1.0));
         let mut halves = [[S::splat(0.0); LANES]; 2];
-        let [first, second] = &mut halves;
-        let places = first.iter_mut().zip(second.iter_mut());
-        for (i, (first, second)) in places.take(self.strips.units - unit).enumerate() {
-            // SAFETY: as the caller says.
-            (*first, *second) = unsafe { self.source.zipped::<S>(2 * (unit + i), self.first) };
-            sums[0] = S::dot_bf16(sums[0], *first, ones);
-            sums[1] = S::dot_bf16(sums[1], *second, ones);
+        for i in 0..LANES {
+            // SAFETY: as the caller says; what is outside reads as zeros.
+            let (low, high) = unsafe {
+                match inside {
+                    true => zipped::<S, W>(row, source.stride),
+                    false => source.zipped::<S>(2 * (unit + i), first),
+                }
+            };
+            row = row.wrapping_add(2 * source.stride);
+            sums[0] = S::dot_bf16(sums[0], low, ones);
+            sums[1] = S::dot_bf16(sums[1], high, ones);
+            halves[0][i] = low;
+            halves[1][i] = high;
         }
-        for (half, block) in halves.iter_mut().enumerate() {
-            S::transpose(block);
-            for (i, words) in block.iter().enumerate() {
+        for half in 0..2 {
+            S::transpose(&mut halves[half]);
+            for i in 0..LANES {
                 let to = (half * LANES + i) * self.strips.row_step + unit;
-                S::write(&mut self.to[to..to + LANES], *words);
+                S::write(&mut self.to[to..to + LANES], halves[half][i]);
             }
         }
     }

@@ -189,12 +189,12 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn pair_bf16(low: __m512, high: __m512) -> __m512 {
+        // Half-words i and 16 + i of the sixteen of `low` and the sixteen of `high`.
+        const ORDER: [u16; 32] = pair_order();
         op!({
-            let low = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
-            let high = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
-            let low = _mm512_cvtepu16_epi32(low);
-            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
-            _mm512_castsi512_ps(_mm512_or_si512(low, high))
+            let words = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            let order = _mm512_loadu_epi16(ORDER.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, words))
         })
     }
     #[inline(always)]
@@ -269,6 +269,18 @@ impl Simd for Avx512 {
     fn greatest(v: __m512) -> f32 {
         op!(_mm512_reduce_max_ps(v))
     }
+}
+
+/// For `vpermw`: half-words i and 16 + i side by side.
+const fn pair_order() -> [u16; 32] {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        order[2 * i] = i as u16;
+        order[2 * i + 1] = 16 + i as u16;
+        i += 1;
+    }
+    order
 }
 
 /// For `vpermt2w`: half-words `first + i` of both sides, side by side.
