@@ -329,7 +329,7 @@ impl Kernel for StoreTile<'_> {
 /// `x = norm(x + y)`, row by row; both have `x`'s columns.
 pub(super) struct AddNorm<'a> {
     pub(super) x: &'a mut [f32],
-    pub(super) y: &'a mut [f32],
+    pub(super) y: &'a [f32],
     pub(super) norm: NormWeights<'a>,
 }
 
@@ -338,24 +338,14 @@ impl Kernel for AddNorm<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let cols = self.norm.weight.len();
-        for (x, y) in self
-            .x
-            .chunks_exact_mut(cols)
-            .zip(self.y.chunks_exact_mut(cols))
-        {
-            for (x, y) in x.chunks(LANES).zip(y.chunks_mut(LANES)) {
+        let NormWeights { weight, bias, eps } = self.norm;
+        let rows = self.x.chunks_exact_mut(weight.len());
+        for (x, y) in rows.zip(self.y.chunks_exact(weight.len())) {
+            for (x, y) in x.chunks_mut(LANES).zip(y.chunks(LANES)) {
                 let sum = S::add(S::read(x), S::read(y));
-                S::write(y, sum);
+                S::write(x, sum);
             }
-            norm::Forward {
-                x: y,
-                weight: self.norm.weight,
-                bias: self.norm.bias,
-                eps: self.norm.eps,
-                y: x,
-            }
-            .run::<S>();
+            norm::forward_in_place::<S>(x, weight, bias, eps);
         }
     }
 }

@@ -10,6 +10,42 @@ use crate::backend::{Array, Norm};
 /// Rows whose part of the parameters' gradients is summed by one task.
 const ROWS: usize = 64;
 
+/// Sums that are added to by turns.
+const SUMS: usize = 4;
+
+#[inline(always)]
+fn total<S: Simd>([a, b, c, d]: [S::V; SUMS]) -> S::V {
+    S::add(S::add(a, b), S::add(c, d))
+}
+
+/// Mean and reciprocal deviation of a row.
+#[inline(always)]
+fn stats<S: Simd>(x: &[f32], eps: f32) -> [f32; 2] {
+    let n = x.len() as f32;
+    // Sums side by side: each addition waits for the one before.
+    let mut sums = [S::splat(0.0); SUMS];
+    for x in x.chunks(SUMS * LANES) {
+        for (sum, x) in sums.iter_mut().zip(x.chunks(LANES)) {
+            *sum = S::add(*sum, S::read(x));
+        }
+    }
+    let mean = S::sum(total::<S>(sums)) / n;
+    let center = S::splat(mean);
+    let mut squares = [S::splat(0.0); SUMS];
+    let (full, rest) = x.split_at(x.len() / LANES * LANES);
+    for x in full.chunks(SUMS * LANES) {
+        for (squares, x) in squares.iter_mut().zip(x.chunks_exact(LANES)) {
+            let d = S::sub(S::read(x), center);
+            *squares = S::fma(d, d, *squares);
+        }
+    }
+    let mut variance = S::sum(total::<S>(squares));
+    for &x in rest {
+        variance += (x - mean) * (x - mean);
+    }
+    [mean, 1.0 / (variance / n + eps).sqrt()]
+}
+
 /// One row; returns mean and reciprocal deviation.
 pub(super) struct Forward<'a> {
     pub(super) x: &'a [f32],
@@ -24,25 +60,8 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) -> [f32; 2] {
-        let n = self.x.len() as f32;
-        let mut sum = S::splat(0.0);
-        for x in self.x.chunks(LANES) {
-            sum = S::add(sum, S::read(x));
-        }
-        let mean = S::sum(sum) / n;
-        let center = S::splat(mean);
-        let mut squares = S::splat(0.0);
-        let full = self.x.len() / LANES * LANES;
-        for x in self.x[..full].chunks_exact(LANES) {
-            let d = S::sub(S::read(x), center);
-            squares = S::fma(d, d, squares);
-        }
-        let mut variance = S::sum(squares);
-        for &x in &self.x[full..] {
-            variance += (x - mean) * (x - mean);
-        }
-        let reciprocal = 1.0 / (variance / n + self.eps).sqrt();
-        let scale = S::splat(reciprocal);
+        let stats = stats::<S>(self.x, self.eps);
+        let (mean, scale) = (S::splat(stats[0]), S::splat(stats[1]));
         for (((x, y), w), b) in self
             .x
             .chunks(LANES)
@@ -50,10 +69,24 @@ impl Kernel for Forward<'_> {
             .zip(self.weight.chunks(LANES))
             .zip(self.bias.chunks(LANES))
         {
-            let hat = S::mul(S::sub(S::read(x), center), scale);
+            let hat = S::mul(S::sub(S::read(x), mean), scale);
             S::write(y, S::fma(hat, S::read(w), S::read(b)));
         }
-        [mean, reciprocal]
+        stats
+    }
+}
+
+/// A row in its own place.
+#[inline(always)]
+pub(super) fn forward_in_place<S: Simd>(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let [mean, scale] = stats::<S>(x, eps).map(S::splat);
+    for ((x, w), b) in x
+        .chunks_mut(LANES)
+        .zip(weight.chunks(LANES))
+        .zip(bias.chunks(LANES))
+    {
+        let hat = S::mul(S::sub(S::read(x), mean), scale);
+        S::write(x, S::fma(hat, S::read(w), S::read(b)));
     }
 }
 
