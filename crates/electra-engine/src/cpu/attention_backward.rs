@@ -2,9 +2,9 @@
 
 use super::Cpu;
 use super::attention::{Head, Heads, multiply, narrow, pack_head, power};
-use super::chain::{StoreTile, Tile};
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
+use super::finish::{Place, store_rows};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::pack::{Columns, Source, Strips, pack_strips, zip_rows};
@@ -291,18 +291,9 @@ impl Cpu {
                     multiply(isa, form, by_scores, keys, to, size, Start::Zero);
                 }
                 for (view, values) in d_qkv.iter().zip([d_queries, d_keys, d_values]) {
-                    let store = StoreTile {
-                        tile: Tile {
-                            values,
-                            stride: size,
-                            cols: size,
-                        },
-                        activation: None,
-                        form,
-                        to: view.word(head.start, head.column),
-                        stride: view.stride,
-                    };
-                    store.run_on(isa);
+                    let rows = head.start..head.start + len;
+                    let to = Place::new(view.columns(head.column, size), &rows);
+                    store_rows(isa, values, size, to);
                 }
             }
             lap.done(Part::AttentionBackward);

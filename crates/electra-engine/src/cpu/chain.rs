@@ -2,16 +2,15 @@
 //! nothing in between leaves the cache: products whose results are taken up panel by panel,
 //! residual sums with their norm, activations.
 
-use super::elementwise::activate;
-use super::gemm::{Form, PANEL, Panels, Product, Start};
+use super::finish::{Finish, Taken, ask_for};
+use super::gemm::{FINISH_WORDS, Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::Left;
 use super::norm;
 use super::params::{CpuParams, Weight};
 use super::simd::{LANES, Simd};
 use super::view::part;
-use crate::backend::{Activation, LayerParams, LayerSpec, Norm};
-use std::ops::Range;
+use crate::backend::{LayerParams, LayerSpec, Norm};
 
 /// A block's widest intermediate values: with a panel of weights they stay in the L2 cache, of which
 /// each core with a matrix unit has 2 MB.
@@ -20,8 +19,7 @@ const BLOCK_VALUES_OF_TILES: usize = 512 << 10;
 /// Rows of a block, at least and at most.
 const MIN_ROWS: usize = 24;
 const MAX_ROWS: usize = 132;
-/// Rows of a tile of results that are taken up at once: it stays in the L1 cache. The matrix unit
-/// reads a panel too fast for the L2 cache, so it takes a whole block with it.
+/// Rows of a tile of results that are taken up at once: it stays in the L1 cache.
 const TILE_ROWS: usize = 24;
 
 /// Rows that are taken through a chain at once, at most: as many as the L2 cache allows, since the
@@ -172,51 +170,52 @@ impl Right<'_> {
     }
 }
 
-/// Rows of a tile of [`by_panels`], at most.
-fn tile_rows(isa: Isa, form: Form) -> usize {
-    if isa.multiplies_tiles(form) {
-        MAX_ROWS
-    } else {
-        TILE_ROWS
+/// Words of scratch that [`by_panels`] needs.
+pub(super) fn tile_words(isa: Isa) -> usize {
+    match isa.has_tiles() {
+        true => FINISH_WORDS.max(TILE_ROWS * PANEL),
+        false => TILE_ROWS * PANEL,
     }
 }
 
-/// Words of scratch that [`by_panels`] needs.
-pub(super) fn tile_words(isa: Isa) -> usize {
-    let rows = if isa.has_tiles() { MAX_ROWS } else { TILE_ROWS };
-    rows * PANEL
-}
-
-/// A product for a block of rows, a panel after the other, some rows at a time: `finish` gets these
-/// rows of the block, the first column, and a tile of `PANEL` words a row, of which as many count
-/// as there are columns left. `ahead` gets rows and column of the tile that comes next.
+/// A product for a block of rows whose results are taken up panel by panel, some rows at a time.
 ///
 /// # Safety
-/// Both sides and the bias can be read.
-pub(super) unsafe fn by_panels(
+/// Both sides and the bias can be read, and `finish` may take all results.
+pub(super) unsafe fn by_panels<F: Finish>(
     isa: Isa,
     left: Left,
     right: Right,
     tile: &mut [f32],
-    ahead: impl Fn(Range<usize>, usize),
-    mut finish: impl FnMut(Range<usize>, usize, Tile),
+    finish: F,
 ) {
     let panels = right.panels();
-    let size = tile_rows(isa, left.form);
-    let parts = left.rows.div_ceil(size);
-    assert!(tile.len() >= left.rows.min(size) * PANEL);
-    ahead(part(left.rows, size, 0), 0);
+    let whole = product(left, panels, right.start(&left), tile.as_mut_ptr(), PANEL);
+    assert!(tile.len() >= tile_words(isa));
+    // SAFETY: as the caller says; the tile is large enough.
+    let done = unsafe { whole.finish(isa, left.form, finish) };
+    if done == left.rows {
+        return;
+    }
+    let (rows, left) = (left.rows - done, left.part(done..left.rows));
+    let parts = rows.div_ceil(TILE_ROWS);
+    let ask = |panel: usize, index: usize| {
+        let (part, column) = (part(rows, TILE_ROWS, index), panel * PANEL);
+        let cols = PANEL.min(panels.cols - column);
+        ask_for(&finish, done + part.start..done + part.end, column, cols);
+    };
+    ask(0, 0);
     for panel in 0..panels.count() {
-        let first = panel * PANEL;
+        let column = panel * PANEL;
         for index in 0..parts {
             match index + 1 {
-                next if next < parts => ahead(part(left.rows, size, next), first),
-                _ if panel + 1 < panels.count() => ahead(part(left.rows, size, 0), first + PANEL),
+                next if next < parts => ask(panel, next),
+                _ if panel + 1 < panels.count() => ask(panel + 1, 0),
                 _ => {}
             }
-            let rows = part(left.rows, size, index);
+            let rows = part(rows, TILE_ROWS, index);
             let left = left.part(rows.clone());
-            let to = tile.as_mut_ptr().wrapping_sub(first);
+            let to = tile.as_mut_ptr().wrapping_sub(column);
             let words = left.units * PANEL;
             let product = Product {
                 panels: panel..panel + 1,
@@ -225,103 +224,16 @@ pub(super) unsafe fn by_panels(
             };
             // SAFETY: as the caller says; the panel's columns land in the tile.
             unsafe { product.run(isa, left.form) };
-            let tile = Tile {
-                values: &mut tile[..rows.len() * PANEL],
-                stride: PANEL,
-                cols: PANEL.min(panels.cols - first),
-            };
-            finish(rows, first, tile);
-        }
-    }
-}
-
-/// Results for a block of rows.
-pub(super) struct Tile<'a> {
-    /// `stride` words a row.
-    pub(super) values: &'a mut [f32],
-    pub(super) stride: usize,
-    /// Columns in use.
-    pub(super) cols: usize,
-}
-
-impl Tile<'_> {
-    /// The same tile, for a while.
-    pub(super) fn again(&mut self) -> Tile<'_> {
-        Tile {
-            values: &mut *self.values,
-            ..*self
-        }
-    }
-}
-
-/// Takes a tile to its place, through an activation if there is one.
-pub(super) struct StoreTile<'a> {
-    pub(super) tile: Tile<'a>,
-    pub(super) activation: Option<(Activation, Accuracy)>,
-    /// Form of the result: f32, or pairs of bf16.
-    pub(super) form: Form,
-    /// Word of the first row and column.
-    pub(super) to: *mut f32,
-    /// Words from row to row.
-    pub(super) stride: usize,
-}
-
-/// How closely an activation is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accuracy {
-    /// As closely as f32 can.
-    F32,
-    /// As closely as products of bf16 or bytes can tell.
-    Bf16,
-}
-
-impl Accuracy {
-    /// What products of this form can tell.
-    pub(super) fn of(form: Form) -> Self {
-        match form {
-            Form::F32 => Accuracy::F32,
-            Form::Bf16 | Form::Int8 => Accuracy::Bf16,
-        }
-    }
-}
-
-impl StoreTile<'_> {
-    /// # Safety
-    /// Nobody else uses the result meanwhile.
-    pub(super) unsafe fn run_on(self, isa: Isa) {
-        isa.run_in(self.form, self);
-    }
-
-    #[inline(always)]
-    fn value<S: Simd>(&self, x: S::V) -> S::V {
-        match self.activation {
-            None => x,
-            Some((activation, accuracy)) => activate::<S>(activation, accuracy, x).0,
-        }
-    }
-}
-
-impl Kernel for StoreTile<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for (r, row) in self.tile.values.chunks_exact(self.tile.stride).enumerate() {
-            let row = &row[..self.tile.cols];
-            let to = self.to.wrapping_add(r * self.stride);
-            // SAFETY: the caller of `run_on` says that this row of the result is ours.
-            let to = unsafe { std::slice::from_raw_parts_mut(to, self.form.units(self.tile.cols)) };
-            if self.form == Form::Bf16 {
-                for (x, to) in row.chunks(2 * LANES).zip(to.chunks_mut(LANES)) {
-                    let first = self.value::<S>(S::read(x));
-                    let second = self.value::<S>(S::read(&x[x.len().min(LANES)..]));
-                    S::write(to, S::row_bf16(first, second));
-                }
-            } else {
-                for (x, to) in row.chunks(LANES).zip(to.chunks_mut(LANES)) {
-                    S::write(to, self.value::<S>(S::read(x)));
-                }
-            }
+            isa.run_in(
+                finish.form(),
+                Taken {
+                    finish,
+                    values: &tile[..rows.len() * PANEL],
+                    stride: PANEL,
+                    cols: PANEL.min(panels.cols - column),
+                    first: [done + rows.start, column],
+                },
+            );
         }
     }
 }

@@ -3,10 +3,11 @@
 //! Each element of the result is summed over the depth in order, by itself, whatever stands
 //! around it; so neither the number of rows nor the split into tasks changes a bit.
 
+use super::finish::Finish;
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 #[cfg(target_arch = "x86_64")]
-use super::tiles::Tiles;
+use super::tiles::{FinishedTiles, Tiles};
 use super::view::{LINE, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -179,6 +180,30 @@ impl Product {
             Form::Bf16 => isa.run_bf16(Blocked::<Bf16>(self, PhantomData)),
             Form::Int8 => isa.run_int8(Blocked::<Int8>(self, PhantomData)),
         }
+    }
+}
+
+/// Words of room that [`Product::finish`] needs: two blocks of 32 rows of a panel.
+pub(crate) const FINISH_WORDS: usize = 2 * 2 * LANES * PANEL;
+
+impl Product {
+    /// Lets `finish` take the results of the first rows while the next are multiplied, as far as the
+    /// matrix unit can; says how many rows that were. The result is [`FINISH_WORDS`] of room.
+    ///
+    /// # Safety
+    /// As for [`run`](Product::run), and for [`Finish::take`] of all results.
+    pub(crate) unsafe fn finish<F: Finish>(self, isa: Isa, form: Form, finish: F) -> usize {
+        assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
+        assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
+        #[cfg(target_arch = "x86_64")]
+        if isa.multiplies_tiles(form) {
+            let tiles = FinishedTiles::new(self, form, finish);
+            let rows = tiles.rows();
+            isa.run_bf16(tiles);
+            return rows;
+        }
+        let _ = finish;
+        0
     }
 }
 

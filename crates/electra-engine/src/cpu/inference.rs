@@ -7,17 +7,17 @@
 use super::Cpu;
 use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
-    Accuracy, AddNorm, LayerWeights, Right, StoreTile, block_rows, by_panels, multiply_rows,
-    tile_words,
+    AddNorm, LayerWeights, Right, block_rows, by_panels, multiply_rows, tile_words,
 };
 use super::clock::{Part, PartClock};
+use super::finish::{Accuracy, Place, Store};
 use super::gemm::{Form, STRIP};
 use super::isa::Isa;
 use super::linear::{left_side, left_words, packed_step, source};
 use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
-use super::view::{Blocks, Shared, View, part};
+use super::view::{Blocks, View, part};
 use crate::backend::{Array, LayerParams, LayerSpec, Sequences};
 use std::ops::Range;
 
@@ -45,7 +45,7 @@ struct Run<'a> {
 /// [`Run::context_form`]; row 0 is row `first` of the batch.
 #[derive(Clone, Copy)]
 struct Between {
-    qkv: Shared,
+    qkv: View,
     context: View,
     first: usize,
 }
@@ -110,37 +110,24 @@ impl Run<'_> {
         room: &mut [&mut [f32]; 5],
     ) {
         let [packed, tile, ..] = room;
-        let stride = self.attention.units(3 * self.spec.hidden);
         let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
             let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
+            let first = rows.start - to.first;
+            let place = Place::new(to.qkv, &(first..first + rows.len()));
             let right = Right::Weight(&layer.qkv);
-            if self.attention == Form::F32 {
-                let at = to.qkv.add((rows.start - to.first) * stride);
-                multiply_rows(self.isa, left, &layer.qkv, at, stride);
-                lap.done(Part::Qkv);
-                return;
+            match self.attention {
+                // Nothing is left to be done with them.
+                Form::F32 => multiply_rows(
+                    self.isa,
+                    left,
+                    &layer.qkv,
+                    to.qkv.at(first, 0),
+                    to.qkv.stride,
+                ),
+                _ => by_panels(self.isa, left, right, tile, Store::plain(place)),
             }
-            by_panels(
-                self.isa,
-                left,
-                right,
-                tile,
-                |_, _| {},
-                |part, first, tile| {
-                    let row = rows.start + part.start - to.first;
-                    let at = row * stride + self.attention.units(first);
-                    let store = StoreTile {
-                        tile,
-                        activation: None,
-                        form: self.attention,
-                        to: to.qkv.add(at),
-                        stride,
-                    };
-                    store.run_on(self.isa);
-                },
-            );
         }
         lap.done(Part::Qkv);
     }
@@ -186,34 +173,21 @@ impl Run<'_> {
             let form = layer.intermediate.form;
             let left = left_side(isa, form, self.input(&rows), packed);
             let right = Right::Weight(&layer.intermediate);
-            by_panels(
-                isa,
-                left,
-                right,
-                tile,
-                |_, _| {},
-                |part, first, tile| {
-                    let store = StoreTile {
-                        tile,
-                        activation: Some((spec.activation, Accuracy::of(form))),
-                        form: middle_form,
-                        to: middle
-                            .as_mut_ptr()
-                            .wrapping_add(part.start * step + middle_form.units(first)),
-                        stride: step,
-                    };
-                    store.run_on(isa);
-                },
+            let middle = View::spread(
+                middle_form,
+                middle.as_mut_ptr(),
+                count,
+                spec.intermediate,
+                step,
             );
-            lap.done(Part::Intermediate);
-            let activated = Source {
-                form: middle_form,
-                data: middle.as_ptr(),
-                rows: count,
-                cols: spec.intermediate,
-                stride: step,
+            let place = Place::new(middle, &(0..count));
+            let store = Store {
+                plain: None,
+                activated: Some((place, spec.activation, Accuracy::of(form))),
             };
-            let left = left_side(isa, layer.output.form, activated, bytes);
+            by_panels(isa, left, right, tile, store);
+            lap.done(Part::Intermediate);
+            let left = left_side(isa, layer.output.form, source(middle, 0..count), bytes);
             multiply_rows(isa, left, &layer.output, branch.as_mut_ptr(), spec.hidden);
             lap.done(Part::Output);
             isa.run(AddNorm {
@@ -225,11 +199,17 @@ impl Run<'_> {
         }
     }
 
-    /// Views of query, key and value.
-    fn qkv(&self, between: Between, rows: usize) -> [View; 3] {
-        let hidden = self.spec.hidden;
-        let all = View::of(self.attention, between.qkv.0, rows, 3 * hidden);
-        [0, 1, 2].map(|i| all.columns(i * hidden, hidden))
+    /// Query, key and value, in memory of their own.
+    fn qkv(&self, data: *mut f32, rows: usize) -> View {
+        View::of(self.attention, data, rows, 3 * self.spec.hidden)
+    }
+}
+
+impl Between {
+    /// Query, key and value apart.
+    fn parts(&self) -> [View; 3] {
+        let hidden = self.context.cols;
+        [0, 1, 2].map(|i| self.qkv.columns(i * hidden, hidden))
     }
 }
 
@@ -323,7 +303,7 @@ impl Cpu {
         self.left.reserve(run.qkv_words(tokens));
         self.right.reserve(run.context_words(tokens));
         let between = Between {
-            qkv: Shared(self.left.as_ptr()),
+            qkv: run.qkv(self.left.as_ptr(), tokens),
             context: run.context(self.right.as_ptr(), tokens),
             first: 0,
         };
@@ -355,7 +335,7 @@ fn layer_by_layer(
         // SAFETY: these rows are this task's.
         unsafe { run.project(first, rows, between, &mut room) };
     });
-    let qkv = run.qkv(between, tokens);
+    let qkv = between.parts();
     // Halves of a head's queries where the heads do not go round.
     let parts = if heads.tasks() < 2 * threads { 2 } else { 1 };
     for (i, layer) in weights.iter().enumerate() {
@@ -421,7 +401,7 @@ fn whole_sequences(
     let [qkv, context, a, b, c, d, e, keys, values, scores, results] = scratch.split(words);
     let mut room = [a, b, c, d, e];
     let between = Between {
-        qkv: Shared(qkv.as_mut_ptr()),
+        qkv: run.qkv(qkv.as_mut_ptr(), count),
         context: run.context(context.as_mut_ptr(), count),
         first: rows.start,
     };
@@ -432,7 +412,7 @@ fn whole_sequences(
         let of_group = move |rows: Range<usize>| first + rows.start..first + rows.end;
         (0..all.count()).map(move |index| of_group(all.rows(index)))
     };
-    let views = run.qkv(between, count);
+    let views = between.parts();
     for layer in weights {
         for rows in blocks() {
             // SAFETY: these rows are this task's.

@@ -7,13 +7,11 @@
 use super::Cpu;
 use super::attention::{Head, HeadRoom, Heads, attend_head};
 use super::buffer::Scratch;
-use super::chain::{
-    Accuracy, LayerWeights, Right, StoreTile, Tile, block_rows, by_panels, multiply_rows,
-    tile_words,
-};
+use super::chain::{LayerWeights, Right, block_rows, by_panels, multiply_rows, tile_words};
 use super::clock::{Part, PartClock};
 use super::dropout::RowDropout;
-use super::gemm::{Form, PANEL};
+use super::finish::{Accuracy, Place, Store, store_rows};
+use super::gemm::Form;
 use super::isa::Isa;
 use super::layer_rows::AddNorm;
 use super::linear::{left_side, left_words, source};
@@ -153,10 +151,7 @@ impl Forward<'_> {
         unsafe {
             let left = left_side(isa, form, source(self.input, rows.clone()), packed);
             let right = Right::Weight(&self.weights.qkv);
-            let used = ahead([qkv], &rows);
-            by_panels(isa, left, right, tile, used, |part, first, tile| {
-                store(isa, tile, qkv, rows.start + part.start, first);
-            });
+            by_panels(isa, left, right, tile, Store::plain(Place::new(qkv, &rows)));
         }
         lap.done(Part::Qkv);
     }
@@ -216,12 +211,12 @@ impl Forward<'_> {
                 normed: &mut *normed,
             };
             add.run_on(isa);
-            let all = Tile {
-                values: &mut *normed,
-                stride: hidden,
-                cols: hidden,
-            };
-            store(isa, all, kept.attention_normed, rows.start, 0);
+            store_rows(
+                isa,
+                normed,
+                hidden,
+                Place::new(kept.attention_normed, &rows),
+            );
             lap.done(Part::Norm);
             self.activate(&rows, packed, tile, middle);
             lap.done(Part::Intermediate);
@@ -265,32 +260,18 @@ impl Forward<'_> {
     ) {
         let (isa, form, kept) = (self.isa, self.form, &self.kept);
         let to = kept.intermediate;
-        let width = to.form.units(self.spec.intermediate);
-        let activation = Some((self.spec.activation, Accuracy::of(form)));
-        let middle = middle.as_mut_ptr();
         // SAFETY: as the caller says.
         unsafe {
             let normed = source(kept.attention_normed, rows.clone());
             let left = left_side(isa, form, normed, packed);
             let right = Right::Weight(&self.weights.intermediate);
-            by_panels(
-                isa,
-                left,
-                right,
-                tile,
-                ahead([to], rows),
-                |part, first, mut tile| {
-                    store(isa, tile.again(), to, rows.start + part.start, first);
-                    let store = StoreTile {
-                        tile,
-                        activation,
-                        form: to.form,
-                        to: middle.wrapping_add(part.start * width + to.form.units(first)),
-                        stride: width,
-                    };
-                    store.run_on(isa);
-                },
-            );
+            let middle = View::of(to.form, middle.as_mut_ptr(), rows.len(), to.cols);
+            let activated = Place::new(middle, &(0..rows.len()));
+            let store = Store {
+                plain: Some(Place::new(to, rows)),
+                activated: Some((activated, self.spec.activation, Accuracy::of(form))),
+            };
+            by_panels(isa, left, right, tile, store);
         }
     }
 }
@@ -391,35 +372,4 @@ pub(super) fn row_dropout(drops: RowDrops, row: usize) -> Option<RowDropout> {
         let (example, position) = (keys.example[row], keys.position[row]);
         RowDropout::new(dropout, Purpose::Dropout, example, position, 0)
     })
-}
-
-/// Asks for the places of a panel's rows in some views; `rows` are a block's, which the asked ones
-/// are counted from.
-pub(super) fn ahead<const N: usize>(
-    views: [View; N],
-    rows: &Range<usize>,
-) -> impl Fn(Range<usize>, usize) {
-    let from = rows.start;
-    move |rows, first| {
-        for view in views {
-            let cols = PANEL.min(view.cols - first);
-            view.prefetch_to_write(from + rows.start..from + rows.end, first, cols);
-        }
-    }
-}
-
-/// Takes a tile to rows and columns of a view.
-///
-/// # Safety
-/// Nobody else uses them meanwhile.
-pub(super) unsafe fn store(isa: Isa, tile: Tile, view: View, row: usize, column: usize) {
-    let store = StoreTile {
-        tile,
-        activation: None,
-        form: view.form,
-        to: view.word(row, column),
-        stride: view.stride,
-    };
-    // SAFETY: as the caller says.
-    unsafe { store.run_on(isa) };
 }

@@ -2,12 +2,13 @@
 //! attention's context, then attention, then all weights.
 
 use super::buffer::Scratch;
-use super::chain::{Accuracy, NormWeights, Right, by_panels, check_sizes, product, tile_words};
+use super::chain::{NormWeights, Right, by_panels, check_sizes, product, tile_words};
 use super::clock::{Part, PartClock};
+use super::finish::{Accuracy, ActivationGradient, Place, Store};
 use super::gemm::{Form, Panels, Start};
 use super::isa::Isa;
-use super::layer::{Drops, Kept, ahead, store};
-use super::layer_rows::{ActivationGradient, NormGradient};
+use super::layer::{Drops, Kept};
+use super::layer_rows::NormGradient;
 use super::linear::{left_side, left_words, source};
 use super::params::CpuParams;
 use super::view::{Shared, View};
@@ -209,10 +210,13 @@ impl Backward<'_> {
             lap.done(Part::NormBackward);
             let left = left_side(isa, form, source(d.attention_branch, rows.clone()), packed);
             let right = Right::Panels(self.attention_output);
-            let used = ahead([d.context], &rows);
-            by_panels(isa, left, right, tile, used, |part, first, tile| {
-                store(isa, tile, d.context, rows.start + part.start, first);
-            });
+            by_panels(
+                isa,
+                left,
+                right,
+                tile,
+                Store::plain(Place::new(d.context, &rows)),
+            );
         }
         lap.done(Part::AttentionOutputBackward);
     }
@@ -223,24 +227,17 @@ impl Backward<'_> {
     /// As for [`rows`](Backward::rows).
     unsafe fn activation(&self, rows: &Range<usize>, packed: &mut [f32], tile: &mut [f32]) {
         let (isa, form, z, d) = (self.isa, self.form, self.kept.intermediate, &self.d);
-        let (activation, accuracy) = (self.spec.activation, Accuracy::of(form));
-        let used = ahead([z, d.intermediate], rows);
         // SAFETY: as the caller says.
         unsafe {
             let left = left_side(isa, form, source(d.output_branch, rows.clone()), packed);
             let right = Right::Panels(self.output);
-            by_panels(isa, left, right, tile, used, |part, first, tile| {
-                let gradient = ActivationGradient {
-                    activation,
-                    accuracy,
-                    tile,
-                    rows: rows.start + part.start..rows.start + part.end,
-                    first,
-                    z,
-                    d: d.intermediate,
-                };
-                isa.run_in(d.intermediate.form, gradient);
-            });
+            let gradient = ActivationGradient {
+                activation: self.spec.activation,
+                accuracy: Accuracy::of(form),
+                z: Place::new(z, rows),
+                d: Place::new(d.intermediate, rows),
+            };
+            by_panels(isa, left, right, tile, gradient);
         }
     }
 }

@@ -1,16 +1,14 @@
 //! What is done with a layer's rows beside products, in training: residual sums with dropout and norm,
-//! the activation's derivative, and the ways between f32 and the form that is kept.
+//! and the ways between f32 and the form that is kept.
 
-use super::chain::{Accuracy, NormWeights, Tile};
+use super::chain::NormWeights;
 use super::dropout::{GROUP, RowDropout};
-use super::elementwise::activate;
 use super::gemm::Form;
 use super::isa::{Isa, Kernel};
 use super::layer::{RowDrops, row_dropout};
 use super::norm;
 use super::simd::{LANES, Simd};
 use super::view::View;
-use crate::backend::Activation;
 use std::ops::Range;
 
 /// `normed = norm(residual + dropout(branch))` for some rows; keeps the sum and its statistics.
@@ -206,57 +204,6 @@ unsafe fn write_dropped<S: Simd>(
             let values = from.chunks(LANES).zip(factors);
             for ((x, factor), to) in values.zip(to.chunks_mut(LANES)) {
                 S::write(to, S::mul(S::read(x), factor));
-            }
-        }
-    }
-}
-
-/// For a panel: `d = f'(z) · tile`, and `z = f(z)`.
-pub(super) struct ActivationGradient<'a> {
-    pub(super) activation: Activation,
-    pub(super) accuracy: Accuracy,
-    pub(super) tile: Tile<'a>,
-    pub(super) rows: Range<usize>,
-    /// First column.
-    pub(super) first: usize,
-    pub(super) z: View,
-    pub(super) d: View,
-}
-
-impl Kernel for ActivationGradient<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let (cols, form) = (self.tile.cols, self.z.form);
-        // No closure here: one that is not inlined would lack the instruction set.
-        let (activation, accuracy) = (self.activation, self.accuracy);
-        let lines = self.tile.values.chunks_exact(self.tile.stride);
-        for (tile, row) in lines.zip(self.rows.clone()) {
-            let tile = &tile[..cols];
-            let words = form.units(cols);
-            // SAFETY: in bounds by construction; whoever makes the kernel owns these rows.
-            let [z, d] = [self.z, self.d].map(|view| unsafe {
-                std::slice::from_raw_parts_mut(view.word(row, self.first), words)
-            });
-            if form == Form::Bf16 {
-                let places = z.chunks_mut(LANES).zip(d.chunks_mut(LANES));
-                for (dy, (z, d)) in tile.chunks(2 * LANES).zip(places) {
-                    let (first, second) = S::values_bf16(S::read(z));
-                    let (first, first_slope) = activate::<S>(activation, accuracy, first);
-                    let (second, second_slope) = activate::<S>(activation, accuracy, second);
-                    S::write(z, S::row_bf16(first, second));
-                    let high = S::read(&dy[dy.len().min(LANES)..]);
-                    let low = S::mul(first_slope, S::read(dy));
-                    S::write(d, S::row_bf16(low, S::mul(second_slope, high)));
-                }
-            } else {
-                let places = z.chunks_mut(LANES).zip(d.chunks_mut(LANES));
-                for (dy, (z, d)) in tile.chunks(LANES).zip(places) {
-                    let (value, slope) = activate::<S>(activation, accuracy, S::read(z));
-                    S::write(z, value);
-                    S::write(d, S::mul(slope, S::read(dy)));
-                }
             }
         }
     }

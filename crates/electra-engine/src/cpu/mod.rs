@@ -13,6 +13,7 @@ mod chain;
 mod clock;
 mod dropout;
 mod elementwise;
+mod finish;
 mod gemm;
 mod inference;
 mod isa;

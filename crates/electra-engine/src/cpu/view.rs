@@ -97,17 +97,6 @@ impl View {
             .wrapping_add(row * self.stride + self.form.units(col))
     }
 
-    /// Asks for columns `first .. first + cols` of some rows, which will be written: pieces of rows
-    /// that lie far apart do not come by themselves.
-    pub(crate) fn prefetch_to_write(&self, rows: Range<usize>, first: usize, cols: usize) {
-        for row in rows {
-            let from = self.word(row, first);
-            for word in (0..self.form.units(cols)).step_by(LINE) {
-                prefetch_to_write(from.wrapping_add(word));
-            }
-        }
-    }
-
     /// Whether the two share an element.
     pub(crate) fn overlaps(&self, other: &View) -> bool {
         self.slot == other.slot

@@ -3,10 +3,13 @@
 
 use super::super::linear::packed_step;
 use super::*;
+use crate::backend::Activation;
 use crate::cpu::buffer::Buffer;
+use crate::cpu::finish::{Accuracy, ActivationGradient, Place, Store, Taken};
 use crate::cpu::pack::{
     Columns, Source, pack_panel, pack_panel_int8, pack_rows_bf16, quantize_rows, zip_rows,
 };
+use crate::cpu::view::View;
 
 /// Rows, depth, columns.
 const SHAPES: [[usize; 3]; 8] = [
@@ -259,6 +262,117 @@ fn every_product_is_the_sum_of_its_terms_and_touches_nothing_else() {
                 if form != Form::Int8 {
                     let a = turned(isa, form, &x, [rows, depth]);
                     check(isa, form, shape, &a, "sum");
+                }
+            }
+        }
+    }
+}
+
+/// Some words, as places of results: of f32, or pairs of bf16.
+fn place(form: Form, words: &mut [f32], [rows, cols]: [usize; 2]) -> Place {
+    assert!(words.len() >= rows * form.units(cols));
+    Place::new(View::of(form, words.as_mut_ptr(), rows, cols), &(0..rows))
+}
+
+/// Lets `finish` of some places take a product's results, once all of them after the product and once
+/// as far as they are taken while it goes on, and compares what is in the places.
+fn check_finish<F: Finish>(
+    isa: Isa,
+    form: Form,
+    [rows, depth, cols]: [usize; 3],
+    to: Form,
+    finish: impl Fn([Place; 2]) -> F,
+) {
+    let x = values(rows * depth, 1);
+    let (a, b) = (
+        left(isa, form, &x, [rows, depth]),
+        right(isa, form, &values(depth * cols, 2), [depth, cols]),
+    );
+    let bias = values(cols, 3);
+    let panels = Panels::new(isa, form, b.words.as_ptr(), [form.units(depth), cols]);
+    let mut results = vec![0.0; rows * cols];
+    let product = |c: &mut [f32], c_stride| Product {
+        rows,
+        depth: form.units(depth),
+        a: a.words.as_ptr(),
+        row_step: a.row_step,
+        unit_step: a.unit_step,
+        b: panels,
+        first_unit: 0,
+        panels: 0..panels.count(),
+        c: c.as_mut_ptr(),
+        c_stride,
+        start: match form {
+            Form::Int8 => Start::Scaled {
+                rows: a.ranges.as_ptr(),
+                steps: b.steps.as_ptr(),
+                sums: b.sums.as_ptr(),
+                bias: bias.as_ptr(),
+            },
+            _ => Start::Bias(bias.as_ptr()),
+        },
+        ahead: 0..0,
+    };
+    let words = rows * to.units(cols);
+    let mut places = [0, 1].map(|_| [5, 6].map(|seed| values(words, seed)));
+    let finishes = places
+        .each_mut()
+        .map(|both| finish(both.each_mut().map(|words| place(to, words, [rows, cols]))));
+    // SAFETY: both sides and all places are as large as the shape says, and ours.
+    let done = unsafe {
+        product(&mut results, cols).run(isa, form);
+        product(&mut [0.0; FINISH_WORDS], PANEL).finish(isa, form, finishes[1])
+    };
+    for (finish, first) in finishes.into_iter().zip([0, done]) {
+        isa.run_in(
+            to,
+            Taken {
+                finish,
+                values: &results[first * cols..],
+                stride: cols,
+                cols,
+                first: [first, 0],
+            },
+        );
+    }
+    let fills = isa.multiplies_tiles(form) && cols.is_multiple_of(PANEL);
+    let fills = fills && form.units(depth).is_multiple_of(LANES) && form.units(depth) <= 512;
+    let what = format!("{isa:?} {form:?} to {to:?} {rows}×{depth}×{cols}");
+    assert_eq!(done, if fills { rows / LANES * LANES } else { 0 }, "{what}");
+    let [after, beside] =
+        places.map(|both| both.map(|words| words.iter().map(|x| x.to_bits()).collect::<Vec<_>>()));
+    assert!(after == beside, "{what}");
+}
+
+#[test]
+fn results_that_are_taken_while_the_product_goes_on_have_the_same_bits() {
+    for isa in Isa::available().into_iter().filter(|isa| isa.has_bf16()) {
+        for form in [Form::Bf16, Form::Int8] {
+            for [rows, depth, cols] in [
+                [1, 64, 64],
+                [16, 32, 64],
+                [33, 256, 192],
+                [128, 64, 128],
+                [79, 1024, 64],
+                [150, 320, 64],
+                [40, 70, 64],
+                [40, 64, 70],
+                [20, 4160, 64],
+            ] {
+                for to in [Form::F32, Form::Bf16] {
+                    let shape = [rows, depth, cols];
+                    let kind = (Activation::Gelu, Accuracy::Bf16);
+                    check_finish(isa, form, shape, to, |[plain, _]| Store::plain(plain));
+                    check_finish(isa, form, shape, to, |[plain, activated]| Store {
+                        plain: Some(plain),
+                        activated: Some((activated, kind.0, kind.1)),
+                    });
+                    check_finish(isa, form, shape, to, |[z, d]| ActivationGradient {
+                        activation: kind.0,
+                        accuracy: kind.1,
+                        z,
+                        d,
+                    });
                 }
             }
         }

@@ -1,0 +1,257 @@
+//! What becomes of a product's results where they are taken up, thirty-two values of a row at a time.
+//!
+//! The vectors do it while the results are in the L1 cache; with the matrix unit, while it multiplies
+//! on.
+
+use super::elementwise::activate;
+use super::gemm::{Form, PANEL};
+use super::isa::{Isa, Kernel};
+use super::simd::{LANES, Simd};
+use super::view::{LINE, View, prefetch_to_write};
+use crate::backend::Activation;
+use std::ops::Range;
+
+/// Values that are taken up at once.
+pub(super) const TAKEN: usize = 2 * LANES;
+
+/// What is done with results. Rows are counted from the first of the product's, columns from its own
+/// first.
+pub(super) trait Finish: Copy {
+    /// Form of what is written.
+    fn form(&self) -> Form;
+
+    /// Takes `count` ≤ [`TAKEN`] values of a row, from an even column on.
+    ///
+    /// # Safety
+    /// The row and column are the product's, and nobody else uses where they go to.
+    unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize);
+
+    /// Asks for where `count` values of a row go to.
+    fn ask(&self, row: usize, column: usize, count: usize);
+}
+
+/// How closely an activation is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accuracy {
+    /// As closely as f32 can.
+    F32,
+    /// As closely as products of bf16 or bytes can tell.
+    Bf16,
+}
+
+impl Accuracy {
+    /// What products of this form can tell.
+    pub(super) fn of(form: Form) -> Self {
+        match form {
+            Form::F32 => Accuracy::F32,
+            Form::Bf16 | Form::Int8 => Accuracy::Bf16,
+        }
+    }
+}
+
+/// Where rows of results lie.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    form: Form,
+    data: *mut f32,
+    /// Words from row to row.
+    stride: usize,
+}
+
+impl Place {
+    /// Some rows of a view.
+    pub(super) fn new(view: View, rows: &Range<usize>) -> Self {
+        assert!(rows.start < rows.end && rows.end <= view.rows);
+        Place {
+            form: view.form,
+            data: view.word(rows.start, 0),
+            stride: view.stride,
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self, row: usize, column: usize) -> *mut f32 {
+        self.data
+            .wrapping_add(row * self.stride + self.form.units(column))
+    }
+
+    /// # Safety
+    /// As for [`Finish::take`].
+    #[inline(always)]
+    unsafe fn read<S: Simd>(&self, row: usize, column: usize, count: usize) -> [S::V; 2] {
+        let words = self.form.units(count);
+        // SAFETY: as the caller says.
+        let from = unsafe { std::slice::from_raw_parts(self.at(row, column), words) };
+        if self.form == Form::Bf16 {
+            let (first, second) = S::values_bf16(S::read(from));
+            return [first, second];
+        }
+        [S::read(from), S::read(&from[words.min(LANES)..])]
+    }
+
+    /// # Safety
+    /// As for [`Finish::take`].
+    #[inline(always)]
+    unsafe fn write<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+        let words = self.form.units(count);
+        // SAFETY: as the caller says.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.at(row, column), words) };
+        if self.form == Form::Bf16 {
+            return S::write(to, S::row_bf16(values[0], values[1]));
+        }
+        let (first, second) = to.split_at_mut(words.min(LANES));
+        S::write(first, values[0]);
+        S::write(second, values[1]);
+    }
+
+    fn ask(&self, row: usize, column: usize, count: usize) {
+        let from = self.at(row, column);
+        for word in (0..self.form.units(count)).step_by(LINE) {
+            prefetch_to_write(from.wrapping_add(word));
+        }
+    }
+}
+
+/// Results to their place; through an activation to another, or there alone.
+#[derive(Clone, Copy)]
+pub(super) struct Store {
+    /// As they are.
+    pub(super) plain: Option<Place>,
+    pub(super) activated: Option<(Place, Activation, Accuracy)>,
+}
+
+impl Store {
+    /// As they are.
+    pub(super) fn plain(to: Place) -> Self {
+        Store {
+            plain: Some(to),
+            activated: None,
+        }
+    }
+}
+
+impl Finish for Store {
+    fn form(&self) -> Form {
+        let places = self
+            .plain
+            .into_iter()
+            .chain(self.activated.map(|(place, ..)| place));
+        match places.into_iter().any(|place| place.form == Form::Bf16) {
+            true => Form::Bf16,
+            false => Form::F32,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+        // SAFETY: as the caller says.
+        unsafe {
+            if let Some(place) = &self.plain {
+                place.write::<S>(values, row, column, count);
+            }
+            if let Some((place, activation, accuracy)) = self.activated {
+                let [first, second] = values;
+                let values = [
+                    activate::<S>(activation, accuracy, first).0,
+                    activate::<S>(activation, accuracy, second).0,
+                ];
+                place.write::<S>(values, row, column, count);
+            }
+        }
+    }
+
+    /// What goes through the activation is read again at once, and near.
+    fn ask(&self, row: usize, column: usize, count: usize) {
+        if let Some(place) = &self.plain {
+            place.ask(row, column, count);
+        }
+    }
+}
+
+/// Results are gradients by activated values: `d = f'(z) · result`, and `z = f(z)`.
+#[derive(Clone, Copy)]
+pub(super) struct ActivationGradient {
+    pub(super) activation: Activation,
+    pub(super) accuracy: Accuracy,
+    pub(super) z: Place,
+    pub(super) d: Place,
+}
+
+impl Finish for ActivationGradient {
+    fn form(&self) -> Form {
+        self.d.form
+    }
+
+    #[inline(always)]
+    unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+        // SAFETY: as the caller says.
+        unsafe {
+            let [first, second] = self.z.read::<S>(row, column, count);
+            let (first, first_slope) = activate::<S>(self.activation, self.accuracy, first);
+            let (second, second_slope) = activate::<S>(self.activation, self.accuracy, second);
+            self.z.write::<S>([first, second], row, column, count);
+            let d = [
+                S::mul(first_slope, values[0]),
+                S::mul(second_slope, values[1]),
+            ];
+            self.d.write::<S>(d, row, column, count);
+        }
+    }
+
+    fn ask(&self, row: usize, column: usize, count: usize) {
+        self.z.ask(row, column, count);
+        self.d.ask(row, column, count);
+    }
+}
+
+/// Results of some rows of a panel, which are taken up all at once.
+pub(super) struct Taken<'a, F> {
+    pub(super) finish: F,
+    /// `stride` words a row.
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+    /// Columns in use.
+    pub(super) cols: usize,
+    /// Row and column of the first.
+    pub(super) first: [usize; 2],
+}
+
+impl<F: Finish> Kernel for Taken<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let [first, column] = self.first;
+        for (values, row) in self.values.chunks_exact(self.stride.max(1)).zip(first..) {
+            let values = &values[..self.cols];
+            for (at, values) in values.chunks(TAKEN).enumerate() {
+                let pair = [S::read(values), S::read(&values[values.len().min(LANES)..])];
+                let column = column + at * TAKEN;
+                // SAFETY: whoever makes the kernel vouches for the places.
+                unsafe { self.finish.take::<S>(pair, row, column, values.len()) };
+            }
+        }
+    }
+}
+
+/// Rows of `cols` values to their place.
+///
+/// # Safety
+/// Nobody else uses it.
+pub(super) unsafe fn store_rows(isa: Isa, values: &[f32], cols: usize, to: Place) {
+    let taken = Taken {
+        finish: Store::plain(to),
+        values,
+        stride: cols,
+        cols,
+        first: [0; 2],
+    };
+    isa.run_in(to.form, taken);
+}
+
+/// Asks for where some rows of a panel go to.
+pub(super) fn ask_for<F: Finish>(finish: &F, rows: Range<usize>, column: usize, cols: usize) {
+    for row in rows {
+        finish.ask(row, column, cols.min(PANEL));
+    }
+}
