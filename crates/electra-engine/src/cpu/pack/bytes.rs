@@ -1,0 +1,132 @@
+//! Bytes: rows of activations, panels of weights.
+
+use super::Source;
+use crate::cpu::gemm::{Form, PANEL, Panels};
+use crate::cpu::isa::{Isa, Kernel};
+use crate::cpu::simd::{LANES, Simd};
+use crate::quantize::{quantize, row_step};
+
+/// Weights of a row that are made bytes at once.
+const QUANTIZED: usize = 256;
+/// Rows of f32 as bytes: a value stands for `step · byte + least`. `to` gets `rows` rows of
+/// `cols.div_ceil(4)` words, `step` words apart, `ranges` step and least value of each row.
+///
+/// # Safety
+/// The source can be read.
+pub(crate) unsafe fn quantize_rows(
+    isa: Isa,
+    source: Source,
+    step: usize,
+    to: &mut [f32],
+    ranges: &mut [f32],
+) {
+    assert!(source.form == Form::F32 && step >= source.cols.div_ceil(4));
+    assert!(to.len() == source.rows * step && ranges.len() == 2 * source.rows);
+    isa.run(Quantize {
+        source,
+        step,
+        to,
+        ranges,
+    });
+}
+
+struct Quantize<'a> {
+    source: Source,
+    step: usize,
+    to: &'a mut [f32],
+    ranges: &'a mut [f32],
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Source {
+            data, cols, stride, ..
+        } = self.source;
+        let units = cols.div_ceil(4);
+        let rows = self.to.chunks_exact_mut(self.step.max(1));
+        for (row, (to, range)) in rows.zip(self.ranges.chunks_exact_mut(2)).enumerate() {
+            let to = &mut to[..units];
+            // SAFETY: the caller of `quantize_rows` says that the source can be read.
+            let x = unsafe { std::slice::from_raw_parts(data.add(row * stride), cols) };
+            let (full, rest) = x.split_at(cols / LANES * LANES);
+            let (mut least, mut greatest) = (S::splat(f32::INFINITY), S::splat(f32::NEG_INFINITY));
+            let mut poison = S::splat(0.0);
+            for x in full.chunks_exact(LANES) {
+                let x = S::read(x);
+                least = S::min(least, x);
+                greatest = S::max(greatest, x);
+                poison = S::fma(x, S::splat(0.0), poison);
+            }
+            let (mut least, mut greatest) = (S::least(least), S::greatest(greatest));
+            let mut poison = S::sum(poison);
+            for &x in rest {
+                least = least.min(x);
+                greatest = greatest.max(x);
+                poison += x * 0.0;
+            }
+            // What is no number, or infinite, makes the step no number, and so all results.
+            let step = (greatest - least) / 255.0 + poison;
+            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+            range.copy_from_slice(&[step, least]);
+            let (scale, shift) = (S::splat(inverse), S::splat(least));
+            for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
+                let mut steps = [S::splat(0.0); 4];
+                for (i, steps) in steps.iter_mut().enumerate() {
+                    let x = S::read(&x[x.len().min(i * LANES)..]);
+                    *steps = S::mul(S::sub(x, shift), scale);
+                }
+                S::write(to, S::bytes(steps));
+            }
+        }
+    }
+}
+
+/// Packs panel `index` of `to` with the rows of a matrix of f32 as columns of bytes: a value stands
+/// for `step · byte`. `steps` and `sums` get the steps and the sums of the values that the bytes
+/// stand for, of every column of `to`.
+///
+/// # Safety
+/// The source can be read, and nobody else uses the panel and its part of steps and sums meanwhile.
+pub(crate) unsafe fn pack_panel_int8(
+    source: Source,
+    to: Panels,
+    index: usize,
+    steps: *mut f32,
+    sums: *mut f32,
+) {
+    assert!(source.form == Form::F32);
+    assert!(Form::Int8.units(source.cols) == to.depth && source.rows == to.cols);
+    let first = index * PANEL;
+    let (panel, unit_step, lanes_step) = (
+        to.at(index, 0).cast_mut(),
+        to.unit_step(index),
+        to.lanes_step(),
+    );
+    for j in 0..PANEL.min(to.cols - first) {
+        // SAFETY: as the caller says.
+        unsafe {
+            let from = source.data.add((first + j) * source.stride);
+            let row = std::slice::from_raw_parts(from, source.cols);
+            let step = row_step(row);
+            let mut sum = 0;
+            let mut bytes = [0; QUANTIZED];
+            for (chunk, row) in row.chunks(QUANTIZED).enumerate() {
+                bytes[row.len()..].fill(0);
+                sum += quantize(row, step, &mut bytes[..row.len()]);
+                let fours = bytes.chunks_exact(4).take(row.len().div_ceil(4));
+                for (unit, four) in fours.enumerate() {
+                    let word =
+                        u32::from_le_bytes([four[0], four[1], four[2], four[3]].map(|b| b as u8));
+                    let unit = chunk * (QUANTIZED / 4) + unit;
+                    let at = j / LANES * lanes_step + unit * unit_step + j % LANES;
+                    panel.add(at).write(f32::from_bits(word));
+                }
+            }
+            steps.add(first + j).write(step);
+            sums.add(first + j).write(step * sum as f32);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What the vectors do while the matrix unit multiplies: they take up the results of the block before.
+//!
+//! Each would wait for the other otherwise: a core looks some hundred instructions ahead, and taking up a
+//! block is thousands.
+
+use super::{BLOCK, DEPTH, Sides, sum};
+use crate::cpu::amx::{Dot, Fours, Pairs, SIDE, configure};
+use crate::cpu::finish::{Finish, TAKEN};
+use crate::cpu::gemm::{Form, PANEL, Product, Start};
+use crate::cpu::isa::Kernel;
+use crate::cpu::simd::{LANES, Simd};
+
+/// What the vectors do while the unit multiplies, a little after each step.
+pub(super) trait Beside {
+    /// # Safety
+    /// Whoever made it says what it uses.
+    unsafe fn some<S: Simd>(&mut self);
+}
+
+pub(super) struct Nothing;
+
+impl Beside for Nothing {
+    #[inline(always)]
+    unsafe fn some<S: Simd>(&mut self) {}
+}
+
+/// Results of a block of rows of a panel on their way, while those of the next are multiplied.
+struct Pending<'a, F> {
+    finish: &'a F,
+    start: Start,
+    /// `PANEL` words a row.
+    from: *const f32,
+    /// Row and column of the first, and of the first that is multiplied meanwhile.
+    first: [usize; 2],
+    next: [usize; 2],
+    /// Times [`TAKEN`] values, how many of them are done, and how many are taken after a step.
+    all: usize,
+    done: usize,
+    each: usize,
+}
+
+impl<F: Finish> Pending<'_, F> {
+    /// Takes what is left.
+    ///
+    /// # Safety
+    /// As for [`Finish::take`].
+    #[inline(always)]
+    unsafe fn rest<S: Simd>(&mut self) {
+        // SAFETY: as the caller says.
+        unsafe { self.until::<S>(self.all) };
+    }
+
+    /// # Safety
+    /// As for [`Finish::take`].
+    #[inline(always)]
+    unsafe fn until<S: Simd>(&mut self, end: usize) {
+        for index in self.done..end {
+            let (row, column) = (index / (PANEL / TAKEN), index % (PANEL / TAKEN) * TAKEN);
+            let [next_row, next_column] = self.next;
+            self.finish.ask(next_row + row, next_column + column, TAKEN);
+            let [first_row, first_column] = self.first;
+            // SAFETY: as the caller says.
+            unsafe {
+                let from = self.from.add(row * PANEL + column);
+                let (row, column) = (first_row + row, first_column + column);
+                let sums = [S::load(from), S::load(from.add(LANES))];
+                let values = [
+                    value::<S>(&self.start, sums[0], row, column),
+                    value::<S>(&self.start, sums[1], row, column + LANES),
+                ];
+                self.finish.take::<S>(values, row, column, TAKEN);
+            }
+        }
+        self.done = self.done.max(end);
+    }
+}
+
+impl<F: Finish> Beside for Pending<'_, F> {
+    #[inline(always)]
+    unsafe fn some<S: Simd>(&mut self) {
+        // SAFETY: whoever made it vouches for the places.
+        unsafe { self.until::<S>(self.all.min(self.done + self.each)) };
+    }
+}
+
+/// What a sum stands for.
+///
+/// # Safety
+/// As for [`Product::run`].
+#[inline(always)]
+unsafe fn value<S: Simd>(start: &Start, sum: S::V, row: usize, column: usize) -> S::V {
+    let Start::Scaled {
+        rows,
+        steps,
+        sums,
+        bias,
+    } = start
+    else {
+        return sum;
+    };
+    // SAFETY: as the caller says.
+    unsafe {
+        let (steps, sums) = (S::load(steps.add(column)), S::load(sums.add(column)));
+        let bias = S::load(bias.add(column));
+        let least = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);
+        let step = S::mul(S::splat(*rows.add(2 * row)), steps);
+        S::fma(S::from_int(sum), step, least)
+    }
+}
+
+/// A product whose results are taken up by the vectors while the unit multiplies on, as far as its
+/// sides fill registers.
+pub(in crate::cpu) struct FinishedTiles<F> {
+    product: Product,
+    form: Form,
+    finish: F,
+    rows: usize,
+}
+
+impl<F: Finish> FinishedTiles<F> {
+    /// The product's result is room for two blocks of rows of a panel.
+    pub(in crate::cpu) fn new(product: Product, form: Form, finish: F) -> Self {
+        let p = &product;
+        let fills = p.depth.is_multiple_of(SIDE) && p.depth <= DEPTH && p.depth > 0;
+        let fills = fills && p.b.cols.is_multiple_of(PANEL) && p.unit_step == 1;
+        let rows = if fills { p.rows / SIDE * SIDE } else { 0 };
+        FinishedTiles {
+            product,
+            form,
+            finish,
+            rows,
+        }
+    }
+
+    /// Rows whose results are taken up.
+    pub(in crate::cpu) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    #[inline(always)]
+    unsafe fn blocks<S: Simd, U: Dot>(&self) {
+        let p = &self.product;
+        let steps = p.depth / SIDE;
+        // A step of each half of the columns but the last one is followed by some.
+        let times = (PANEL / BLOCK) * (steps - 1).max(1);
+        let mut pending = Pending {
+            finish: &self.finish,
+            start: p.start,
+            from: p.c.cast_const(),
+            first: [0; 2],
+            next: [0; 2],
+            all: 0,
+            done: 0,
+            each: (BLOCK * PANEL / TAKEN).div_ceil(times),
+        };
+        let mut to = [p.c, p.c.wrapping_add(BLOCK * PANEL)];
+        for panel in p.panels.clone() {
+            let column = panel * PANEL;
+            let (b, b_next) = (p.b.at(panel, p.first_unit), p.b.lanes_step());
+            // The rows of a block are read from the L2 cache once for all columns of the panel.
+            for row in (0..self.rows).step_by(BLOCK) {
+                let count = BLOCK.min(self.rows - row);
+                pending.next = [row, column];
+                for first in (0..PANEL).step_by(BLOCK) {
+                    let sides = Sides {
+                        steps,
+                        a: p.a.wrapping_add(row * p.row_step),
+                        a_step: p.row_step,
+                        b: b.wrapping_add(first / SIDE * b_next),
+                        b_next,
+                    };
+                    let start = match p.start {
+                        Start::Bias(bias) => Some((bias.wrapping_add(column + first), 0)),
+                        _ => None,
+                    };
+                    let (to, beside) = (to[0].wrapping_add(first), &mut pending);
+                    // SAFETY: as for `Product::finish`, whose caller vouches for all memory.
+                    unsafe {
+                        match count > SIDE {
+                            true => {
+                                sum::<S, U, _, true, true>(start, sides, None, to, PANEL, beside)
+                            }
+                            false => {
+                                sum::<S, U, _, false, true>(start, sides, None, to, PANEL, beside)
+                            }
+                        }
+                    }
+                }
+                // SAFETY: as above.
+                unsafe { pending.rest::<S>() };
+                pending.from = to[0];
+                pending.first = [row, column];
+                (pending.all, pending.done) = (count * (PANEL / TAKEN), 0);
+                to.swap(0, 1);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { pending.rest::<S>() };
+    }
+}
+
+impl<F: Finish> Kernel for FinishedTiles<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        if self.rows == 0 {
+            return;
+        }
+        assert!(matches!(
+            self.product.start,
+            Start::Zero | Start::Bias(_) | Start::Scaled { .. }
+        ));
+        configure();
+        // SAFETY: the caller of `Product::finish` vouches for all memory.
+        unsafe {
+            match self.form {
+                Form::Bf16 => self.blocks::<S, Pairs>(),
+                Form::Int8 => self.blocks::<S, Fours>(),
+                Form::F32 => unreachable!("the unit has no products of f32"),
+            }
+        }
+    }
+}
