@@ -325,14 +325,18 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// Output of an encoder layer and the gradient by its input, for sequences of these numbers.
-fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
-    const HIDDEN: usize = 48;
+/// Output of an encoder layer of this width and intermediate width and the gradient by its input, for
+/// sequences of these numbers.
+fn through_a_layer(
+    backend: &mut Cpu,
+    [hidden, width]: [usize; 2],
+    sequences: &[usize],
+) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     const LENGTHS: [usize; 5] = [3, 130, 1, 57, 100];
     let spec = LayerSpec {
-        hidden: HIDDEN,
+        hidden,
         heads: 4,
-        intermediate: 80,
+        intermediate: width,
         activation: Activation::Gelu,
     };
     let mut layout = ParamLayout::new();
@@ -342,13 +346,13 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
         layout.register_linear(weight);
         Linear { weight, bias }
     };
-    let qkv = linear("qkv", 3 * HIDDEN, HIDDEN);
-    let attention_output = linear("attention_output", HIDDEN, HIDDEN);
-    let intermediate = linear("intermediate", 80, HIDDEN);
-    let output = linear("output", HIDDEN, 80);
+    let qkv = linear("qkv", 3 * hidden, hidden);
+    let attention_output = linear("attention_output", hidden, hidden);
+    let intermediate = linear("intermediate", width, hidden);
+    let output = linear("output", hidden, width);
     let norm = Norm {
-        weight: layout.push("norm.weight", &[HIDDEN], Init::Ones, 0),
-        bias: layout.push("norm.bias", &[HIDDEN], Init::Zeros, 0),
+        weight: layout.push("norm.weight", &[hidden], Init::Ones, 0),
+        bias: layout.push("norm.bias", &[hidden], Init::Zeros, 0),
         eps: 1e-12,
     };
     let layer = LayerParams {
@@ -370,7 +374,7 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
         cu.push(cu[cu.len() - 1] + len as u32);
         examples.extend(std::iter::repeat_n(s as u32, len));
         positions.extend(0..len as u32);
-        inputs.extend((0..len * HIDDEN).map(|i| wave(i * 7 + s * 1009) * 3.0));
+        inputs.extend((0..len * hidden).map(|i| wave(i * 7 + s * 1009) * 3.0));
     }
     let mut upload = |values: &[u32]| {
         let ints = backend.ints(values.len());
@@ -397,7 +401,7 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
     };
     let keep = backend.layer_arrays(&spec, tokens);
     let d = backend.layer_gradients(&spec, tokens);
-    let input = backend.array(tokens, HIDDEN);
+    let input = backend.array(tokens, hidden);
     backend.write(input, &inputs);
     backend.layer(
         &params,
@@ -422,10 +426,10 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
         &mut grads,
     );
     let mut split = |array: Array| {
-        let mut values = vec![0.0; tokens * HIDDEN];
+        let mut values = vec![0.0; tokens * hidden];
         backend.read(array, &mut values);
         cu.windows(2)
-            .map(|w| values[w[0] as usize * HIDDEN..w[1] as usize * HIDDEN].to_vec())
+            .map(|w| values[w[0] as usize * hidden..w[1] as usize * hidden].to_vec())
             .collect()
     };
     (split(keep.output), split(d.hidden))
@@ -435,14 +439,15 @@ fn through_a_layer(backend: &mut Cpu, sequences: &[usize]) -> (Vec<Vec<f32>>, Ve
 fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
     for (isa, precision) in kinds() {
         let mut backend = cpu(isa, precision, 2);
-        let (outputs, gradients) = through_a_layer(&mut backend, &[0, 1, 2, 3, 4]);
-        for s in 0..5 {
-            let (output, gradient) = through_a_layer(&mut backend, &[s]);
-            assert!(same_bits(&output[0], &outputs[s]), "{isa:?} output {s}");
-            assert!(
-                same_bits(&gradient[0], &gradients[s]),
-                "{isa:?} gradient {s}"
-            );
+        // The second fills the matrix unit's registers, but for the last rows of a sequence.
+        for widths in [[48, 80], [64, 128]] {
+            let (outputs, gradients) = through_a_layer(&mut backend, widths, &[0, 1, 2, 3, 4]);
+            for s in 0..5 {
+                let (output, gradient) = through_a_layer(&mut backend, widths, &[s]);
+                let what = format!("{isa:?} {precision:?} {widths:?} sequence {s}");
+                assert!(same_bits(&output[0], &outputs[s]), "output of {what}");
+                assert!(same_bits(&gradient[0], &gradients[s]), "gradient of {what}");
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::rows::{Cells, Row, file_text};
 use crate::read::ReadError;
 
-/// What IMDb calls the folder of reviews that have no label.
+/// What IMDb calls the folder of reviews that have no label; it is no label anywhere.
 const UNLABELLED: &str = "unsup";
 
 /// The files of a directory's folders, folder by folder, each in order of its name.
@@ -23,25 +23,37 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    /// Looks at what there is. Hidden files, files beside the folders and folders inside them are
-    /// left out.
+    /// Looks at what there is. Hidden files and files beside the folders are left out.
+    ///
+    /// # Errors
+    /// Folders without a file, or with folders in them: a directory that is one too high.
     pub(super) fn open(dir: &Path, lossy: bool) -> Result<Self, ReadError> {
+        let wrong = |what: String| ReadError::Record {
+            path: dir.into(),
+            place: "folders".into(),
+            what,
+        };
         let mut files = Vec::new();
         for (label, folder) in entries(dir, true)? {
-            if label != UNLABELLED {
-                let texts = entries(&folder, false)?;
-                files.extend(texts.into_iter().map(|(_, path)| (label.clone(), path)));
+            if label == UNLABELLED {
+                continue;
             }
+            if let Some((inner, _)) = entries(&folder, true)?.first() {
+                return Err(wrong(format!(
+                    "{label} holds another folder, {inner}; give the directory whose folders are \
+                     called as the labels, such as {}",
+                    folder.display()
+                )));
+            }
+            let texts = entries(&folder, false)?;
+            files.extend(texts.into_iter().map(|(_, path)| (label.clone(), path)));
         }
         if files.is_empty() {
-            return Err(ReadError::Record {
-                path: dir.into(),
-                place: "folders".into(),
-                what:
-                    "it is a directory, but none of its folders holds a file; give a file, or the \
-                       directory whose folders are called as the labels and hold a file a text"
-                        .into(),
-            });
+            return Err(wrong(format!(
+                "it is a directory, but none of its folders ({UNLABELLED} has no labels) holds a \
+                 file; give a file, or the directory whose folders are called as the labels and \
+                 hold a file a text"
+            )));
         }
         Ok(Folders {
             files: files.into_iter(),

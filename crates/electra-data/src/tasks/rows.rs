@@ -247,6 +247,13 @@ impl Rows {
         lossy: bool,
     ) -> Result<Self, ReadError> {
         if path.is_dir() {
+            if format.is_some() {
+                return Err(ReadError::Record {
+                    path: path.into(),
+                    place: "name".into(),
+                    what: "it is a directory, whose files are text; leave --format out".into(),
+                });
+            }
             return Ok(Rows {
                 path: path.into(),
                 source: Source::Folders(Folders::open(path, lossy)?),

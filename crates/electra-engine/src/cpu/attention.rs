@@ -15,12 +15,14 @@ use crate::rng::Purpose;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-/// Queries that are taken through the products together, at most. The matrix unit takes so little for
-/// them that what each product begins with counts.
+/// Queries that are taken through the products together, at most.
 const QUERIES: usize = 48;
+/// The same for the matrix unit, which takes so little for them that what each product begins with
+/// counts.
 const QUERIES_OF_TILES: usize = 128;
 
-fn queries(isa: Isa, form: Form) -> usize {
+/// Which of the two.
+fn queries_together(isa: Isa, form: Form) -> usize {
     match isa.multiplies_tiles(form) {
         true => QUERIES_OF_TILES,
         false => QUERIES,
@@ -198,7 +200,7 @@ pub(super) struct HeadRoom<'a> {
 impl<'a> HeadRoom<'a> {
     /// Words that sequences of up to `len` tokens need.
     pub(super) fn words(isa: Isa, form: Form, len: usize, size: usize) -> [usize; 4] {
-        let queries = queries(isa, form).min(len);
+        let queries = queries_together(isa, form).min(len);
         [
             Panels::words(form.units(size), len),
             Panels::words(form.units(len), size),
@@ -221,7 +223,8 @@ impl<'a> HeadRoom<'a> {
 /// query's log of the sum of exponentials.
 ///
 /// # Safety
-/// q, k, v can be read; nobody else uses the head's rows and columns of `to` and of `log_sum`.
+/// q, k, v can be read; nobody else uses these queries' rows of the head's columns of `to` and of
+/// `log_sum`.
 pub(super) unsafe fn attend_head(
     isa: Isa,
     form: Form,
@@ -244,7 +247,7 @@ pub(super) unsafe fn attend_head(
     unsafe {
         let keys = pack_head(isa, form, head.source(k, 0..len), Columns::Rows, keys);
         let values = pack_head(isa, form, head.source(v, 0..len), Columns::Columns, values);
-        let together = self::queries(isa, form);
+        let together = queries_together(isa, form);
         for first in queries.clone().step_by(together) {
             let block = first..queries.end.min(first + together);
             let left = head.source(q, block.clone());
@@ -455,6 +458,7 @@ impl Cpu {
         let all = Heads::new(&self.ints, sequences, heads, y, dropout);
         let [q, k, v, y, log_sum] = [q, k, v, y, log_sum].map(|a| self.view(a));
         assert!([q, k, v, log_sum].iter().all(|a| !a.overlaps(&y)));
+        assert!(k.form == q.form && v.form == q.form);
         let isa = self.isa;
         self.pool.run(all.tasks(), |task, scratch| {
             let head = all.task(task);

@@ -42,7 +42,7 @@ impl Kernel for SoftmaxBackward<'_> {
         let scores = self.scores.chunks_mut(self.stride);
         let rows = scores.zip(self.gradient.chunks_mut(self.stride));
         for (((s, d), &mean), t) in rows.zip(self.means).zip(self.first..) {
-            // SAFETY: whoever makes the kernel owns the head's column.
+            // SAFETY: whoever makes the kernel says that nobody writes to the head's column.
             let log_sum = unsafe { self.log_sum.at(self.head.start + t, self.head.index).read() };
             let dropout = self.head.row_dropout(t);
             let (s, d) = (&mut s[..len], &mut d[..len]);
@@ -184,6 +184,7 @@ impl Cpu {
             assert!([q, k, v, y, log_sum, dy].iter().all(|a| !a.overlaps(d)));
             assert!(d.form == q.form && y.form == q.form && dy.form == q.form);
         }
+        assert!(k.form == q.form && v.form == q.form);
         let [dq, dk, dv] = &d_qkv;
         assert!(!dq.overlaps(dk) && !dq.overlaps(dv) && !dk.overlaps(dv));
         let (isa, form, clock) = (self.isa, q.form, &self.clock);

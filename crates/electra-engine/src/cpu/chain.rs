@@ -3,7 +3,7 @@
 //! residual sums with their norm, activations.
 
 use super::finish::{Finish, Taken, ask_for};
-use super::gemm::{FINISH_WORDS, Form, PANEL, Panels, Product, Start};
+use super::gemm::{BESIDE_WORDS, Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::Left;
 use super::norm;
@@ -21,6 +21,8 @@ const MIN_ROWS: usize = 24;
 const MAX_ROWS: usize = 132;
 /// Rows of a tile of results that are taken up at once: it stays in the L1 cache.
 const TILE_ROWS: usize = 24;
+/// The same for products of the matrix unit that do not fill its registers, in whole blocks.
+const TILE_ROWS_OF_TILES: usize = 2 * LANES;
 
 /// Rows that are taken through a chain at once, at most: as many as the L2 cache allows, since the
 /// weights of a layer come by once for each block.
@@ -173,7 +175,7 @@ impl Right<'_> {
 /// Words of scratch that [`by_panels`] needs.
 pub(super) fn tile_words(isa: Isa) -> usize {
     match isa.has_tiles() {
-        true => FINISH_WORDS.max(TILE_ROWS * PANEL),
+        true => BESIDE_WORDS.max(TILE_ROWS_OF_TILES * PANEL),
         false => TILE_ROWS * PANEL,
     }
 }
@@ -181,7 +183,10 @@ pub(super) fn tile_words(isa: Isa) -> usize {
 /// A product for a block of rows whose results are taken up panel by panel, some rows at a time.
 ///
 /// # Safety
-/// Both sides and the bias can be read, and `finish` may take all results.
+/// Both sides and the bias can be read, and nobody else uses the places of `finish`.
+///
+/// # Panics
+/// If these are not as large as the results.
 pub(super) unsafe fn by_panels<F: Finish>(
     isa: Isa,
     left: Left,
@@ -190,17 +195,21 @@ pub(super) unsafe fn by_panels<F: Finish>(
     finish: F,
 ) {
     let panels = right.panels();
+    assert!(tile.len() >= tile_words(isa) && finish.fits(left.rows, panels.cols));
     let whole = product(left, panels, right.start(&left), tile.as_mut_ptr(), PANEL);
-    assert!(tile.len() >= tile_words(isa));
     // SAFETY: as the caller says; the tile is large enough.
-    let done = unsafe { whole.finish(isa, left.form, finish) };
+    let done = unsafe { whole.run_beside(isa, left.form, finish) };
     if done == left.rows {
         return;
     }
     let (rows, left) = (left.rows - done, left.part(done..left.rows));
-    let parts = rows.div_ceil(TILE_ROWS);
+    let size = match isa.multiplies_tiles(left.form) {
+        true => TILE_ROWS_OF_TILES,
+        false => TILE_ROWS,
+    };
+    let parts = rows.div_ceil(size);
     let ask = |panel: usize, index: usize| {
-        let (part, column) = (part(rows, TILE_ROWS, index), panel * PANEL);
+        let (part, column) = (part(rows, size, index), panel * PANEL);
         let cols = PANEL.min(panels.cols - column);
         ask_for(&finish, done + part.start..done + part.end, column, cols);
     };
@@ -213,7 +222,7 @@ pub(super) unsafe fn by_panels<F: Finish>(
                 _ if panel + 1 < panels.count() => ask(panel + 1, 0),
                 _ => {}
             }
-            let rows = part(rows, TILE_ROWS, index);
+            let rows = part(rows, size, index);
             let left = left.part(rows.clone());
             let to = tile.as_mut_ptr().wrapping_sub(column);
             let words = left.units * PANEL;

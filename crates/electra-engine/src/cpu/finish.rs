@@ -4,7 +4,7 @@
 //! on.
 
 use super::elementwise::activate;
-use super::gemm::{Form, PANEL};
+use super::gemm::Form;
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 use super::view::{LINE, View, prefetch_to_write};
@@ -14,16 +14,19 @@ use std::ops::Range;
 /// Values that are taken up at once.
 pub(super) const TAKEN: usize = 2 * LANES;
 
-/// What is done with results. Rows are counted from the first of the product's, columns from its own
-/// first.
+/// What is done with results. Rows and columns are counted from the product's first.
 pub(super) trait Finish: Copy {
-    /// Form of what is written.
+    /// Form of what is read and written, which decides the instruction set.
     fn form(&self) -> Form;
 
-    /// Takes `count` ≤ [`TAKEN`] values of a row, from an even column on.
+    /// Whether the places have room for so many rows and columns.
+    fn fits(&self, rows: usize, cols: usize) -> bool;
+
+    /// Takes `count` ≤ [`TAKEN`] values of a row, from an even column on. It is `#[inline(always)]`, and
+    /// so is what it calls with vectors: a part of a kernel that is not inlined lacks the instruction set.
     ///
     /// # Safety
-    /// The row and column are the product's, and nobody else uses where they go to.
+    /// The places [`fit`](Finish::fits) the row and the columns, and nobody else uses them.
     unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize);
 
     /// Asks for where `count` values of a row go to.
@@ -54,6 +57,8 @@ impl Accuracy {
 pub(super) struct Place {
     form: Form,
     data: *mut f32,
+    rows: usize,
+    cols: usize,
     /// Words from row to row.
     stride: usize,
 }
@@ -65,8 +70,14 @@ impl Place {
         Place {
             form: view.form,
             data: view.word(rows.start, 0),
+            rows: rows.len(),
+            cols: view.cols,
             stride: view.stride,
         }
+    }
+
+    fn fits(&self, rows: usize, cols: usize) -> bool {
+        rows <= self.rows && cols <= self.cols
     }
 
     #[inline(always)]
@@ -128,18 +139,23 @@ impl Store {
             activated: None,
         }
     }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let activated = self.activated.map(|(place, ..)| place);
+        self.plain.into_iter().chain(activated)
+    }
 }
 
 impl Finish for Store {
     fn form(&self) -> Form {
-        let places = self
-            .plain
-            .into_iter()
-            .chain(self.activated.map(|(place, ..)| place));
-        match places.into_iter().any(|place| place.form == Form::Bf16) {
+        match self.places().any(|place| place.form == Form::Bf16) {
             true => Form::Bf16,
             false => Form::F32,
         }
+    }
+
+    fn fits(&self, rows: usize, cols: usize) -> bool {
+        self.places().all(|place| place.fits(rows, cols))
     }
 
     #[inline(always)]
@@ -168,7 +184,8 @@ impl Finish for Store {
     }
 }
 
-/// Results are gradients by activated values: `d = f'(z) · result`, and `z = f(z)`.
+/// Results are gradients by activated values: `d = f'(z) · result`, and `z = f(z)`. Both places have one
+/// form.
 #[derive(Clone, Copy)]
 pub(super) struct ActivationGradient {
     pub(super) activation: Activation,
@@ -179,7 +196,12 @@ pub(super) struct ActivationGradient {
 
 impl Finish for ActivationGradient {
     fn form(&self) -> Form {
+        assert!(self.z.form == self.d.form);
         self.d.form
+    }
+
+    fn fits(&self, rows: usize, cols: usize) -> bool {
+        self.z.fits(rows, cols) && self.d.fits(rows, cols)
     }
 
     #[inline(always)]
@@ -238,7 +260,11 @@ impl<F: Finish> Kernel for Taken<'_, F> {
 ///
 /// # Safety
 /// Nobody else uses it.
+///
+/// # Panics
+/// If it has fewer rows or columns.
 pub(super) unsafe fn store_rows(isa: Isa, values: &[f32], cols: usize, to: Place) {
+    assert!(to.fits(values.len() / cols.max(1), cols));
     let taken = Taken {
         finish: Store::plain(to),
         values,
@@ -252,6 +278,6 @@ pub(super) unsafe fn store_rows(isa: Isa, values: &[f32], cols: usize, to: Place
 /// Asks for where some rows of a panel go to.
 pub(super) fn ask_for<F: Finish>(finish: &F, rows: Range<usize>, column: usize, cols: usize) {
     for row in rows {
-        finish.ask(row, column, cols.min(PANEL));
+        finish.ask(row, column, cols);
     }
 }

@@ -162,15 +162,19 @@ pub(crate) struct Product {
 }
 
 impl Product {
+    fn check(&self, isa: Isa, form: Form) {
+        assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
+        assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
+        assert!(self.b.tiles == isa.multiplies_tiles(form));
+    }
+
     /// Computes the product.
     ///
     /// # Safety
     /// The left side, the panels and the bias can be read, the result written, and nobody else
     /// writes to the former or uses the latter meanwhile.
     pub(crate) unsafe fn run(self, isa: Isa, form: Form) {
-        assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
-        assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
-        assert!(self.b.tiles == isa.multiplies_tiles(form));
+        self.check(isa, form);
         #[cfg(target_arch = "x86_64")]
         if isa.multiplies_tiles(form) {
             return isa.run_bf16(Tiles(self, form));
@@ -181,20 +185,19 @@ impl Product {
             Form::Int8 => isa.run_int8(Blocked::<Int8>(self, PhantomData)),
         }
     }
-}
 
-/// Words of room that [`Product::finish`] needs: two blocks of 32 rows of a panel.
-pub(crate) const FINISH_WORDS: usize = 2 * 2 * LANES * PANEL;
-
-impl Product {
     /// Lets `finish` take the results of the first rows while the next are multiplied, as far as the
-    /// matrix unit can; says how many rows that were. The result is [`FINISH_WORDS`] of room.
+    /// matrix unit can; says how many rows that were. The result is [`BESIDE_WORDS`] of room, of `PANEL`
+    /// words a row, and nothing is asked for ahead.
     ///
     /// # Safety
     /// As for [`run`](Product::run), and for [`Finish::take`] of all results.
-    pub(crate) unsafe fn finish<F: Finish>(self, isa: Isa, form: Form, finish: F) -> usize {
-        assert!(self.first_unit + self.depth <= self.b.depth && self.panels.end <= self.b.count());
-        assert!(matches!(self.start, Start::Scaled { .. }) == (form == Form::Int8));
+    ///
+    /// # Panics
+    /// If the product starts from what stands in the result.
+    pub(crate) unsafe fn run_beside<F: Finish>(self, isa: Isa, form: Form, finish: F) -> usize {
+        self.check(isa, form);
+        assert!(!matches!(self.start, Start::Sum) && self.c_stride == PANEL);
         #[cfg(target_arch = "x86_64")]
         if isa.multiplies_tiles(form) {
             let tiles = FinishedTiles::new(self, form, finish);
@@ -206,6 +209,9 @@ impl Product {
         0
     }
 }
+
+/// Words of room that [`Product::run_beside`] needs: two blocks of 32 rows of a panel.
+pub(crate) const BESIDE_WORDS: usize = 2 * 2 * LANES * PANEL;
 
 /// A word's arithmetic.
 trait Unit {

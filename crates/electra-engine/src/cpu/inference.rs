@@ -118,7 +118,7 @@ impl Run<'_> {
             let place = Place::new(to.qkv, &(first..first + rows.len()));
             let right = Right::Weight(&layer.qkv);
             match self.attention {
-                // Nothing is left to be done with them.
+                // Results that stay f32 go straight to their place.
                 Form::F32 => multiply_rows(
                     self.isa,
                     left,

@@ -218,14 +218,10 @@ impl Forward<'_> {
                 Place::new(kept.attention_normed, &rows),
             );
             lap.done(Part::Norm);
+            let (form_kept, cols) = (kept.intermediate.form, spec.intermediate);
+            let middle = View::of(form_kept, middle.as_mut_ptr(), count, cols);
             self.activate(&rows, packed, tile, middle);
             lap.done(Part::Intermediate);
-            let middle = View::of(
-                kept.intermediate.form,
-                middle.as_mut_ptr(),
-                count,
-                spec.intermediate,
-            );
             let left = left_side(isa, form, source(middle, 0..count), wide);
             let to = branch.as_mut_ptr();
             multiply_rows(isa, left, &self.weights.output, to, hidden);
@@ -256,19 +252,17 @@ impl Forward<'_> {
         rows: &Range<usize>,
         packed: &mut [f32],
         tile: &mut [f32],
-        middle: &mut [f32],
+        middle: View,
     ) {
         let (isa, form, kept) = (self.isa, self.form, &self.kept);
-        let to = kept.intermediate;
         // SAFETY: as the caller says.
         unsafe {
             let normed = source(kept.attention_normed, rows.clone());
             let left = left_side(isa, form, normed, packed);
             let right = Right::Weight(&self.weights.intermediate);
-            let middle = View::of(to.form, middle.as_mut_ptr(), rows.len(), to.cols);
             let activated = Place::new(middle, &(0..rows.len()));
             let store = Store {
-                plain: Some(Place::new(to, rows)),
+                plain: Some(Place::new(kept.intermediate, rows)),
                 activated: Some((activated, self.spec.activation, Accuracy::of(form))),
             };
             by_panels(isa, left, right, tile, store);

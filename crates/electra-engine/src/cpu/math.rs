@@ -43,8 +43,8 @@ pub(crate) fn exp2<S: Simd>(x: S::V) -> S::V {
     S::scale(p, n)
 }
 
-/// `2^x` within 8e-5 of itself, for values that are rounded to bf16 next; 0 below −150, infinite from
-/// 128 on. Fitted to the least relative error for |f| ≤ 1/2.
+/// `2^x` for `x` below 255, within 8e-5 of itself, for values that are rounded to bf16 next; 0 below
+/// −150, infinite from 129 on. Fitted to the least relative error for |f| ≤ 1/2.
 #[inline(always)]
 pub(crate) fn exp2_bf16<S: Simd>(x: S::V) -> S::V {
     // Gives its second argument where that is not a number.
@@ -209,6 +209,8 @@ mod tests {
             let x = [f32::NEG_INFINITY, -151.0, 0.0, 3.0, 128.0, f32::INFINITY];
             isa.run(Map(&x, &mut y, 5));
             assert_eq!(y, [0.0, 0.0, 1.0, 8.0, f32::INFINITY, f32::INFINITY]);
+            isa.run(Map(&[f32::NEG_INFINITY, -151.0, 129.0], &mut y, 6));
+            assert_eq!(y[..3], [0.0, 0.0, f32::INFINITY], "{isa:?}");
             for which in [5, 6] {
                 isa.run(Map(&[f32::NAN], &mut y, which));
                 assert!(y[0].is_nan(), "{isa:?}");

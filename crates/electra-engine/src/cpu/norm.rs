@@ -13,6 +13,7 @@ const ROWS: usize = 64;
 /// Sums that are added to by turns.
 const SUMS: usize = 4;
 
+/// Their sum.
 #[inline(always)]
 fn total<S: Simd>([a, b, c, d]: [S::V; SUMS]) -> S::V {
     S::add(S::add(a, b), S::add(c, d))
@@ -79,7 +80,8 @@ impl Kernel for Forward<'_> {
 /// A row in its own place.
 #[inline(always)]
 pub(super) fn forward_in_place<S: Simd>(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
-    let [mean, scale] = stats::<S>(x, eps).map(S::splat);
+    let stats = stats::<S>(x, eps);
+    let (mean, scale) = (S::splat(stats[0]), S::splat(stats[1]));
     for ((x, w), b) in x
         .chunks_mut(LANES)
         .zip(weight.chunks(LANES))

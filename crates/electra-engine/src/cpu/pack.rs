@@ -131,8 +131,11 @@ trait Way {
     const SOURCE: Form;
 }
 
+/// f32 as they are.
 struct Exact;
+/// Pairs of bf16 as they are.
 struct Pairs;
+/// f32, rounded to pairs of bf16.
 struct Rounded;
 
 impl Way for Exact {
@@ -282,10 +285,10 @@ impl Kernel for PackRows {
         // SAFETY: the caller of `pack_rows` vouches for both sides, whose sizes it has compared.
         unsafe {
             match (self.form, self.source.form) {
-                (Form::F32, _) => self.rows::<S, Exact>(),
+                (Form::F32, Form::F32) => self.rows::<S, Exact>(),
                 (Form::Bf16, Form::Bf16) => self.rows::<S, Pairs>(),
-                (Form::Bf16, _) => self.rows::<S, Rounded>(),
-                (Form::Int8, _) => unreachable!("bytes are packed by `pack_panel_int8`"),
+                (Form::Bf16, Form::F32) => self.rows::<S, Rounded>(),
+                (to, from) => unreachable!("{from:?} is not packed as {to:?} here"),
             }
         }
     }
@@ -386,10 +389,10 @@ impl Kernel for Transpose {
         // SAFETY: the caller of `pack_panel` says that the source can be read and the panel is ours.
         unsafe {
             match (self.form, self.source.form) {
-                (Form::F32, _) => self.blocks::<S, Exact>(),
+                (Form::F32, Form::F32) => self.blocks::<S, Exact>(),
                 (Form::Bf16, Form::Bf16) => self.blocks::<S, Pairs>(),
-                (Form::Bf16, _) => self.blocks::<S, Rounded>(),
-                (Form::Int8, _) => unreachable!("bytes are packed by `pack_panel_int8`"),
+                (Form::Bf16, Form::F32) => self.blocks::<S, Rounded>(),
+                (to, from) => unreachable!("{from:?} is not packed as {to:?} here"),
             }
         }
     }
@@ -566,3 +569,6 @@ impl Kernel for ZipRows<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

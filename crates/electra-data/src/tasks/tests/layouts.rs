@@ -616,7 +616,6 @@ fn folders_called_as_labels_hold_a_file_a_text() {
     write("pos/10_9.txt", "\u{feff}fine\nand long\n".as_bytes());
     write("pos/2_8.txt", b"good");
     write("pos/.hidden", b"no text");
-    write("pos/deeper/1.txt", b"not looked at");
     write("neg/0_1", b"bad");
     write("unsup/0_0.txt", b"who knows");
     write("labels.txt", b"beside the folders");
@@ -641,6 +640,28 @@ fn folders_called_as_labels_hold_a_file_a_text() {
     ];
     let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
     assert_eq!(found, expected);
+
+    let refused = |path: &std::path::Path, format| {
+        let options = OpenOptions {
+            format,
+            ..OpenOptions::default()
+        };
+        let refused = Examples::read_all(&spec, path, options).unwrap_err();
+        refused.to_string()
+    };
+    let message = refused(dir.path(), Some(crate::read::Format::Csv));
+    assert!(message.contains("--format"), "{message}");
+    let write_above = |name: &str| write(&format!("above/{name}"), b"one too high");
+    write_above("train/pos/1.txt");
+    write_above("test/pos/1.txt");
+    let message = refused(&dir.path().join("above"), None);
+    assert!(message.contains("above/test"), "{message}");
+    write("none/unsup/1.txt", b"no label");
+    let message = refused(&dir.path().join("none"), None);
+    assert!(message.contains("unsup"), "{message}");
+    for made in ["above", "none"] {
+        std::fs::remove_dir_all(dir.path().join(made)).unwrap();
+    }
 
     write("pos/3_7.txt", b"broken \xff");
     let refused = Examples::read_all(&spec, dir.path(), OpenOptions::default()).unwrap_err();

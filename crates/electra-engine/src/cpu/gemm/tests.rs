@@ -281,6 +281,7 @@ fn check_finish<F: Finish>(
     form: Form,
     [rows, depth, cols]: [usize; 3],
     to: Form,
+    biased: bool,
     finish: impl Fn([Place; 2]) -> F,
 ) {
     let x = values(rows * depth, 1);
@@ -309,7 +310,8 @@ fn check_finish<F: Finish>(
                 sums: b.sums.as_ptr(),
                 bias: bias.as_ptr(),
             },
-            _ => Start::Bias(bias.as_ptr()),
+            _ if biased => Start::Bias(bias.as_ptr()),
+            _ => Start::Zero,
         },
         ahead: 0..0,
     };
@@ -321,7 +323,7 @@ fn check_finish<F: Finish>(
     // SAFETY: both sides and all places are as large as the shape says, and ours.
     let done = unsafe {
         product(&mut results, cols).run(isa, form);
-        product(&mut [0.0; FINISH_WORDS], PANEL).finish(isa, form, finishes[1])
+        product(&mut [0.0; BESIDE_WORDS], PANEL).run_beside(isa, form, finishes[1])
     };
     for (finish, first) in finishes.into_iter().zip([0, done]) {
         isa.run_in(
@@ -362,12 +364,12 @@ fn results_that_are_taken_while_the_product_goes_on_have_the_same_bits() {
                 for to in [Form::F32, Form::Bf16] {
                     let shape = [rows, depth, cols];
                     let kind = (Activation::Gelu, Accuracy::Bf16);
-                    check_finish(isa, form, shape, to, |[plain, _]| Store::plain(plain));
-                    check_finish(isa, form, shape, to, |[plain, activated]| Store {
+                    check_finish(isa, form, shape, to, true, |[plain, _]| Store::plain(plain));
+                    check_finish(isa, form, shape, to, true, |[plain, activated]| Store {
                         plain: Some(plain),
                         activated: Some((activated, kind.0, kind.1)),
                     });
-                    check_finish(isa, form, shape, to, |[z, d]| ActivationGradient {
+                    check_finish(isa, form, shape, to, false, |[z, d]| ActivationGradient {
                         activation: kind.0,
                         accuracy: kind.1,
                         z,

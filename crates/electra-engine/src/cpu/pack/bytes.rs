@@ -8,6 +8,7 @@ use crate::quantize::{quantize, row_step};
 
 /// Weights of a row that are made bytes at once.
 const QUANTIZED: usize = 256;
+
 /// Rows of f32 as bytes: a value stands for `step · byte + least`. `to` gets `rows` rows of
 /// `cols.div_ceil(4)` words, `step` words apart, `ranges` step and least value of each row.
 ///

@@ -84,7 +84,8 @@ impl Kernel for PackStrip<'_> {
         unsafe {
             match self.source.form {
                 Form::Bf16 => self.strip::<S, Pairs>(),
-                _ => self.strip::<S, Rounded>(),
+                Form::F32 => self.strip::<S, Rounded>(),
+                Form::Int8 => unreachable!("bytes are no left side that is turned"),
             }
         }
     }

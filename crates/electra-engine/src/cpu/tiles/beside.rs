@@ -6,7 +6,7 @@
 use super::{BLOCK, DEPTH, Sides, sum};
 use crate::cpu::amx::{Dot, Fours, Pairs, SIDE, configure};
 use crate::cpu::finish::{Finish, TAKEN};
-use crate::cpu::gemm::{Form, PANEL, Product, Start};
+use crate::cpu::gemm::{BESIDE_WORDS, Form, PANEL, Product, Start};
 use crate::cpu::isa::Kernel;
 use crate::cpu::simd::{LANES, Simd};
 
@@ -17,6 +17,7 @@ pub(super) trait Beside {
     unsafe fn some<S: Simd>(&mut self);
 }
 
+/// Products whose results are taken up later.
 pub(super) struct Nothing;
 
 impl Beside for Nothing {
@@ -43,7 +44,7 @@ impl<F: Finish> Pending<'_, F> {
     /// Takes what is left.
     ///
     /// # Safety
-    /// As for [`Finish::take`].
+    /// As for [`until`](Pending::until).
     #[inline(always)]
     unsafe fn rest<S: Simd>(&mut self) {
         // SAFETY: as the caller says.
@@ -51,7 +52,7 @@ impl<F: Finish> Pending<'_, F> {
     }
 
     /// # Safety
-    /// As for [`Finish::take`].
+    /// As for [`Finish::take`]; the results, and of bytes the scales, can be read.
     #[inline(always)]
     unsafe fn until<S: Simd>(&mut self, end: usize) {
         for index in self.done..end {
@@ -78,7 +79,7 @@ impl<F: Finish> Pending<'_, F> {
 impl<F: Finish> Beside for Pending<'_, F> {
     #[inline(always)]
     unsafe fn some<S: Simd>(&mut self) {
-        // SAFETY: whoever made it vouches for the places.
+        // SAFETY: whoever made it vouches for places and results.
         unsafe { self.until::<S>(self.all.min(self.done + self.each)) };
     }
 }
@@ -107,6 +108,8 @@ unsafe fn value<S: Simd>(start: &Start, sum: S::V, row: usize, column: usize) ->
         S::fma(S::from_int(sum), step, least)
     }
 }
+
+const _: () = assert!(BESIDE_WORDS == 2 * BLOCK * PANEL && PANEL.is_multiple_of(TAKEN));
 
 /// A product whose results are taken up by the vectors while the unit multiplies on, as far as its
 /// sides fill registers.
@@ -137,6 +140,8 @@ impl<F: Finish> FinishedTiles<F> {
         self.rows
     }
 
+    /// # Safety
+    /// As for [`Product::run_beside`].
     #[inline(always)]
     unsafe fn blocks<S: Simd, U: Dot>(&self) {
         let p = &self.product;
@@ -174,7 +179,7 @@ impl<F: Finish> FinishedTiles<F> {
                         _ => None,
                     };
                     let (to, beside) = (to[0].wrapping_add(first), &mut pending);
-                    // SAFETY: as for `Product::finish`, whose caller vouches for all memory.
+                    // SAFETY: as the caller says.
                     unsafe {
                         match count > SIDE {
                             true => {
@@ -207,12 +212,8 @@ impl<F: Finish> Kernel for FinishedTiles<F> {
         if self.rows == 0 {
             return;
         }
-        assert!(matches!(
-            self.product.start,
-            Start::Zero | Start::Bias(_) | Start::Scaled { .. }
-        ));
         configure();
-        // SAFETY: the caller of `Product::finish` vouches for all memory.
+        // SAFETY: the caller of `Product::run_beside` vouches for all memory.
         unsafe {
             match self.form {
                 Form::Bf16 => self.blocks::<S, Pairs>(),
