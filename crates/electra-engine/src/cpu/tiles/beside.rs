@@ -9,6 +9,7 @@ use crate::cpu::finish::{Finish, TAKEN};
 use crate::cpu::gemm::{BESIDE_WORDS, Form, PANEL, Product, Start};
 use crate::cpu::isa::Kernel;
 use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::view::{LINE, prefetch};
 
 /// What the vectors do while the unit multiplies, a little after each step.
 pub(super) trait Beside {
@@ -38,6 +39,10 @@ struct Pending<'a, F> {
     all: usize,
     done: usize,
     each: usize,
+    /// What is left of the next panel to be asked for, and how many cache lines of it after a step: so
+    /// much stands between two of the unit's loads now that the core does not look far enough ahead.
+    ahead: *const f32,
+    lines: usize,
 }
 
 impl<F: Finish> Pending<'_, F> {
@@ -79,6 +84,10 @@ impl<F: Finish> Pending<'_, F> {
 impl<F: Finish> Beside for Pending<'_, F> {
     #[inline(always)]
     unsafe fn some<S: Simd>(&mut self) {
+        for _ in 0..self.lines {
+            prefetch(self.ahead);
+            self.ahead = self.ahead.wrapping_add(LINE);
+        }
         // SAFETY: whoever made it vouches for places and results.
         unsafe { self.until::<S>(self.all.min(self.done + self.each)) };
     }
@@ -157,11 +166,14 @@ impl<F: Finish> FinishedTiles<F> {
             all: 0,
             done: 0,
             each: (BLOCK * PANEL / TAKEN).div_ceil(times),
+            ahead: p.b.data,
+            lines: (p.depth * PANEL / LINE).div_ceil(times * self.rows.div_ceil(BLOCK)),
         };
         let mut to = [p.c, p.c.wrapping_add(BLOCK * PANEL)];
         for panel in p.panels.clone() {
             let column = panel * PANEL;
             let (b, b_next) = (p.b.at(panel, p.first_unit), p.b.lanes_step());
+            pending.ahead = b.wrapping_add(PANEL * p.b.depth);
             // The rows of a block are read from the L2 cache once for all columns of the panel.
             for row in (0..self.rows).step_by(BLOCK) {
                 let count = BLOCK.min(self.rows - row);
