@@ -40,8 +40,8 @@ impl Folders {
             }
             if let Some((inner, _)) = entries(&folder, true)?.first() {
                 return Err(wrong(format!(
-                    "{label} holds another folder, {inner}; give the directory whose folders are \
-                     called as the labels, such as {}",
+                    "{} holds another folder, {inner}; give the directory whose folders are called \
+                     as the labels, which may be this one or one beside it",
                     folder.display()
                 )));
             }
