@@ -270,6 +270,8 @@ impl Rows {
                 "jsonl" | "ndjson" | "json" => Format::Jsonl,
                 "parquet" => Format::Parquet,
                 _ if path == Path::new("-") => Format::Tsv,
+                // Opening it says best what is wrong with it.
+                _ if !path.exists() => Format::Tsv,
                 _ => {
                     return Err(ReadError::Record {
                         path: path.into(),

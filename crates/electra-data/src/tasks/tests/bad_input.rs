@@ -447,6 +447,12 @@ fn unknown_tasks_and_kinds_of_files_are_named() {
         OpenOptions::default(),
     ));
     assert_has(&m, &["nowhere/a.tsv", "no such file"]);
+    let m = message(Examples::read_all(
+        &named("sst2"),
+        std::path::Path::new("nowhere"),
+        OpenOptions::default(),
+    ));
+    assert_has(&m, &["nowhere", "no such file"]);
     let folder = tempfile::tempdir().unwrap();
     let m = message(Examples::read_all(
         &named("imdb"),
