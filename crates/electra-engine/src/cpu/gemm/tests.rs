@@ -187,15 +187,21 @@ fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSid
     }
 }
 
-fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, start: &str) {
-    let b = right(isa, form, &values(depth * cols, 2), [depth, cols]);
-    let (bias, stride) = (values(cols, 3), cols + BEYOND);
-    let mut c = values(rows * stride, 4);
-    let before = c.clone();
-    let panels = Panels::new(isa, form, b.words.as_ptr(), [form.units(depth), cols]);
-    let product = Product {
+/// The product of two sides into `c`: from zero, from what stands there, or from a bias, of bytes always
+/// from that.
+fn product(
+    isa: Isa,
+    form: Form,
+    [rows, depth, cols]: [usize; 3],
+    (a, b): (&LeftSide, &RightSide),
+    (start, bias): (&str, &[f32]),
+    (c, c_stride): (&mut [f32], usize),
+) -> Product {
+    let units = form.units(depth);
+    let panels = Panels::new(isa, form, b.words.as_ptr(), [units, cols]);
+    Product {
         rows,
-        depth: form.units(depth),
+        depth: units,
         a: a.words.as_ptr(),
         row_step: a.row_step,
         unit_step: a.unit_step,
@@ -203,7 +209,7 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
         first_unit: 0,
         panels: 0..panels.count(),
         c: c.as_mut_ptr(),
-        c_stride: stride,
+        c_stride,
         start: match (form, start) {
             (Form::Int8, _) => Start::Scaled {
                 rows: a.ranges.as_ptr(),
@@ -216,7 +222,16 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
             _ => Start::Zero,
         },
         ahead: 0..0,
-    };
+    }
+}
+
+fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, start: &str) {
+    let b = right(isa, form, &values(depth * cols, 2), [depth, cols]);
+    let (bias, stride) = (values(cols, 3), cols + BEYOND);
+    let mut c = values(rows * stride, 4);
+    let before = c.clone();
+    let shape = [rows, depth, cols];
+    let product = product(isa, form, shape, (a, &b), (start, &bias), (&mut c, stride));
     // SAFETY: both sides and the result are as large as the shape says, and ours.
     unsafe { product.run(isa, form) };
     let lines = c.chunks_exact(stride).zip(before.chunks_exact(stride));
@@ -290,31 +305,11 @@ fn check_finish<F: Finish>(
         right(isa, form, &values(depth * cols, 2), [depth, cols]),
     );
     let bias = values(cols, 3);
-    let panels = Panels::new(isa, form, b.words.as_ptr(), [form.units(depth), cols]);
     let mut results = vec![0.0; rows * cols];
-    let product = |c: &mut [f32], c_stride| Product {
-        rows,
-        depth: form.units(depth),
-        a: a.words.as_ptr(),
-        row_step: a.row_step,
-        unit_step: a.unit_step,
-        b: panels,
-        first_unit: 0,
-        panels: 0..panels.count(),
-        c: c.as_mut_ptr(),
-        c_stride,
-        start: match form {
-            Form::Int8 => Start::Scaled {
-                rows: a.ranges.as_ptr(),
-                steps: b.steps.as_ptr(),
-                sums: b.sums.as_ptr(),
-                bias: bias.as_ptr(),
-            },
-            _ if biased => Start::Bias(bias.as_ptr()),
-            _ => Start::Zero,
-        },
-        ahead: 0..0,
-    };
+    let start = if biased { "bias" } else { "zero" };
+    let shape = [rows, depth, cols];
+    let into =
+        |c: &mut [f32], stride| product(isa, form, shape, (&a, &b), (start, &bias), (c, stride));
     let words = rows * to.units(cols);
     let mut places = [0, 1].map(|_| [5, 6].map(|seed| values(words, seed)));
     let finishes = places
@@ -322,8 +317,8 @@ fn check_finish<F: Finish>(
         .map(|both| finish(both.each_mut().map(|words| place(to, words, [rows, cols]))));
     // SAFETY: both sides and all places are as large as the shape says, and ours.
     let done = unsafe {
-        product(&mut results, cols).run(isa, form);
-        product(&mut [0.0; BESIDE_WORDS], PANEL).run_beside(isa, form, finishes[1])
+        into(&mut results, cols).run(isa, form);
+        into(&mut [0.0; BESIDE_WORDS], PANEL).run_beside(isa, form, finishes[1])
     };
     for (finish, first) in finishes.into_iter().zip([0, done]) {
         isa.run_in(
