@@ -196,6 +196,11 @@ pub(super) unsafe fn by_panels<F: Finish>(
 ) {
     let panels = right.panels();
     assert!(tile.len() >= tile_words(isa) && finish.fits(left.rows, panels.cols));
+    if let Some(to) = finish.as_they_are() {
+        let all = product(left, panels, right.start(&left), to.data, to.stride);
+        // SAFETY: as the caller says; the place is large enough.
+        return unsafe { all.run(isa, left.form) };
+    }
     let whole = product(left, panels, right.start(&left), tile.as_mut_ptr(), PANEL);
     // SAFETY: as the caller says; the tile is large enough.
     let done = unsafe { whole.run_beside(isa, left.form, finish) };

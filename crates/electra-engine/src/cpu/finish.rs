@@ -22,6 +22,11 @@ pub(super) trait Finish: Copy {
     /// Whether the places have room for so many rows and columns.
     fn fits(&self, rows: usize, cols: usize) -> bool;
 
+    /// Where results go that stay as they are, in f32: the product can leave them there itself.
+    fn as_they_are(&self) -> Option<Place> {
+        None
+    }
+
     /// Takes `count` ≤ [`TAKEN`] values of a row, from an even column on. It is `#[inline(always)]`, and
     /// so is what it calls with vectors: a part of a kernel that is not inlined lacks the instruction set.
     ///
@@ -56,11 +61,11 @@ impl Accuracy {
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     form: Form,
-    data: *mut f32,
+    pub(super) data: *mut f32,
     rows: usize,
     cols: usize,
     /// Words from row to row.
-    stride: usize,
+    pub(super) stride: usize,
 }
 
 impl Place {
@@ -156,6 +161,11 @@ impl Finish for Store {
 
     fn fits(&self, rows: usize, cols: usize) -> bool {
         self.places().all(|place| place.fits(rows, cols))
+    }
+
+    fn as_they_are(&self) -> Option<Place> {
+        self.plain
+            .filter(|place| place.form == Form::F32 && self.activated.is_none())
     }
 
     #[inline(always)]

@@ -117,17 +117,7 @@ impl Run<'_> {
             let first = rows.start - to.first;
             let place = Place::new(to.qkv, &(first..first + rows.len()));
             let right = Right::Weight(&layer.qkv);
-            match self.attention {
-                // Results that stay f32 go straight to their place.
-                Form::F32 => multiply_rows(
-                    self.isa,
-                    left,
-                    &layer.qkv,
-                    to.qkv.at(first, 0),
-                    to.qkv.stride,
-                ),
-                _ => by_panels(self.isa, left, right, tile, Store::plain(place)),
-            }
+            by_panels(self.isa, left, right, tile, Store::plain(place));
         }
         lap.done(Part::Qkv);
     }
