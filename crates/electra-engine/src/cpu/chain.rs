@@ -2,7 +2,7 @@
 //! nothing in between leaves the cache: products whose results are taken up panel by panel,
 //! residual sums with their norm, activations.
 
-use super::finish::{Finish, Taken, ask_for};
+use super::finish::{Finish, TILE_ROWS, Taken, ask_for};
 use super::gemm::{BESIDE_WORDS, Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::Left;
@@ -19,9 +19,8 @@ const BLOCK_VALUES_OF_TILES: usize = 512 << 10;
 /// Rows of a block, at least and at most.
 const MIN_ROWS: usize = 24;
 const MAX_ROWS: usize = 132;
-/// Rows of a tile of results that are taken up at once: it stays in the L1 cache.
-const TILE_ROWS: usize = 24;
-/// The same for products of the matrix unit that do not fill its registers, in whole blocks.
+/// Rows of a tile where products of the matrix unit do not fill its registers, in whole blocks; the
+/// vectors' own are [`Finish::ROWS`].
 const TILE_ROWS_OF_TILES: usize = 2 * LANES;
 
 /// Rows that are taken through a chain at once, at most: as many as the L2 cache allows, since the
@@ -210,7 +209,7 @@ pub(super) unsafe fn by_panels<F: Finish>(
     let (rows, left) = (left.rows - done, left.part(done..left.rows));
     let size = match isa.multiplies_tiles(left.form) {
         true => TILE_ROWS_OF_TILES,
-        false => TILE_ROWS,
+        false => F::ROWS,
     };
     let parts = rows.div_ceil(size);
     let ask = |panel: usize, index: usize| {

@@ -4,7 +4,7 @@
 //! on.
 
 use super::elementwise::activate;
-use super::gemm::Form;
+use super::gemm::{Form, STRIP};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 use super::view::{LINE, View, prefetch_to_write};
@@ -13,9 +13,14 @@ use std::ops::Range;
 
 /// Values that are taken up at once.
 pub(super) const TAKEN: usize = 2 * LANES;
+/// Rows of a panel that are taken up at once, at most.
+pub(super) const TILE_ROWS: usize = 4 * STRIP;
 
 /// What is done with results. Rows and columns are counted from the product's first.
 pub(super) trait Finish: Copy {
+    /// Rows of a panel that are taken up at once by the vectors; they stay in the L1 cache.
+    const ROWS: usize = TILE_ROWS;
+
     /// Form of what is read and written, which decides the instruction set.
     fn form(&self) -> Form;
 
@@ -205,6 +210,10 @@ pub(super) struct ActivationGradient {
 }
 
 impl Finish for ActivationGradient {
+    /// Two places far away are asked for, one of which is read: with more rows they are too many at
+    /// once, and wait for each other.
+    const ROWS: usize = STRIP;
+
     fn form(&self) -> Form {
         assert!(self.z.form == self.d.form);
         self.d.form
