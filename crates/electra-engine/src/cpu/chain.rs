@@ -193,6 +193,7 @@ pub(super) unsafe fn by_panels<F: Finish>(
     tile: &mut [f32],
     finish: F,
 ) {
+    const { assert!(F::ROWS <= TILE_ROWS, "a tile has no room for so many") };
     let panels = right.panels();
     assert!(tile.len() >= tile_words(isa) && finish.fits(left.rows, panels.cols));
     if let Some(to) = finish.as_they_are() {

@@ -13,12 +13,13 @@ use std::ops::Range;
 
 /// Values that are taken up at once.
 pub(super) const TAKEN: usize = 2 * LANES;
-/// Rows of a panel that are taken up at once, at most.
+/// Rows of a panel that the vectors take up at once, at most: they stay in the L1 cache.
 pub(super) const TILE_ROWS: usize = 4 * STRIP;
 
 /// What is done with results. Rows and columns are counted from the product's first.
 pub(super) trait Finish: Copy {
-    /// Rows of a panel that are taken up at once by the vectors; they stay in the L1 cache.
+    /// Rows of a panel that the vectors take up at once: fewer where more would be asked for than can be
+    /// under way.
     const ROWS: usize = TILE_ROWS;
 
     /// Form of what is read and written, which decides the instruction set.
@@ -210,8 +211,7 @@ pub(super) struct ActivationGradient {
 }
 
 impl Finish for ActivationGradient {
-    /// Two places far away are asked for, one of which is read: with more rows they are too many at
-    /// once, and wait for each other.
+    /// Both places lie far away, and of four strips they are 96 cache lines in bf16.
     const ROWS: usize = STRIP;
 
     fn form(&self) -> Form {
