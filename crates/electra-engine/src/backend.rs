@@ -536,7 +536,8 @@ pub trait Backend {
     /// update.
     ///
     /// With `g = grad_scale · grad`: `m = β1 m + (1 − β1) g`, `v = β2 v + (1 − β2) g²`,
-    /// `p −= lr (m / (√v + ε) + decay · p)`. What is packed is packed anew.
+    /// `p −= lr (m / (√v + ε) + decay · p)`. What is packed is packed anew. The ranges of `updates`
+    /// follow each other in the flat array, and none overlaps another.
     fn adamw(
         &mut self,
         params: &mut Self::Params,

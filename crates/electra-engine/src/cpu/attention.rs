@@ -458,6 +458,7 @@ impl Cpu {
         let all = Heads::new(&self.ints, sequences, heads, y, dropout);
         let [q, k, v, y, log_sum] = [q, k, v, y, log_sum].map(|a| self.view(a));
         assert!([q, k, v, log_sum].iter().all(|a| !a.overlaps(&y)));
+        assert!([q, k, v].iter().all(|a| !a.overlaps(&log_sum)));
         assert!(k.form == q.form && v.form == q.form);
         let isa = self.isa;
         self.pool.run(all.tasks(), |task, scratch| {

@@ -1,4 +1,4 @@
-//! Memory of f32 words at page boundaries.
+//! Memory of f32 words from the system itself, each buffer shifted by some lines more than the one before.
 
 use memmap2::{MmapMut, MmapOptions};
 use std::alloc::{Layout, handle_alloc_error};
@@ -61,6 +61,12 @@ impl Buffer {
             buffer._memory = Some(memory);
         }
         buffer
+    }
+
+    /// How many buffers this process has made. It decides no value, only where the next one begins; a
+    /// step that is warmed up makes none.
+    pub fn made() -> usize {
+        MADE.load(Ordering::Relaxed)
     }
 
     /// Number of f32 elements.

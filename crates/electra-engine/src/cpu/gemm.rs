@@ -156,8 +156,8 @@ pub(crate) struct Product {
     pub(crate) c_stride: usize,
     pub(crate) start: Start,
     /// Words of the panel behind each that are asked for while it is multiplied: weights come from
-    /// far away, and the tiles would wait for them. The matrix unit asks for nothing: it uses up all
-    /// that the L3 cache gives, and no gain was seen.
+    /// far away, and the tiles would wait for them. Products of the matrix unit ask for nothing, unless
+    /// their results are taken up beside them.
     pub(crate) ahead: Range<usize>,
 }
 
@@ -188,7 +188,7 @@ impl Product {
 
     /// Lets `finish` take the results of the first rows while the next are multiplied, as far as the
     /// matrix unit can; says how many rows that were. The result is [`BESIDE_WORDS`] of room, of `PANEL`
-    /// words a row, and nothing is asked for ahead.
+    /// words a row; the next panel is asked for ahead.
     ///
     /// # Safety
     /// As for [`run`](Product::run), and for [`Finish::take`] of all results.

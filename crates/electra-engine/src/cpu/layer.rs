@@ -301,7 +301,25 @@ impl Kept {
         }
     }
 
+    /// Whether they are as large as they should be, and share nothing.
     pub(super) fn fits(&self, spec: &LayerSpec, tokens: usize) -> bool {
+        let all = [
+            &self.qkv,
+            &self.context,
+            &self.log_sum,
+            &self.attention_sum,
+            &self.attention_stats,
+            &self.attention_normed,
+            &self.intermediate,
+            &self.output_sum,
+            &self.output_stats,
+            &self.output,
+        ];
+        let mut rest = all.iter();
+        let apart = all.iter().all(|view| {
+            rest.next();
+            rest.clone().all(|other| !view.overlaps(other))
+        });
         let shape = |view: &View, cols: usize| view.rows == tokens && view.cols == cols;
         let hidden = [
             &self.context,
@@ -310,7 +328,8 @@ impl Kept {
             &self.output_sum,
             &self.output,
         ];
-        hidden.iter().all(|view| shape(view, spec.hidden))
+        apart
+            && hidden.iter().all(|view| shape(view, spec.hidden))
             && self.output.stride == spec.hidden
             && shape(&self.qkv, 3 * spec.hidden)
             && shape(&self.log_sum, spec.heads)

@@ -494,7 +494,7 @@ impl Backend for Cpu {
     }
 
     fn squared_norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
-        self.norms(flat, views, norms);
+        self.norms(flat, views.iter().copied(), norms);
     }
 
     fn adamw(

@@ -24,6 +24,8 @@ struct Piece {
 pub(super) struct Pieces {
     views: Vec<ParamView>,
     pieces: Vec<Piece>,
+    /// LAMB's sums of squares of each view: of parameters, of directions.
+    squares: [Vec<f64>; 2],
 }
 
 impl Pieces {
@@ -227,10 +229,13 @@ impl Cpu {
             grad_scale,
             updates,
         );
-        let views: Vec<ParamView> = updates.iter().map(|u| u.view).collect();
-        let [mut sizes, mut lengths] = [0, 1].map(|_| vec![0.0; views.len()]);
-        self.norms(params.master(), &views, &mut sizes);
-        self.norms(grads, &views, &mut lengths);
+        let views = updates.iter().map(|u| u.view);
+        let [mut sizes, mut lengths] = std::mem::take(&mut self.pieces.squares);
+        for squares in [&mut sizes, &mut lengths] {
+            squares.resize(updates.len(), 0.0);
+        }
+        self.norms(params.master(), views.clone(), &mut sizes);
+        self.norms(grads, views, &mut lengths);
         let (isa, master) = (self.isa, Shared(params.master().as_ptr()));
         let pieces = self.pieces.pieces.as_slice();
         self.pool.run(pieces.len(), |task, _| {
@@ -247,6 +252,7 @@ impl Cpu {
             });
         });
         params.repack(&mut self.pool, isa, &self.pieces.views);
+        self.pieces.squares = [sizes, lengths];
     }
 
     /// New moments, and what becomes of the direction; nothing is packed.
@@ -274,6 +280,7 @@ impl Cpu {
         self.pieces.fill(updates.iter().map(|u| u.view));
         let pieces = self.pieces.pieces.as_slice();
         assert!(pieces.iter().all(|p| p.range.end <= len));
+        assert!(pieces.is_sorted_by(|a, b| a.range.end <= b.range.start));
         self.pool.run(pieces.len(), |task, _| {
             let piece = &pieces[task];
             let (at, n) = (piece.range.start, piece.range.len());
@@ -299,10 +306,16 @@ impl Cpu {
         });
     }
 
-    pub(super) fn norms(&mut self, flat: &Flat, views: &[ParamView], norms: &mut [f64]) {
+    /// The sum of squares of each view.
+    pub(super) fn norms(
+        &mut self,
+        flat: &Flat,
+        views: impl ExactSizeIterator<Item = ParamView>,
+        norms: &mut [f64],
+    ) {
         assert_eq!(views.len(), norms.len());
         let (isa, flat) = (self.isa, flat.as_slice());
-        self.pieces.fill(views.iter().copied());
+        self.pieces.fill(views);
         let pieces = self.pieces.pieces.as_slice();
         // One f64 a piece, in the words of two f32.
         self.left.reserve(2 * pieces.len());

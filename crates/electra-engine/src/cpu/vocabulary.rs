@@ -68,23 +68,18 @@ impl Logits<'_> {
         unsafe { left_side(self.isa, self.form, source(self.x, rows), room) }
     }
 
-    /// Logits of `count` rows of a left side, from `first` on, for a panel: at `stride` a row,
-    /// and [`ABSENT`] beyond the last entry.
-    pub(super) fn compute(
-        &self,
-        left: Left,
-        first: usize,
-        count: usize,
-        panel: usize,
-        out: &mut [f32],
-        stride: usize,
-    ) {
-        assert!(stride >= PANEL && out.len() >= (count - 1) * stride + PANEL);
+    /// Logits of the rows of a left side for a panel: at `stride` a row, and [`ABSENT`] beyond the last
+    /// entry.
+    ///
+    /// # Safety
+    /// The left side can be read.
+    pub(super) unsafe fn compute(&self, left: Left, panel: usize, out: &mut [f32], stride: usize) {
+        assert!(stride >= PANEL && out.len() >= (left.rows - 1) * stride + PANEL);
         assert!(self.bias.len() == self.weight.cols);
         let product = Product {
-            rows: count,
+            rows: left.rows,
             depth: left.units,
-            a: left.data.wrapping_add(first * left.row_step),
+            a: left.data,
             row_step: left.row_step,
             unit_step: 1,
             b: self.weight,
@@ -95,12 +90,12 @@ impl Logits<'_> {
             start: Start::Bias(self.bias.as_ptr()),
             ahead: 0..0,
         };
-        // SAFETY: the rows are some of the left side's, says the caller; the panel's results go to
-        // `out` alone, which has room for them.
+        // SAFETY: the left side can be read, says the caller; the panel's results go to `out` alone,
+        // which has room for them.
         unsafe { product.run(self.isa, self.form) };
         let entries = self.weight.cols - panel * PANEL;
         if entries < PANEL {
-            for row in out.chunks_mut(stride).take(count) {
+            for row in out.chunks_mut(stride).take(left.rows) {
                 row[entries..PANEL].fill(ABSENT);
             }
         }
@@ -269,7 +264,9 @@ impl Pass<'_> {
         for panel in logits.panels(segment) {
             for first in (0..rows.len()).step_by(BLOCK) {
                 let count = BLOCK.min(rows.len() - first);
-                logits.compute(left, first, count, panel, tiles, PANEL);
+                let some = left.part(first..first + count);
+                // SAFETY: the left side lies in `room`, or in x, to which nobody writes.
+                unsafe { logits.compute(some, panel, tiles, PANEL) };
                 for (i, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
                     if i * GROUP < count {
                         let row = rows.start + first + i * GROUP;
@@ -502,7 +499,8 @@ impl Look<'_> {
     /// The entries of a panel.
     fn logits(&mut self, logits: &Logits, row: usize, panel: usize) -> &mut [f32] {
         let left = logits.left(row..row + 1, self.room);
-        logits.compute(left, 0, 1, panel, self.out, PANEL);
+        // SAFETY: the left side lies in `room`, or in x, to which nobody writes.
+        unsafe { logits.compute(left, panel, self.out, PANEL) };
         &mut self.out[..part(logits.weight.cols, PANEL, panel).len()]
     }
 }

@@ -471,16 +471,24 @@ fn layer_input<B: Backend>(c: &mut Context<B>) -> Array {
 /// Parameters of an encoder layer.
 fn declare_layer<B: Backend>(c: &Context<B>, layout: &mut ParamLayout, name: &str) -> LayerParams {
     let (hidden, width) = (c.hidden(), c.case.width);
-    let mut linear = |part: &str, rows: usize, cols: usize| {
-        let weight = layout.push(&format!("{name}.{part}.w"), &[rows, cols], Init::Zeros, 0);
-        let bias = layout.push(&format!("{name}.{part}.b"), &[rows], Init::Zeros, 0);
+    let mut linear = |parts: &[&str], rows: usize, cols: usize| {
+        let named = |kind: &str| -> Vec<String> {
+            let name_of = |part| format!("{name}.{part}.{kind}");
+            parts.iter().map(name_of).collect()
+        };
+        let mut push = |kind, shape: &[usize]| {
+            let names = named(kind);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            layout.push_adjacent(&names, shape, Init::Zeros, 0)
+        };
+        let (weight, bias) = (push("w", &[rows, cols]), push("b", &[rows]));
         layout.register_layer_linear(weight);
         Linear { weight, bias }
     };
-    let qkv = linear("qkv", 3 * hidden, hidden);
-    let attention_output = linear("attention_output", hidden, hidden);
-    let intermediate = linear("intermediate", width, hidden);
-    let output = linear("output", hidden, width);
+    let qkv = linear(&["query", "key", "value"], hidden, hidden);
+    let attention_output = linear(&["attention_output"], hidden, hidden);
+    let intermediate = linear(&["intermediate"], width, hidden);
+    let output = linear(&["output"], hidden, width);
     let mut norm = |part: &str| Norm {
         weight: layout.push(&format!("{name}.{part}.w"), &[hidden], Init::Ones, 0),
         bias: layout.push(&format!("{name}.{part}.b"), &[hidden], Init::Zeros, 0),
@@ -563,8 +571,30 @@ fn encoder_layer<B: Backend>(c: &mut Context<B>) {
             &params, &spec, &layer, &sequences, dropout, input, &keep, &d, &mut grads,
         );
         c.keep_array("gradient by the input", d.hidden, Bound::Chain(1e-4));
-        c.keep_flat("gradients", &grads, layout.len(), Bound::Chain(1e-4));
+        keep_gradients(c, &layout, &grads);
     }
+}
+
+/// Each weight's gradient by itself, so that a small one is seen beside a large one, with a hundredth of
+/// the largest of all at its end: by that it is measured where it is nothing but rounding, as query and
+/// key of one token have it. Those of vectors together.
+fn keep_gradients<B: Backend>(c: &mut Context<B>, layout: &ParamLayout, grads: &B::Flat) {
+    let mut values = vec![0.0; layout.len()];
+    c.backend.read_flat(grads, &mut values);
+    let largest = values.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+    let mut vectors = Vec::new();
+    for param in layout.params() {
+        let values = &values[param.view.range()];
+        match param.shape.len() {
+            1 => vectors.extend_from_slice(values),
+            _ => {
+                let name = format!("gradient of {}", param.names[0]);
+                let values = [values, &[largest / 100.0]].concat();
+                c.keep(&name, values, Bound::Chain(1e-4));
+            }
+        }
+    }
+    c.keep("gradients of vectors", vectors, Bound::Chain(1e-4));
 }
 
 fn infer_layers<B: Backend>(c: &mut Context<B>) {

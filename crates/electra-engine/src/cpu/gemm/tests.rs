@@ -84,14 +84,18 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
             }
         }
     }
+    let byte = |row: usize, k: usize| words[row * step + k / 4].to_bits().to_le_bytes()[k % 4];
     let stands_for = (0..rows * depth).map(|at| {
         let (row, k) = (at / depth, at % depth);
         match form {
             Form::F32 => x[at].into(),
             Form::Bf16 => bf16(x[at]),
             Form::Int8 => {
-                let byte = words[row * step + k / 4].to_bits().to_le_bytes()[k % 4];
-                f64::from(ranges[2 * row]) * f64::from(byte) + f64::from(ranges[2 * row + 1])
+                let [step, least] = [ranges[2 * row], ranges[2 * row + 1]].map(f64::from);
+                let value = step * f64::from(byte(row, k)) + least;
+                let off = (value - f64::from(x[at])).abs();
+                assert!(off <= 0.501 * step, "{isa:?}: {} became {value}", x[at]);
+                value
             }
         }
     });
