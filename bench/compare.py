@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -254,7 +255,10 @@ class Comparison:
         if str(LENGTHS_OF_SOME) in row.ours:
             write_lengths_of_some()
         if str(EMBEDDED / "text.txt") in row.ours and not EMBEDDED.exists():
-            run([self.args.electra, "quickstart", "--minutes", "0.05", "--out", str(EMBEDDED)])
+            part = EMBEDDED.with_name(f"{EMBEDDED.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            run([self.args.electra, "quickstart", "--minutes", "0.05", "--out", str(part)])
+            part.rename(EMBEDDED)
         if row.models:
             run([sys.executable, str(PEERS / "export_model.py"), "--preset", row.models, "--models", str(MODELS)])
         if (busy := others_busy()) > BUSY:

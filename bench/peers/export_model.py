@@ -10,6 +10,7 @@ same `-int8` (NNCF, weights and activations).
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,18 @@ def main() -> None:
     p.add_argument("--preset", choices=SIZES, default="small")
     p.add_argument("--models", type=Path, required=True)
     args = p.parse_args()
-    dir, sizes = args.models / args.preset, SIZES[args.preset]
-    if not (dir / "hf" / "config.json").exists():
-        torch.manual_seed(0)
-        ElectraModel(ElectraConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(dir / "hf")
+    done, sizes = args.models / args.preset, SIZES[args.preset]
+    if done.exists():
+        return
+    dir = done.with_name(f"{args.preset}.part")
+    shutil.rmtree(dir, ignore_errors=True)
+    torch.manual_seed(0)
+    ElectraModel(ElectraConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(dir / "hf")
     for form in (Full, Masked):
         name = form.__name__.lower()
-        if not (dir / f"{name}-int8.onnx").exists():
-            write_onnx(dir / "hf", form, dir / f"{name}.onnx", sizes)
-        if not (dir / f"{name}-int8.xml").exists():
-            write_openvino(dir / "hf", form, dir / f"{name}.xml")
+        write_onnx(dir / "hf", form, dir / f"{name}.onnx", sizes)
+        write_openvino(dir / "hf", form, dir / f"{name}.xml")
+    dir.rename(done)
 
 
 if __name__ == "__main__":
