@@ -602,11 +602,8 @@ fn several_tasks_of_one_s_own_have_what_fits_each() {
     let train = write(d, "train.tsv", texts(24));
     let question = r#"{"context": "the old boat", "question": "what?", "answers": {"text": [], "answer_start": []}}"#;
     let answered = r#"{"context": "the old boat", "question": "who?", "answers": {"text": ["boat"], "answer_start": [8]}}"#;
-    let asked = write(
-        d,
-        "asked.jsonl",
-        format!("{question}\n{answered}\n").repeat(4),
-    );
+    let text = |i: usize| format!("{question}\n{answered}\n").replace("old", &format!("ol{i}"));
+    let asked = write(d, "asked.jsonl", (0..4).map(text).collect::<String>());
     let more = [
         "--task",
         "own",
@@ -629,6 +626,19 @@ fn several_tasks_of_one_s_own_have_what_fits_each() {
         "max_seq_length=40",
     ];
     finetune(d, &train, &more).ok();
+    // A task without a development file has a part held out.
+    let (mut held, more) = (more.to_vec(), d.join("held"));
+    let at = held.iter().position(|&word| word == asked).unwrap() + 2;
+    held[at] = "none";
+    std::fs::create_dir(&more).unwrap();
+    let ran = finetune(&more, &train, &held);
+    ran.says(&["warning: ask: no development file is given; ", "held out"]);
+    assert!(
+        !ran.stderr.contains("own: no development file"),
+        "{}",
+        ran.stderr
+    );
+    ran.ok();
     // What fits none of them is refused.
     let more = [
         "--task",
@@ -642,4 +652,28 @@ fn several_tasks_of_one_s_own_have_what_fits_each() {
         &train,
     ];
     finetune(d, &train, &more).fails(1, &["unanswerable"]);
+}
+
+#[test]
+fn what_shots_and_test_files_lack_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(d, "train.tsv", texts(24));
+    let shots = [
+        "--shots",
+        "15",
+        "--set",
+        "num_train_epochs=1",
+        "--dev",
+        &train,
+    ];
+    let ran = finetune(d, &train, &[&OWN[..], &shots].concat());
+    ran.says(&["2 of 2 labels have fewer than the 15", "\"land\", has 12"]);
+    ran.ok();
+    // A tenth is a tenth of few examples, too.
+    let held = d.join("held");
+    std::fs::create_dir(&held).unwrap();
+    let ran = finetune(&held, &train, &[&OWN[..], &shots[2..4]].concat());
+    ran.says(&["warning: own: no development file is given; 3 examples"]);
+    ran.ok();
 }

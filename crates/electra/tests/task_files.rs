@@ -3,8 +3,12 @@
 
 mod run;
 
-use run::{electra, golden, write};
+use run::{command, electra, golden, write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// `finetune` for one epoch on one file, which is its development data too; the model's folder.
 fn tuned(dir: &Path, train: &str, more: &[&str]) -> String {
@@ -140,9 +144,56 @@ fn a_submission_has_a_line_for_every_row_in_a_file_of_the_servers_name() {
         std::fs::read_to_string(d.join("glue/SST-2.tsv")).unwrap(),
         lines
     );
-    let other = ["--task", "imdb", "--input", &train, "--submission"];
-    predict(&model, "classify", &other).fails(1, &["GLUE", "imdb", "cola sst2"]);
+    let other = ["--task", "cola", "--input", &train, "--submission"];
+    predict(&model, "classify", &other).fails(1, &["no head for cola", "sst2"]);
+    // Scores of another task's file are a user's to ask for, and said to be that.
+    let other = ["evaluate", "--model", &model, "--data", &train, "--task"];
+    let other = electra(
+        &[
+            &other[..],
+            &["cola", "--text-column", "1", "--label-column", "2"],
+        ]
+        .concat(),
+    );
+    other.says(&["fine-tuned for sst2", "cola"]);
     predict(&model, "tag", &input).fails(1, &["--submission", "--as classify"]);
+}
+
+#[test]
+fn a_pipe_s_examples_are_answered_as_they_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let train = write(
+        d,
+        "train.conll",
+        "the O\nboat B-SEA\n\nthe O\ntree B-LAND\n",
+    );
+    let model = tuned(d, &train, &["--task", "own", "--kind", "tagging"]);
+    let mut child = command()
+        .args(["predict", "--model", &model, "--as", "tag", "--task", "own"])
+        .args(["--json", "--threads", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (sender, answers) = channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(output).lines() {
+            sender.send(line.unwrap()).unwrap();
+        }
+    });
+    for word in ["boat", "tree", "river"] {
+        write!(input, "old\n{word}\n\n").unwrap();
+        input.flush().unwrap();
+        // The input is still open.
+        let answer = answers.recv_timeout(Duration::from_secs(120)).unwrap();
+        assert!(answer.contains(word), "{answer}");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    reader.join().unwrap();
+    assert!(answers.try_recv().is_err());
 }
 
 #[test]

@@ -14,6 +14,8 @@ use super::{Format, Input, ReadError, ReadOptions};
 
 /// Bytes looked at for signs of a binary file.
 const PROBE: usize = 8 << 10;
+/// Bytes by which a file's kind is told, where it has so many.
+const MAGIC: usize = 4;
 /// Bytes read at a time.
 const BUFFER: usize = 128 << 10;
 
@@ -121,12 +123,18 @@ pub(crate) fn open(input: &Input, options: &ReadOptions, halt: &Halt) -> Result<
         });
     }
     let mut stream = decompress(raw, compression).map_err(io)?;
-    let mut head = Vec::with_capacity(PROBE);
-    stream
-        .by_ref()
-        .take(PROBE as u64)
-        .read_to_end(&mut head)
-        .map_err(io)?;
+    let mut head = vec![0; PROBE];
+    let mut read = 0;
+    // Of a pipe no more than is there: what writes to it may wait for an answer.
+    while read < MAGIC {
+        match stream.read(&mut head[read..]) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(io(e)),
+        }
+    }
+    head.truncate(read);
     refuse_binary(&path, &head)?;
     let bom = if head.starts_with(b"\xEF\xBB\xBF") {
         3

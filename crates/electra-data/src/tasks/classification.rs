@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::spec::Metric;
 use super::{LabelSet, TaskError};
+use crate::metrics::Prf;
 use crate::metrics::classification::{Confusion, MultiLabel, multi_label};
 use crate::metrics::correlation::{mean_squared_error, pearson, spearman};
 
@@ -88,17 +89,11 @@ pub fn class_scores(confusion: &Confusion, metrics: &[Metric]) -> Result<Scores,
     } else {
         confusion.macro_average()
     };
-    collect(metrics, |metric| {
-        Some(match metric {
-            Metric::Accuracy => confusion.accuracy(),
-            Metric::Precision => main.precision,
-            Metric::Recall => main.recall,
-            Metric::F1 => main.f1,
-            Metric::F1Micro => confusion.micro_average().f1,
-            Metric::F1Macro => confusion.macro_average().f1,
-            Metric::Mcc => confusion.mcc(),
-            _ => return None,
-        })
+    let averages = [confusion.micro_average(), confusion.macro_average()];
+    collect(metrics, |metric| match metric {
+        Metric::Accuracy => Some(confusion.accuracy()),
+        Metric::Mcc => Some(confusion.mcc()),
+        _ => of_average(metric, main, averages),
     })
 }
 
@@ -118,15 +113,9 @@ pub fn label_scores(
         accuracy,
         ..
     } = multi_label(gold, predicted);
-    collect(metrics, |metric| {
-        Some(match metric {
-            Metric::Accuracy => accuracy,
-            Metric::Precision => micro.precision,
-            Metric::Recall => micro.recall,
-            Metric::F1 | Metric::F1Micro => micro.f1,
-            Metric::F1Macro => macro_average.f1,
-            _ => return None,
-        })
+    collect(metrics, |metric| match metric {
+        Metric::Accuracy => Some(accuracy),
+        _ => of_average(metric, micro, [micro, macro_average]),
     })
 }
 
@@ -146,6 +135,26 @@ pub fn value_scores(
             Metric::Mse => mean_squared_error(gold, predicted),
             _ => return None,
         })
+    })
+}
+
+/// Precision, recall or F1: `main` where the metric does not say which average.
+pub(super) fn of_average(
+    metric: Metric,
+    main: Prf,
+    [micro, macro_average]: [Prf; 2],
+) -> Option<f64> {
+    Some(match metric {
+        Metric::Precision => main.precision,
+        Metric::Recall => main.recall,
+        Metric::F1 => main.f1,
+        Metric::PrecisionMicro => micro.precision,
+        Metric::RecallMicro => micro.recall,
+        Metric::F1Micro => micro.f1,
+        Metric::PrecisionMacro => macro_average.precision,
+        Metric::RecallMacro => macro_average.recall,
+        Metric::F1Macro => macro_average.f1,
+        _ => return None,
     })
 }
 

@@ -37,10 +37,12 @@ pub enum TaskError {
         path: PathBuf,
     },
     /// A file without a single example.
-    #[error("{path}: holds no example; expected at least one")]
+    #[error("{path}: holds no example; expected at least one{}", only_skipped(*.skipped))]
     Empty {
         /// The file.
         path: PathBuf,
+        /// Rows that were left out.
+        skipped: u64,
     },
     /// A table without a column that is needed.
     #[error("{path}, line 1: no column {missing}; the file has: {found}; expected {expected}")]
@@ -95,6 +97,16 @@ pub enum TaskError {
         /// What is wrong and what to do.
         what: String,
     },
+}
+
+/// What there is to say of rows that were left out.
+fn only_skipped(skipped: u64) -> String {
+    match skipped {
+        0 => String::new(),
+        n => format!(
+            " (its {n} rows lack a label, as test files do, or a cell; electra predict takes those)"
+        ),
+    }
 }
 
 /// Some of a list, for a message.

@@ -187,10 +187,10 @@ pub struct Split {
     pub last_of_label: usize,
 }
 
-/// Sets about `fraction` of the examples aside, by a hash of their text. The same examples whatever
-/// their order; equal texts, and the questions of one article, stay together. Every label that the
-/// examples have is left to be learned: those that are the last of one are not set aside. Neither
-/// part is empty.
+/// Sets `fraction` of the examples aside, rounded up, by a hash of their text: more where the last of
+/// them share their text with others. The same examples whatever their order; equal texts, and the
+/// questions of one article, stay together. Every label that the examples have is left to be learned:
+/// those that are the last of one are not set aside. Neither part is empty.
 ///
 /// # Errors
 /// A fraction outside (0, 1); fewer than two different texts; none that can be set aside.
@@ -200,36 +200,39 @@ pub fn hold_out(examples: Vec<Example>, fraction: f64, seed: u64) -> Result<Spli
             "cannot hold out a share of {fraction}; it must lie between 0 and 1"
         )));
     }
-    // The texts by their hash, each with its labels; and how many texts have each label.
+    // The texts by their hash, each with its examples and labels; and how many texts have each label.
     let hashes: Vec<u64> = examples.iter().map(|e| e.group_hash(seed)).collect();
-    let mut groups: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+    let mut groups: BTreeMap<u64, (usize, BTreeSet<&str>)> = BTreeMap::new();
     for (example, hash) in examples.iter().zip(&hashes) {
-        groups.entry(*hash).or_default().extend(example.labels());
+        let (count, labels) = groups.entry(*hash).or_default();
+        *count += 1;
+        labels.extend(example.labels());
     }
     let mut left: BTreeMap<&str, u64> = BTreeMap::new();
-    for label in groups.values().flatten() {
+    for label in groups.values().flat_map(|(_, labels)| labels) {
         *left.entry(label).or_default() += 1;
     }
-    let order: Vec<u64> = groups.keys().copied().collect();
-    if order.len() < 2 {
+    if groups.len() < 2 {
         return Err(TaskError::Options(format!(
             "cannot hold out a part of {} different texts; give a development file",
-            order.len()
+            groups.len()
         )));
     }
-    let threshold = ((fraction * 2f64.powi(64)) as u64)
-        .max(order[0])
-        .min(order[order.len() - 2]);
+    let wanted = (fraction * examples.len() as f64).ceil() as usize;
     let mut held = BTreeSet::new();
-    for (hash, labels) in &groups {
-        if *hash > threshold && !held.is_empty() {
+    let (mut taken, mut last_of_label) = (0, 0);
+    for (hash, (count, labels)) in &groups {
+        if taken >= wanted || held.len() + 1 == groups.len() {
             break;
         }
-        if labels.iter().all(|label| left[label] > 1) {
-            held.insert(*hash);
-            for label in labels {
-                left.entry(label).and_modify(|n| *n -= 1);
-            }
+        if labels.iter().any(|label| left[label] == 1) {
+            last_of_label += count;
+            continue;
+        }
+        held.insert(*hash);
+        taken += count;
+        for label in labels {
+            left.entry(label).and_modify(|n| *n -= 1);
         }
     }
     if held.is_empty() {
@@ -242,13 +245,12 @@ pub fn hold_out(examples: Vec<Example>, fraction: f64, seed: u64) -> Result<Spli
     let mut split = Split {
         train: Vec::new(),
         held_out: Vec::new(),
-        last_of_label: 0,
+        last_of_label,
     };
     for (example, hash) in examples.into_iter().zip(hashes) {
         if held.contains(&hash) {
             split.held_out.push(example);
         } else {
-            split.last_of_label += usize::from(hash <= threshold);
             split.train.push(example);
         }
     }
@@ -297,8 +299,14 @@ mod tests {
             again.held_out.reverse();
             assert_eq!(again, split);
         }
-        let split = hold_out(examples[..300].to_vec(), 0.1, 0).unwrap();
-        assert!((15..45).contains(&split.held_out.len()));
+        for (count, held) in [(300, 30), (301, 31), (40, 4), (7, 1)] {
+            let texts = (0..count).map(|i| (format!("text {i}"), Gold::Value(i as f64)));
+            let split = hold_out(labelled(texts), 0.1, 0).unwrap();
+            assert_eq!(
+                (split.held_out.len(), split.train.len()),
+                (held, count - held)
+            );
+        }
     }
 
     #[test]

@@ -133,11 +133,24 @@ impl Examples {
         path: &Path,
         options: OpenOptions,
     ) -> Result<Vec<Example>, TaskError> {
-        let examples = Self::open(spec, path, options)?.collect::<Result<Vec<_>, _>>()?;
-        if examples.is_empty() {
-            return Err(TaskError::Empty { path: path.into() });
-        }
+        let mut reader = Self::open(spec, path, options)?;
+        let examples = (&mut reader).collect::<Result<Vec<_>, _>>()?;
+        reader.not_empty(&examples)?;
         Ok(examples)
+    }
+
+    /// Refuses a file of which no example was read.
+    ///
+    /// # Errors
+    /// That it holds none.
+    pub fn not_empty(&self, examples: &[Example]) -> Result<(), TaskError> {
+        match examples {
+            [] => Err(TaskError::Empty {
+                path: self.path.to_path_buf(),
+                skipped: self.skipped,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Rows left out so far: with a cell too few, or labelled `-` (no majority of annotators), in

@@ -11,12 +11,21 @@ use super::{Column, Columns, Header, TaskError, TaskKind};
 pub enum Metric {
     /// Share of right predictions; of words in tagging.
     Accuracy,
-    /// Precision: of the second class of two, of entities, or over all labels.
+    /// Precision: of the second class of two, the mean over more; of entities, or of all decisions
+    /// where several labels may hold.
     Precision,
     /// Recall, as precision.
     Recall,
-    /// F1 of the second class of two; of entities; of the words of answers.
+    /// F1, as precision; of the words of answers.
     F1,
+    /// Precision over the decisions on all classes.
+    PrecisionMicro,
+    /// Mean of the classes' precision.
+    PrecisionMacro,
+    /// Recall over the decisions on all classes.
+    RecallMicro,
+    /// Mean of the classes' recall.
+    RecallMacro,
     /// F1 over the decisions on all classes.
     F1Micro,
     /// Mean of the classes' F1.
@@ -43,11 +52,15 @@ pub enum Metric {
 
 impl Metric {
     /// All, in order.
-    pub const ALL: [Metric; 15] = [
+    pub const ALL: [Metric; 19] = [
         Metric::Accuracy,
         Metric::Precision,
         Metric::Recall,
         Metric::F1,
+        Metric::PrecisionMicro,
+        Metric::PrecisionMacro,
+        Metric::RecallMicro,
+        Metric::RecallMacro,
         Metric::F1Micro,
         Metric::F1Macro,
         Metric::Mcc,
@@ -68,6 +81,10 @@ impl Metric {
             Metric::Precision => "precision",
             Metric::Recall => "recall",
             Metric::F1 => "f1",
+            Metric::PrecisionMicro => "precision_micro",
+            Metric::PrecisionMacro => "precision_macro",
+            Metric::RecallMicro => "recall_micro",
+            Metric::RecallMacro => "recall_macro",
             Metric::F1Micro => "f1_micro",
             Metric::F1Macro => "f1_macro",
             Metric::Mcc => "mcc",

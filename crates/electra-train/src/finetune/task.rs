@@ -32,6 +32,8 @@ pub struct TaskFiles {
 
 /// Share of the training data that is held out where there is no development data.
 const HELD_OUT: f64 = 0.1;
+/// Examples to choose the best model by that are too few for that.
+const FEW: usize = 20;
 
 /// A task with its data.
 #[derive(Debug)]
@@ -88,9 +90,7 @@ fn read(
         fingerprint.update(format!("{:?}{:?}", example.input, example.gold).as_bytes());
         examples.push(example);
     }
-    if examples.is_empty() {
-        return Err(TaskError::Empty { path: path.into() });
-    }
+    reader.not_empty(&examples)?;
     let fingerprint = fingerprint.finalize().to_hex().to_string();
     fingerprints.insert(name.into(), fingerprint.into());
     notes.extend(
@@ -143,11 +143,14 @@ pub(super) fn open(
         None => {
             let split = hold_out(train_examples, HELD_OUT, 0)?;
             train_examples = split.train;
+            let held = split.held_out.len();
             let mut note = format!(
-                "{}: no development file is given; {} examples of the training file are held out",
+                "{}: no development file is given; {held} examples of the training file are held out",
                 spec.name,
-                split.held_out.len()
             );
+            if held < FEW {
+                note = format!("warning: {note}: scores of so few say little");
+            }
             if split.last_of_label > 0 {
                 note += &format!(
                     ", and {} that would be stay, so that no label is missing from training",
@@ -283,6 +286,9 @@ pub(super) fn open(
             _ => None,
         })
         .collect();
+    if let Some(shots) = config.shots {
+        notes.extend(too_few(&spec.name, &labels, &train_classes, shots));
+    }
     if config.label_smoothing > 0.0 && !has_classes(&head) {
         return Err(FinetuneJobError::Options(format!(
             "label_smoothing is for classification and for tagging without crf, and {} is neither",
@@ -314,6 +320,32 @@ pub(super) fn open(
         notes,
         fingerprints,
         spec,
+    })
+}
+
+/// What there is to say where a trial cannot have `shots` examples of each class, or of all where there
+/// are no classes.
+fn too_few(task: &str, labels: &LabelSet, classes: &[Option<u32>], shots: usize) -> Option<String> {
+    if classes.iter().any(Option::is_none) {
+        return (classes.len() < shots).then(|| {
+            format!(
+                "warning: {task}: there are {} examples to learn from, not the {shots} asked for",
+                classes.len()
+            )
+        });
+    }
+    let mut counts = vec![0; labels.len()];
+    for class in classes.iter().flatten() {
+        counts[*class as usize] += 1;
+    }
+    let few = counts.iter().filter(|&&n| n < shots).count();
+    let (least, scarcest) = counts.iter().zip(labels.names()).min()?;
+    (few > 0).then(|| {
+        format!(
+            "warning: {task}: {few} of {} labels have fewer than the {shots} examples asked for; the \
+             scarcest, {scarcest:?}, has {least}",
+            labels.len()
+        )
     })
 }
 

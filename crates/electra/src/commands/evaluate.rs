@@ -57,8 +57,13 @@ pub struct Args {
 }
 
 /// The task that a model is asked for: by name and kind, else what it was fine-tuned for, with what
-/// the columns say of the file.
+/// the columns say of the file. Says so where the model was fine-tuned for another.
 pub fn spec_of(task: &ModelTask, name: Option<&str>, columns: &ColumnArgs) -> Result<TaskSpec> {
+    if let Some(name) = name
+        && let Some(tuned) = other_task(task, name)
+    {
+        tell!("warning: the model was fine-tuned for {tuned}, and is asked about {name}");
+    }
     if columns.is_own() {
         return columns.task(name.unwrap_or(&task.entry.head.name));
     }
@@ -72,6 +77,12 @@ pub fn spec_of(task: &ModelTask, name: Option<&str>, columns: &ColumnArgs) -> Re
              file of your own"
         ),
     }
+}
+
+/// What the model was fine-tuned for, if it is not the task called `name`.
+pub fn other_task<'a>(task: &'a ModelTask, name: &str) -> Option<&'a str> {
+    let tuned = task.spec.as_ref()?.name.as_str();
+    (tuned != name).then_some(tuned)
 }
 
 /// The metric of a name.
@@ -156,9 +167,7 @@ fn read(args: &Args, spec: &TaskSpec, labels: &LabelSet) -> Result<Vec<Example>>
     let open = args.columns.open(LabelColumn::Required);
     let mut reader = Examples::open(spec, &args.data, open)?;
     let examples = (&mut reader).collect::<Result<Vec<Example>, _>>()?;
-    if examples.is_empty() {
-        bail!("{}: holds no example", args.data.display());
-    }
+    reader.not_empty(&examples)?;
     if let Some(note) = reader.header_note(&[]) {
         tell!("{note}");
     }

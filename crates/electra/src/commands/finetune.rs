@@ -44,7 +44,8 @@ pub struct Args {
     /// Labelled examples to learn from
     #[arg(long, value_name = "FILE", required = true)]
     train: Vec<PathBuf>,
-    /// Labelled examples to choose the best model by [default: a tenth of --train, held out]
+    /// Labelled examples to choose the best model by; `none` holds out a tenth of that task's --train
+    /// [default: so for all]
     #[arg(long, value_name = "FILE")]
     dev: Vec<PathBuf>,
     /// Directory of the run, which is also the best model's
@@ -180,7 +181,7 @@ fn task_files(args: &Args) -> Result<Vec<TaskFiles>> {
     if train != tasks || (dev != 0 && dev != tasks) {
         bail!(
             "{tasks} --task, {train} --train and {dev} --dev: give --train once for each task, in \
-             the same order, and --dev for all of them or for none"
+             the same order, and --dev for all of them (--dev none for one without) or not at all"
         );
     }
     let dev = args.dev.iter().map(Some).chain(std::iter::repeat(None));
@@ -190,7 +191,9 @@ fn task_files(args: &Args) -> Result<Vec<TaskFiles>> {
         .map(|((spec, train), dev)| TaskFiles {
             spec,
             train: train.clone(),
-            dev: dev.cloned(),
+            dev: dev
+                .filter(|path| path.as_path() != Path::new("none"))
+                .cloned(),
             open: args.columns.open(LabelColumn::Required),
         })
         .collect())

@@ -115,7 +115,7 @@ impl Examples {
                 Label::Gold(gold) => Some(gold),
                 Label::Unlabelled if self.options.labels == LabelColumn::Optional => None,
                 Label::Unlabelled => {
-                    return Err(wrong("the label is empty".into()));
+                    return Err(wrong("the label is empty, or the −1 of a test file".into()));
                 }
                 Label::LeaveOut => return Ok(None),
             }
@@ -213,6 +213,10 @@ impl Examples {
                     return Ok(Label::Unlabelled);
                 }
                 match text.parse::<f64>() {
+                    // Test files have it, of values that begin at 0.
+                    Ok(-1.0) if self.spec.range.is_some_and(|(least, _)| least > -1) => {
+                        return Ok(Label::Unlabelled);
+                    }
                     Ok(number) if number.is_finite() => Gold::Value(number),
                     _ => {
                         return Err(wrong(format!(

@@ -2,7 +2,7 @@
 
 use crate::metrics::entities::{EntityCounts, StrictScheme, strict_entities};
 use crate::tasks::TaskError;
-use crate::tasks::classification::{Scores, collect};
+use crate::tasks::classification::{Scores, collect, of_average};
 use crate::tasks::spec::Metric;
 use crate::tasks::tagging::entities;
 
@@ -82,18 +82,14 @@ impl TagScores {
     /// A metric that tags do not have.
     pub fn scores(&self, metrics: &[Metric]) -> Result<Scores, TaskError> {
         let entities = self.counts.micro_average();
-        collect(metrics, |metric| {
-            Some(match metric {
-                Metric::Accuracy => self.right as f64 / self.words.max(1) as f64,
-                Metric::Precision => entities.precision,
-                Metric::Recall => entities.recall,
-                Metric::F1 | Metric::F1Micro => entities.f1,
-                Metric::F1Macro => self.counts.macro_average().f1,
-                Metric::F1Strict => self
-                    .strict_entities()
-                    .map_or(f64::NAN, |counts| counts.micro_average().f1),
-                _ => return None,
-            })
+        let averages = [entities, self.counts.macro_average()];
+        collect(metrics, |metric| match metric {
+            Metric::Accuracy => Some(self.right as f64 / self.words.max(1) as f64),
+            Metric::F1Strict => {
+                let strict = self.strict_entities();
+                Some(strict.map_or(f64::NAN, |counts| counts.micro_average().f1))
+            }
+            _ => of_average(metric, entities, averages),
         })
     }
 }

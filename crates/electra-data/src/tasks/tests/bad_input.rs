@@ -268,6 +268,17 @@ fn empty_files_are_refused() {
     }
 }
 
+/// The hub's test files have −1 where a label should be.
+#[test]
+fn files_without_labels_are_refused_as_such() {
+    let rows = "{\"sentence1\": \"a\", \"sentence2\": \"b\", \"label\": -1.0}\n";
+    let m = message(read(&named("stsb"), "a.jsonl", rows));
+    assert_has(&m, &["a.jsonl, line 1", "label is empty"]);
+    let rows = "{\"premise\": \"a\", \"hypothesis\": \"b\", \"label\": -1}\n".repeat(2);
+    let m = message(read(&named("mnli"), "a.jsonl", &rows));
+    assert_has(&m, &["a.jsonl", "holds no example", "2 rows lack a label"]);
+}
+
 #[test]
 fn one_class_only_is_refused() {
     let spec = own(TaskKind::Classification);

@@ -7,6 +7,7 @@ mod classify;
 mod detect;
 mod embed;
 mod fill;
+mod incoming;
 mod lines;
 mod prompt;
 mod source;

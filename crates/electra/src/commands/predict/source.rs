@@ -1,5 +1,6 @@
 //! Where the examples come from: a stream of lines, or a file of a task.
 
+use super::incoming::Incoming;
 use super::lines::Lines;
 use super::{Args, Task, input_of};
 use crate::commands::corpus::report_invalid;
@@ -9,13 +10,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Examples of a task's file that are taken at once.
-const CHUNK: usize = 256;
-
 /// Examples, a chunk at a time, and how many there have been.
 pub enum Source {
     /// A file of a task.
-    File { file: Box<Examples>, number: u64 },
+    File { file: Incoming, number: u64 },
     /// Lines, and what they are called.
     Lines {
         lines: Lines<Box<dyn Read>>,
@@ -40,7 +38,7 @@ impl Source {
                     every_row: args.task_args.submission.is_some(),
                     ..columns.open(LabelColumn::Optional)
                 };
-                let file = Box::new(Examples::open(spec, &path, open)?);
+                let file = Incoming::of(Examples::open(spec, &path, open)?, &path);
                 Source::File { file, number: 0 }
             }
             None => {
@@ -65,14 +63,13 @@ impl Source {
     pub fn chunk(&mut self, examples: &mut Vec<Example>, task: Task) -> Result<bool> {
         match self {
             Source::File { file, number } => {
-                for example in file.take(CHUNK) {
-                    let mut example = example?;
+                let more = file.chunk(examples);
+                for example in &mut *examples {
                     // A label is nothing to predict by, and need be none of the model's.
                     example.gold = None;
-                    examples.push(example);
-                    *number += 1;
                 }
-                Ok(examples.len() == CHUNK)
+                *number += examples.len() as u64;
+                more
             }
             Source::Lines {
                 lines,
@@ -96,13 +93,14 @@ impl Source {
     }
 
     /// Says what was left out or replaced, and whether there was nothing.
-    pub fn warn(&self) {
-        let (Source::File { number, .. } | Source::Lines { number, .. }) = self;
+    pub fn warn(self) {
+        let (Source::File { number, .. } | Source::Lines { number, .. }) = &self;
         if *number == 0 {
             tell!("warning: the input is empty");
         }
         match self {
             Source::File { file, .. } => {
+                let Some(file) = file.read() else { return };
                 if let Some(note) = file.header_note(&[]) {
                     tell!("{note}");
                 }

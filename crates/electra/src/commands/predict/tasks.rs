@@ -10,7 +10,7 @@ use super::embed::Embed;
 use super::source::Source;
 use super::tag::Tag;
 use super::{Args, Long, Task, TaskArgs};
-use crate::commands::evaluate::spec_of;
+use crate::commands::evaluate::{other_task, spec_of};
 use crate::device::{Facts, Work};
 use anyhow::{Context, Result, bail};
 use electra_data::tasks::submission::{Submission, file_name, server_labels};
@@ -145,19 +145,17 @@ pub fn run(args: &Args, dir: &ModelDir, tokenizer: Tokenizer) -> Result<()> {
     let given = &args.task_args;
     let file = given.is_file()?;
     let name = given.task_name.as_deref();
+    if let (Some(name), Some(task)) = (name, &task)
+        && (!file || given.submission.is_some())
+        && let Some(tuned) = other_task(task, name)
+    {
+        bail!("the model has no head for {name}: its task is {tuned}");
+    }
     let spec = match &task {
         _ if !file => None,
         Some(task) => Some(spec_of(task, name, &given.columns)?),
         None => Some(embedded_spec(dir, name, given)?),
     };
-    if let (false, Some(name), Some(task)) = (file, name, &task)
-        && task.spec.as_ref().is_some_and(|spec| spec.name != name)
-    {
-        bail!(
-            "the model has no head for {name}: its task is {}",
-            task.entry.head.name
-        );
-    }
     if given.submission.is_some() && spec.is_none() {
         bail!("--submission is for a test file of a task: give --task and --input");
     }
