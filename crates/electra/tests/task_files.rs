@@ -78,6 +78,48 @@ fn parts_of_speech_are_tags_and_no_entities() {
     assert!(lines[0]["entities"].is_array(), "{lines:?}");
 }
 
+/// CoNLL's files have names that no table has; under the name of a table the format says it.
+#[test]
+fn words_and_tags_are_read_whatever_their_file_is_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let rows = "the DT B-NP O\nboat NN I-NP B-ORG\n\nold JJ B-NP O\n";
+    let train = write(d, "eng.train", rows);
+    let model = tuned(d, &train, &["--task", "conll2003"]);
+    let scores = evaluate(&model, &train).json();
+    let table = write(d, "words.csv", rows);
+    evaluate(&model, &table).fails(1, &["words.csv", "no column \"tokens\""]);
+    let more = ["--task", "conll2003", "--format", "conll"];
+    let ask = [
+        "evaluate",
+        "--model",
+        &model,
+        "--data",
+        &table,
+        "--json",
+        "--threads",
+        "1",
+    ];
+    assert_eq!(
+        electra(&[&ask[..], &more].concat()).json()["loss"],
+        scores["loss"]
+    );
+    let input = [&more[..], &["--input", &table, "--json"]].concat();
+    assert_eq!(predict(&model, "tag", &input).json_lines().len(), 2);
+    let classes = write(d, "classes.tsv", "text\tlabel\nthe boat\t1\nold\t0\n");
+    let golden = golden("tiny-discriminator");
+    let out = d.join("classes").display().to_string();
+    let mut arguments = vec![
+        "finetune", "--model", &golden, "--out", &out, "--train", &classes,
+    ];
+    arguments.extend(["--task", "sst2", "--format", "conll"]);
+    electra(&arguments).fails(1, &["classes.tsv", "for tagging", "sst2 reads .tsv"]);
+    let prepare = [
+        "prepare", "--input", &classes, "--out", &out, "--format", "conll",
+    ];
+    electra(&prepare).fails(2, &["conll", "parquet"]);
+}
+
 #[test]
 fn decisions_on_each_of_several_labels_are_shown() {
     let dir = tempfile::tempdir().unwrap();

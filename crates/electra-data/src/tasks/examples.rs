@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::columns::{self, Found, Place as ColumnPlace};
 use super::conll::{Conll, refuse_names};
-use super::rows::{Cells, Row, Rows, extension};
-use super::spec::Layout;
+use super::json::is_squad;
+use super::layout::{FileFormat, Reading, reading};
+use super::rows::{Cells, Row, Rows, open_text};
 use super::squad::Squad;
 use super::{Answer, Example, Gold, Header, Input, Place, TaskError, TaskKind, TaskSpec};
-use crate::read::Format;
+use crate::read::ReadError;
 
 /// Whether a file's labels are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +32,8 @@ pub enum LabelColumn {
 pub struct OpenOptions {
     /// Whether labels are needed.
     pub labels: LabelColumn,
-    /// The format of a table, where the name is not to decide.
-    pub format: Option<Format>,
+    /// The kind of the file, where its name is not to decide.
+    pub format: Option<FileFormat>,
     /// Whether invalid UTF-8 becomes U+FFFD instead of an error.
     pub lossy: bool,
     /// Whether every row of a table is an example, for which something must be predicted: labels
@@ -41,7 +42,7 @@ pub struct OpenOptions {
 }
 
 enum Source {
-    Table(Rows, Option<Found>),
+    Table(Rows, Option<Box<Found>>),
     Conll(Conll),
     Squad(Squad),
 }
@@ -66,9 +67,6 @@ pub struct Examples {
 /// Rows that are looked at to see whether labels are numbers.
 const LOOKED_AT: usize = 100;
 
-/// The extensions that are read as CoNLL's columns.
-const CONLL: [&str; 6] = ["conll", "txt", "bio", "iob", "iob2", "conllu"];
-
 impl Examples {
     /// Opens a file of a task; `-` is standard input. Of classes also a directory whose folders are
     /// called as the labels and hold a file a text.
@@ -77,35 +75,26 @@ impl Examples {
     /// A file that is missing, unreadable, binary or of an unknown kind; a table without the
     /// columns.
     pub fn open(spec: &TaskSpec, path: &Path, options: OpenOptions) -> Result<Self, TaskError> {
-        let conll = options.format.is_none() && CONLL.contains(&extension(path).as_str());
-        let json = options.format.is_none() && extension(path) == "json";
-        let stdin = options.format.is_none() && path == Path::new("-");
-        let table = || -> Result<Source, TaskError> {
-            if path.is_dir() && spec.kind != TaskKind::Classification {
-                return Err(TaskError::Directory { path: path.into() });
+        let source = match reading(spec, path, options.format)? {
+            Reading::Table(table) => Source::Table(Rows::open(path, table, options.lossy)?, None),
+            Reading::Questions => {
+                let (squad, input) =
+                    is_squad(open_text(path)?).map_err(|source| ReadError::Io {
+                        path: path.into(),
+                        source,
+                    })?;
+                match squad {
+                    true => Source::Squad(Squad::new(path, input)),
+                    false => Source::Table(Rows::of_json(path, input, options.lossy)?, None),
+                }
             }
-            Ok(Source::Table(
-                Rows::open(path, options.format, options.lossy)?,
-                None,
-            ))
-        };
-        let source = match &spec.layout {
-            Layout::Table(_) => table()?,
-            Layout::Conll { table, .. } if conll && extension(path) == "conllu" => {
-                Source::Conll(Conll::open_universal(path, table, options.lossy)?)
+            Reading::Conll { word, tag, asked } => {
+                refuse_names(path, asked)?;
+                Source::Conll(Conll::open(path, word, tag, options.lossy)?)
             }
-            Layout::Conll { word, tag, table } if conll || stdin => {
-                refuse_names(path, table)?;
-                Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
+            Reading::ConllU { asked } => {
+                Source::Conll(Conll::open_universal(path, asked, options.lossy)?)
             }
-            // A table of text cannot hold a list; CoNLL's columns end in .tsv too.
-            Layout::Conll { word, tag, table } if extension(path) == "tsv" => {
-                refuse_names(path, table)?;
-                Source::Conll(Conll::open(path, *word, *tag, options.lossy)?)
-            }
-            Layout::Conll { .. } => table()?,
-            Layout::Squad { .. } if json || stdin => Source::Squad(Squad::open(path)?),
-            Layout::Squad { .. } => table()?,
         };
         let mut examples = Examples {
             spec: spec.clone(),
@@ -234,8 +223,11 @@ impl Examples {
         };
         let number = |label: &String| label.parse::<f64>().is_ok();
         let name = label(first).filter(|label| !label.is_empty() && !number(label))?;
+        let Source::Table(rows, _) = &self.source else {
+            return None;
+        };
         // Another reader looks ahead; what it finds wrong this one will find and say.
-        let mut rows = Rows::open(&self.path, self.options.format, true).ok()?;
+        let mut rows = rows.again()?;
         rows.next_row().ok()?;
         let mut numbers = 0;
         while numbers < LOOKED_AT
@@ -254,17 +246,7 @@ impl Examples {
         let Source::Table(rows, _) = &mut self.source else {
             return Ok(());
         };
-        let own;
-        let forms = match &self.spec.layout {
-            Layout::Table(forms) => forms,
-            Layout::Conll { table, .. } | Layout::Squad { table } => {
-                own = vec![columns::Form {
-                    columns: table.clone(),
-                    width: None,
-                }];
-                &own
-            }
-        };
+        let forms = self.spec.layout.forms();
         let Some(first) = rows.next_row()? else {
             return Ok(());
         };
@@ -273,7 +255,7 @@ impl Examples {
         }
         let mut places = columns::find(
             &self.path,
-            forms,
+            &forms,
             &first,
             self.spec.header,
             self.options.labels == LabelColumn::Required,
@@ -288,7 +270,7 @@ impl Examples {
             if !places.header {
                 rows.put_back(first);
             }
-            *found = Some(places);
+            *found = Some(Box::new(places));
         }
         Ok(())
     }

@@ -15,13 +15,14 @@
 pub mod classification;
 mod columns;
 mod conll;
-mod elements;
 mod error;
 mod example;
 mod examples;
 mod featurizer;
 mod folders;
+mod json;
 mod labels;
+mod layout;
 pub mod question;
 mod rows;
 mod spec;
@@ -43,6 +44,7 @@ pub use example::{Answer, Example, Gold, Input, Place, Split, hold_out};
 pub use examples::{Examples, LabelColumn, OpenOptions};
 pub use featurizer::{FeatureCounts, FeatureOptions, Featurizer, Overflow};
 pub use labels::LabelSet;
+pub use layout::FileFormat;
 pub use spec::{Metric, OwnTask, TaskSpec};
 
 /// What a head predicts; one value a family of tasks.

@@ -12,8 +12,8 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::{Map, Number, Value};
 
-use super::elements::lines_of_list;
 use super::folders::Folders;
+use super::json::lines_of_list;
 use crate::read::bytes::{self, Opened};
 use crate::read::identity::Halt;
 use crate::read::inputs::compression_of;
@@ -58,6 +58,18 @@ impl Row {
             _ => "",
         }
     }
+}
+
+/// A kind of table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Tsv,
+    Csv,
+    /// An object a line, or one list of objects.
+    Json,
+    Parquet,
+    /// Folders called as labels, with a file a text.
+    Folders,
 }
 
 /// Opens a file's text, decompressed and without byte order mark.
@@ -238,60 +250,12 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) const KNOWN: &str = ".tsv .csv .jsonl .json .parquet, each also .gz or .zst";
-
-    /// `format` where the name is not to decide; a `.txt` is read as TSV.
-    pub(super) fn open(
-        path: &Path,
-        format: Option<Format>,
-        lossy: bool,
-    ) -> Result<Self, ReadError> {
-        if path.is_dir() {
-            if format.is_some() {
-                return Err(ReadError::Record {
-                    path: path.into(),
-                    place: "name".into(),
-                    what: "it is a directory, whose files are text; leave --format out".into(),
-                });
-            }
-            return Ok(Rows {
-                path: path.into(),
-                source: Source::Folders(Folders::open(path, lossy)?),
-                lossy,
-                invalid: 0,
-                ahead: None,
-            });
-        }
-        let format = match format {
-            Some(format) => format,
-            None => match extension(path).as_str() {
-                "tsv" | "txt" => Format::Tsv,
-                "csv" => Format::Csv,
-                "jsonl" | "ndjson" | "json" => Format::Jsonl,
-                "parquet" => Format::Parquet,
-                _ if path == Path::new("-") => Format::Tsv,
-                // Opening it says best what is wrong with it.
-                _ if !path.exists() => Format::Tsv,
-                _ => {
-                    return Err(ReadError::Record {
-                        path: path.into(),
-                        place: "name".into(),
-                        what: format!("unknown kind of table; known: {}", Self::KNOWN),
-                    });
-                }
-            },
-        };
-        let source = match format {
-            Format::Text | Format::Tsv => Source::Tsv(Lines::new(path, open_text(path)?, lossy)),
-            Format::Jsonl => {
-                let input = lines_of_list(open_text(path)?);
-                let input = input.map_err(|source| ReadError::Io {
-                    path: path.into(),
-                    source,
-                })?;
-                Source::Jsonl(Lines::new(path, input, lossy))
-            }
-            Format::Csv => {
+    pub(super) fn open(path: &Path, table: Table, lossy: bool) -> Result<Self, ReadError> {
+        let source = match table {
+            Table::Json => return Self::of_json(path, open_text(path)?, lossy),
+            Table::Folders => Source::Folders(Folders::open(path, lossy)?),
+            Table::Tsv => Source::Tsv(Lines::new(path, open_text(path)?, lossy)),
+            Table::Csv => {
                 let used = Arc::new(AtomicU64::new(0));
                 let reader = csv::ReaderBuilder::new()
                     .has_headers(false)
@@ -306,7 +270,7 @@ impl Rows {
                     used,
                 }
             }
-            Format::Parquet => {
+            Table::Parquet => {
                 let wrong = |e: parquet::errors::ParquetError| ReadError::Record {
                     path: path.into(),
                     place: "footer".into(),
@@ -320,13 +284,41 @@ impl Rows {
                 Source::Parquet(Box::new(RowIter::from_file_into(Box::new(file))), 0)
             }
         };
-        Ok(Rows {
+        Ok(Self::of(path, source, lossy))
+    }
+
+    /// The rows of an opened file of JSON.
+    pub(super) fn of_json(
+        path: &Path,
+        input: Box<dyn BufRead + Send>,
+        lossy: bool,
+    ) -> Result<Self, ReadError> {
+        let input = lines_of_list(input).map_err(|source| ReadError::Io {
+            path: path.into(),
+            source,
+        })?;
+        let source = Source::Jsonl(Lines::new(path, input, lossy));
+        Ok(Self::of(path, source, lossy))
+    }
+
+    fn of(path: &Path, source: Source, lossy: bool) -> Self {
+        Rows {
             path: path.into(),
             source,
             lossy,
             invalid: 0,
             ahead: None,
-        })
+        }
+    }
+
+    /// Other rows of the same text, from its beginning; `None` if it is no text of cells.
+    pub(super) fn again(&self) -> Option<Self> {
+        let table = match self.source {
+            Source::Tsv(_) => Table::Tsv,
+            Source::Csv { .. } => Table::Csv,
+            _ => return None,
+        };
+        Self::open(&self.path, table, true).ok()
     }
 
     /// Makes a row that was just taken the next one again.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::columns::Form;
+use super::layout::Layout;
 use super::{Column, Columns, Header, TaskError, TaskKind};
 
 /// A score of predictions, as it is called in output. The larger the better, but for `mse`.
@@ -108,23 +109,6 @@ impl Metric {
     pub fn larger_is_better(self) -> bool {
         !matches!(self, Metric::Mse | Metric::Loss)
     }
-}
-
-/// How a task's files are read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Layout {
-    /// Tables, in one of these forms.
-    Table(Vec<Form>),
-    /// Columns of words and tags; also tables of lists with these columns.
-    Conll {
-        word: usize,
-        /// From 1; `None` is the last.
-        tag: Option<usize>,
-        table: Columns,
-    },
-    /// SQuAD's JSON; also tables with these columns.
-    Squad { table: Columns },
 }
 
 /// What a task is.

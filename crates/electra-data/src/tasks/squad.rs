@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::rows::open_text;
+use super::json::Nesting;
 use crate::read::ReadError;
 use crate::read::jsonl::RECORD_LIMIT;
 
@@ -66,15 +66,16 @@ pub(super) struct Squad {
 }
 
 impl Squad {
-    pub(super) fn open(path: &Path) -> Result<Self, ReadError> {
-        Ok(Squad {
+    /// The questions of an opened file.
+    pub(super) fn new(path: &Path, input: Box<dyn BufRead + Send>) -> Self {
+        Squad {
             path: path.into(),
-            input: open_text(path)?,
+            input,
             line: 1,
             open: false,
             ended: false,
             questions: VecDeque::new(),
-        })
+        }
     }
 
     fn wrong(&self, line: u64, what: impl Into<String>) -> ReadError {
@@ -114,7 +115,7 @@ impl Squad {
     /// Reads on to the end of the value that begins with `first`; into `text` if there is one.
     fn value(&mut self, first: u8, mut text: Option<&mut Vec<u8>>) -> Result<(), ReadError> {
         let begin = self.line;
-        let (mut depth, mut quoted, mut escaped) = (0u32, false, false);
+        let mut at = Nesting::default();
         let mut byte = first;
         let mut length = 0u64;
         loop {
@@ -125,22 +126,8 @@ impl Squad {
             if length > RECORD_LIMIT {
                 return Err(self.wrong(begin, "an article longer than 256 MiB"));
             }
-            if quoted {
-                match byte {
-                    _ if escaped => escaped = false,
-                    b'\\' => escaped = true,
-                    b'"' => quoted = false,
-                    _ => {}
-                }
-            } else {
-                match byte {
-                    b'"' => quoted = true,
-                    b'{' | b'[' => depth += 1,
-                    b'}' | b']' => depth = depth.saturating_sub(1),
-                    _ => {}
-                }
-            }
-            if depth == 0 && !quoted {
+            at.pass(byte);
+            if at.depth == 0 && !at.quoted {
                 // A number or a word ends before what follows it.
                 let next = self
                     .input
@@ -164,7 +151,8 @@ impl Squad {
 
     /// Reads up to the first article.
     fn begin(&mut self) -> Result<(), ReadError> {
-        let expected = "not SQuAD's JSON: expected an object with an array \"data\"";
+        let expected = "not SQuAD's JSON: expected an object with an array \"data\"; rows are an \
+                        object a line, or one list of objects";
         let Some(first) = self.solid()? else {
             self.ended = true;
             return Ok(());

@@ -1,10 +1,9 @@
 //! Options that say which task a file is of, and how it is read.
 
-use super::corpus::FormatName;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use electra_data::tasks::{
-    Column, Columns, Header, LabelColumn, OpenOptions, OwnTask, TaskKind, TaskSpec,
+    Column, Columns, FileFormat, Header, LabelColumn, OpenOptions, OwnTask, TaskKind, TaskSpec,
 };
 
 /// What is predicted, for a file of one's own.
@@ -33,6 +32,38 @@ impl From<Kind> for TaskKind {
             Kind::Tagging => TaskKind::Tagging,
             Kind::QuestionAnswering => TaskKind::QuestionAnswering,
             Kind::MultipleChoice => TaskKind::MultipleChoice,
+        }
+    }
+}
+
+/// Kinds of a task's files by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatName {
+    /// Tab-separated values, of words and tags the same as conll
+    #[value(alias = "txt")]
+    Tsv,
+    /// Comma-separated values
+    Csv,
+    /// One JSON object a line or one list of objects, of questions also SQuAD's JSON
+    #[value(alias = "json")]
+    Jsonl,
+    /// Apache Parquet
+    Parquet,
+    /// A word and its tag a line, for tagging
+    Conll,
+    /// CoNLL-U, for tagging
+    Conllu,
+}
+
+impl From<FormatName> for FileFormat {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Tsv => FileFormat::Tsv,
+            FormatName::Csv => FileFormat::Csv,
+            FormatName::Jsonl => FileFormat::Json,
+            FormatName::Parquet => FileFormat::Parquet,
+            FormatName::Conll => FileFormat::Conll,
+            FormatName::Conllu => FileFormat::ConllU,
         }
     }
 }

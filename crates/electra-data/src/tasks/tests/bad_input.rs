@@ -395,36 +395,17 @@ fn byte_order_marks_and_mixed_line_ends_change_nothing() {
 }
 
 #[test]
-fn conll_faults_are_named() {
-    let tags = own(TaskKind::Tagging);
-    let m = message(read(&tags, "a.conll", "x O\ny\n"));
-    assert_has(
-        &m,
-        &["a.conll, line 2", "1 columns where the first line has 2"],
-    );
-    let m = message(read(&tags, "a.conll", "x\ny\n"));
-    assert_has(&m, &["a.conll, line 1", "no tags"]);
-    let m = message(read(&tags, "a.conll", "x\tO\ny\t\n"));
-    assert_has(&m, &["a.conll, line 2", "a word without a tag"]);
-    let m = message(read(
-        &tags,
-        "a.jsonl",
-        r#"{"tokens": ["a","b"], "tags": ["O"]}"#,
-    ));
-    assert_has(&m, &["a.jsonl, line 1", "2 words but 1 tags"]);
-}
-
-#[test]
 fn squad_faults_are_named() {
     let squad = named("squad");
     for (content, what) in [
-        ("[1]", "expected an object"),
-        ("{\"data\": [{\"paragraphs\": [", "the file ends inside"),
-        ("{\"data\": [\n{\"paragraphs\": 3}]}", "line 2"),
+        ("[1]", "not a JSON object"),
         (
-            "{\"version\": 1}",
+            "{\n\"version\": 1}",
             "expected an object with an array \"data\"",
         ),
+        ("{\"data\": [{\"paragraphs\": [", "the file ends inside"),
+        ("{\"data\": [\n{\"paragraphs\": 3}]}", "line 2"),
+        ("{\"version\": 1}", "no column \"context\""),
         (
             "{\"data\": [\n{\"paragraphs\": [{\"context\": \"c\",\n \"qas\": [{\"id\": 1}]}]}]}",
             "missing field `question`",
@@ -450,8 +431,19 @@ fn unknown_tasks_and_kinds_of_files_are_named() {
     let m = message(read(&named("sst2"), "a.xls", "x"));
     assert_has(
         &m,
-        &["a.xls", "unknown kind", ".tsv .csv .jsonl .json .parquet"],
+        &[
+            "a.xls",
+            "unknown kind",
+            "sst2 reads .tsv .csv .jsonl .json .parquet .txt",
+            "or a directory",
+            "--format",
+        ],
     );
+    let m = message(read(&named("squad"), "a.xls", "x"));
+    assert_has(&m, &["a.xls", "unknown kind", ".json is also SQuAD's"]);
+    let m = message(read(&named("stsb"), "a.conll", "x"));
+    assert_has(&m, &["a.conll", "for tagging", "stsb reads .tsv"]);
+    assert!(!m.contains("directory") && !m.contains("SQuAD"), "{m}");
     let m = message(Examples::read_all(
         &named("sst2"),
         std::path::Path::new("nowhere/a.tsv"),

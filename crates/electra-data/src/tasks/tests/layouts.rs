@@ -391,41 +391,6 @@ fn a_list_of_json_is_read_as_its_rows() {
 }
 
 #[test]
-fn conll_u_has_comments_ranges_and_empty_nodes() {
-    let content = "# sent_id = 1
-# text = du bist
-1-2\tdu\t_\t_\t_\t_\t_\t_\t_\t_
-1\tde\tde\tADP\tIN\t_\t3\tcase\t_\t_
-2\tle\tle\tDET\tDT\t_\t3\tdet\t_\t_
-2.1\tx\tx\tNOUN\tNN\t_\t_\t_\t_\t_
-
-# text = boat
-1\t#\tboat\tNOUN\tNN\t_\t0\troot\t_\t_
-";
-    let tags = |columns: Columns| -> Vec<String> {
-        let spec = own(TaskKind::Tagging, columns, Header::Detect);
-        let examples = read(&spec, "a.conllu", content).unwrap();
-        let gold = |e: &Example| match &e.gold {
-            Some(Gold::Tags(tags)) => tags.join(" "),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(examples[1].place.line, 9);
-        examples
-            .iter()
-            .map(|e| format!("{}|{}", e.text(), gold(e)))
-            .collect()
-    };
-    assert_eq!(tags(Columns::default()), ["de le|ADP DET", "#|NOUN"]);
-    assert_eq!(tags(columns("3", "", "5")), ["de le|IN DT", "boat|NN"]);
-    let by_name = columns("lemma", "", "XPOS");
-    assert_eq!(tags(by_name), ["de le|IN DT", "boat|NN"]);
-    // The same columns in another file are what they are.
-    let spec = own(TaskKind::Tagging, Columns::default(), Header::Detect);
-    let examples = read(&spec, "a.conll", "#\tO\n1-2\tB-x\n").unwrap();
-    assert_eq!(examples[0].text(), "# 1-2");
-}
-
-#[test]
 fn numbers_of_the_hubs_tables_are_tags_with_names() {
     let read_tags = |task: &str, column: &str, numbers: &str| {
         let count = numbers.split(',').count();
@@ -649,7 +614,7 @@ fn folders_called_as_labels_hold_a_file_a_text() {
         let refused = Examples::read_all(&spec, path, options).unwrap_err();
         refused.to_string()
     };
-    let message = refused(dir.path(), Some(crate::read::Format::Csv));
+    let message = refused(dir.path(), Some(FileFormat::Csv));
     assert!(message.contains("--format"), "{message}");
     let write_above = |name: &str| write(&format!("above/{name}"), b"one too high");
     write_above("train/pos/1.txt");
