@@ -74,6 +74,10 @@ pub struct Columns {
     pub choices: Vec<Column>,
     /// The label. Several for multi-label data that has a column of 0 and 1 for each label.
     pub label: Vec<Column>,
+    /// Where a question's answer begins, if its label is a text; where it is not given,
+    /// `answer_start`, in a file that has such a column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Column>,
     /// What the example is called.
     pub id: Option<Column>,
 }
@@ -90,12 +94,17 @@ impl Columns {
             second: self.second.or_else(|| other.second.clone()),
             choices: list(self.choices, &other.choices),
             label: list(self.label, &other.label),
+            start: self.start.or_else(|| other.start.clone()),
             id: self.id.or_else(|| other.id.clone()),
         }
     }
 
     fn inputs(&self) -> impl Iterator<Item = &Column> {
         self.text.iter().chain(&self.second).chain(&self.choices)
+    }
+
+    fn labels(&self) -> impl Iterator<Item = &Column> {
+        self.label.iter().chain(&self.start)
     }
 }
 
@@ -124,6 +133,7 @@ pub(super) struct Found {
     pub(super) label: Vec<Place>,
     /// Names of the label columns.
     pub(super) label_names: Vec<String>,
+    pub(super) start: Option<Place>,
     pub(super) id: Option<Place>,
     /// Whether the first row is no example.
     pub(super) header: bool,
@@ -178,7 +188,7 @@ pub(super) fn find(
     let missing = forms.first().map_or_else(Vec::new, |form| {
         let mut wanted: Vec<&Column> = form.columns.inputs().collect();
         if labels {
-            wanted.extend(&form.columns.label);
+            wanted.extend(form.columns.labels());
         }
         wanted
             .into_iter()
@@ -191,7 +201,7 @@ pub(super) fn find(
         .map(|form| {
             let mut wanted: Vec<&Column> = form.columns.inputs().collect();
             if labels {
-                wanted.extend(&form.columns.label);
+                wanted.extend(form.columns.labels());
             }
             let list: Vec<String> = wanted.iter().map(|c| c.to_string()).collect();
             match form.width {
@@ -269,9 +279,14 @@ fn fit(
     } else {
         Vec::new()
     };
+    let start = match &columns.start {
+        Some(column) if with_labels => Some(at(column)?),
+        Some(_) => None,
+        None => at(&"answer_start".into()),
+    };
     let uses_names = columns
         .inputs()
-        .chain(&columns.label)
+        .chain(columns.labels())
         .any(|c| matches!(c, Column::Name(_)));
     let header = !by_name
         && match header {
@@ -298,6 +313,7 @@ fn fit(
         choices: all(&columns.choices)?,
         label,
         label_names,
+        start,
         id: columns.id.as_ref().and_then(at),
         header,
     })

@@ -1,5 +1,6 @@
 //! The examples of a task's file, one at a time.
 
+mod answers;
 mod row;
 
 use std::collections::BTreeMap;

@@ -59,6 +59,9 @@ pub(super) enum Layout {
     Squad { table: Columns },
 }
 
+/// What answers are called in a table, the usual name first.
+const ANSWERS: [&str; 3] = ["answers", "answer_text", "answer"];
+
 impl Layout {
     /// The forms of its tables.
     pub(super) fn forms(&self) -> Vec<Form> {
@@ -68,6 +71,14 @@ impl Layout {
         };
         match self {
             Layout::Table(forms) => forms.clone(),
+            Layout::Squad { table } if table.label == [ANSWERS[0].into()] => ANSWERS
+                .map(|name| {
+                    form(Columns {
+                        label: vec![name.into()],
+                        ..table.clone()
+                    })
+                })
+                .to_vec(),
             Layout::Conll { table, .. } | Layout::Squad { table } => vec![form(table.clone())],
         }
     }

@@ -162,7 +162,7 @@ pub struct OwnTask {
     pub kind: TaskKind,
     /// Its columns; those left empty have defaults: `text`, `label`; for tagging `tokens`, `tags`
     /// (in CoNLL files the first and the last column); for questions `context`, `question`,
-    /// `answers`, `id`; for choices `text`, `choices`, `label`.
+    /// `answers` (or `answer_text`, `answer`), `id`; for choices `text`, `choices`, `label`.
     pub columns: Columns,
 }
 
@@ -222,9 +222,9 @@ fn headed(text: &str, second: &str, label: &str, id: &str) -> Form {
         columns: Columns {
             text: vec![text.into()],
             second: some(second),
-            choices: Vec::new(),
             label: vec![label.into()],
             id: some(id),
+            ..Columns::default()
         },
         width: None,
     }
@@ -236,9 +236,8 @@ fn bare(width: usize, text: &[usize], second: Option<usize>, label: usize) -> Fo
         columns: Columns {
             text: text.iter().map(|&n| Column::Number(n)).collect(),
             second: second.map(Column::Number),
-            choices: Vec::new(),
             label: vec![Column::Number(label)],
-            id: None,
+            ..Columns::default()
         },
         width: Some(width),
     }
@@ -248,9 +247,9 @@ fn question_columns() -> Columns {
     Columns {
         text: vec!["context".into()],
         second: Some("question".into()),
-        choices: Vec::new(),
         label: vec!["answers".into()],
         id: Some("id".into()),
+        ..Columns::default()
     }
 }
 
@@ -701,6 +700,9 @@ fn check_columns(name: &str, kind: TaskKind, columns: &Columns) -> Result<(), Ta
     }
     if !columns.choices.is_empty() && kind != TaskKind::MultipleChoice {
         return refuse("columns for choices are for multiple choice");
+    }
+    if columns.start.is_some() && kind != TaskKind::QuestionAnswering {
+        return refuse("a column of where answers begin is for questions");
     }
     if columns.second.is_some() && matches!(kind, TaskKind::Tagging | TaskKind::MultipleChoice) {
         return refuse("a second text is for classification, regression and questions");

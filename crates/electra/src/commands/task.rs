@@ -84,9 +84,12 @@ pub struct ColumnArgs {
     /// Column of the choices, or one for each
     #[arg(long, value_name = "COLUMN")]
     pub choice_column: Vec<String>,
-    /// Column of the label; of multi-label data also one for each label
+    /// Column of the label, the tags or the answers; of multi-label data also one for each label
     #[arg(long, value_name = "COLUMN")]
     pub label_column: Vec<String>,
+    /// Column of where an answer begins, in characters from 0 [default: answer_start, if there is one]
+    #[arg(long, value_name = "COLUMN")]
+    pub start_column: Option<String>,
     /// Column of what an example is called
     #[arg(long, value_name = "COLUMN")]
     pub id_column: Option<String>,
@@ -173,6 +176,7 @@ impl ColumnArgs {
         let questions = [Kind::QuestionAnswering];
         if taken(&questions) {
             (fitting.unanswerable, fitting.chinese_answers) = (false, false);
+            fitting.start_column = None;
         }
         if taken(&[Kind::Classification, Kind::Regression, questions[0]]) {
             fitting.second_column = None;
@@ -233,6 +237,7 @@ impl ColumnArgs {
             second: self.second_column.as_ref().map(column),
             choices: self.choice_column.iter().map(column).collect(),
             label: self.label_column.iter().map(column).collect(),
+            start: self.start_column.as_ref().map(column),
             id: self.id_column.as_ref().map(column),
         }
     }

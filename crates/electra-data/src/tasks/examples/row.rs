@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 use super::super::columns::{Found, Place as ColumnPlace};
+use super::super::literal::unwritten;
 use super::super::rows::Row;
-use super::super::{Answer, Example, Gold, Input, Place, TaskError, TaskKind};
+use super::super::{Example, Gold, Input, Place, TaskError, TaskKind};
+use super::answers::answers;
 use super::{Examples, LabelColumn};
 
 impl Examples {
@@ -242,7 +244,7 @@ impl Examples {
                 }
                 Gold::Labels(labels)
             }
-            TaskKind::MultiLabel => match value {
+            TaskKind::MultiLabel => match unwritten(value) {
                 Value::Array(list) if is_multi_hot(&list) => {
                     return Err(wrong(
                         "the labels are a list of 0 and 1; expected the labels that hold, or a \
@@ -250,16 +252,15 @@ impl Examples {
                             .into(),
                     ));
                 }
-                Value::Array(_) => Gold::Labels(
-                    strings(value).ok_or_else(|| wrong("the labels are not strings".into()))?,
-                ),
+                list @ Value::Array(_) => {
+                    let list = strings(list);
+                    Gold::Labels(list.ok_or_else(|| wrong("the labels are not strings".into()))?)
+                }
                 value => {
                     let text = scalar(&value).ok_or_else(not_one)?;
-                    let list = written_list(&text).unwrap_or_else(|| {
-                        let parts = text.split(self.spec.label_separator).map(str::trim);
-                        parts.map(String::from).collect()
-                    });
-                    Gold::Labels(list.into_iter().filter(|l| !l.is_empty()).collect())
+                    let parts = text.split(self.spec.label_separator).map(str::trim);
+                    let labels = parts.filter(|label| !label.is_empty());
+                    Gold::Labels(labels.map(String::from).collect())
                 }
             },
             TaskKind::Tagging => {
@@ -280,14 +281,10 @@ impl Examples {
                 }
                 Gold::Tags(self.named_tags(tags).map_err(wrong)?)
             }
-            TaskKind::QuestionAnswering => Gold::Answers(
-                answers(&value).ok_or_else(|| {
-                    wrong(
-                        "the answers are neither {\"text\": [...], \"answer_start\": [...]} nor a list of objects with these"
-                            .into(),
-                    )
-                })?,
-            ),
+            TaskKind::QuestionAnswering => {
+                let starts = found.start.as_ref().and_then(|at| row.cell(at));
+                Gold::Answers(answers(value, starts).map_err(wrong)?)
+            }
             TaskKind::MultipleChoice => {
                 let Input::Choices { choices, .. } = input else {
                     return Ok(Label::Unlabelled);
@@ -355,34 +352,6 @@ fn is_multi_hot(list: &[Value]) -> bool {
     twice || list.iter().any(Value::is_f64)
 }
 
-/// The strings of a list in a cell of text, as JSON or Python write it: `["x", "y"]`, `['x', 'y']`.
-fn written_list(text: &str) -> Option<Vec<String>> {
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?.trim();
-    let mut list = Vec::new();
-    let mut chars = inner.chars();
-    while let Some(quote) = chars.next() {
-        if quote != '"' && quote != '\'' {
-            return None;
-        }
-        let mut item = String::new();
-        loop {
-            match chars.next()? {
-                '\\' => item.push(chars.next()?),
-                end if end == quote => break,
-                other => item.push(other),
-            }
-        }
-        list.push(item);
-        let rest = chars.as_str().trim_start();
-        chars = match rest.strip_prefix(',') {
-            Some(rest) => rest.trim_start().chars(),
-            None if rest.is_empty() => rest.chars(),
-            None => return None,
-        };
-    }
-    Some(list)
-}
-
 /// A list of strings or numbers as strings.
 fn strings(value: Value) -> Option<Vec<String>> {
     let Value::Array(list) = value else {
@@ -409,36 +378,6 @@ fn choices(cell: Value) -> Option<Vec<String>> {
 fn choice_names(cell: Value) -> Option<Vec<String>> {
     match cell {
         Value::Object(mut object) => strings(object.remove("label")?),
-        _ => None,
-    }
-}
-
-/// Answers in either of the shapes that tables have them in.
-fn answers(value: &Value) -> Option<Vec<Answer>> {
-    match value {
-        Value::Object(object) => {
-            let texts = object.get("text")?.as_array()?;
-            let starts = object.get("answer_start").and_then(Value::as_array);
-            texts
-                .iter()
-                .enumerate()
-                .map(|(i, text)| {
-                    Some(Answer {
-                        text: text.as_str()?.to_owned(),
-                        start: starts.and_then(|s| s.get(i)).and_then(Value::as_i64),
-                    })
-                })
-                .collect()
-        }
-        Value::Array(list) => list
-            .iter()
-            .map(|item| {
-                Some(Answer {
-                    text: item.get("text")?.as_str()?.to_owned(),
-                    start: item.get("answer_start").and_then(Value::as_i64),
-                })
-            })
-            .collect(),
         _ => None,
     }
 }

@@ -224,6 +224,9 @@ fn multi_label_cells_lists_and_columns_are_read() {
         summary(&one, "a.tsv", written),
         ["0|x|-|b, c+it's", "1|y|-|", "2|z|-|[b]"]
     );
+    let m = read(&one, "a.tsv", "text\tlabels\nx\t[0, 1, 0]\n");
+    let m = m.unwrap_err().to_string();
+    assert!(m.contains("line 2") && m.contains("--label-column"), "{m}");
     // As transformers' trainer has them: which label a place is, nobody says.
     for list in ["[1.0, 0.0]", "[0, 1, 0]", "[1, 1]"] {
         let content = format!(r#"{{"text": "x", "labels": {list}}}"#);
@@ -328,6 +331,11 @@ fn kinds_refuse_columns_that_are_not_theirs() {
     several.label.push("b".into());
     assert!(refused(TaskKind::Classification, several).contains("multi-label"));
     assert!(refused(TaskKind::Tagging, columns("a", "b", "c")).contains("second text"));
+    let start = Columns {
+        start: Some("begin".into()),
+        ..Columns::default()
+    };
+    assert!(refused(TaskKind::Classification, start).contains("for questions"));
 }
 
 #[test]
