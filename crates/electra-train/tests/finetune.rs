@@ -471,7 +471,7 @@ fn labels_of_words_that_are_no_entities_are_scored_by_accuracy() {
     let mistyped = entities.replacen("B-x", "B_x", 1);
     assert_eq!(metrics(Some(&mistyped)), (vec![Metric::Accuracy], 1));
     let note = open(None, &[]).expect("a job").tasks[0].notes.remove(0);
-    assert!(note.contains("line 1") && note.contains("B_x"), "{note}");
+    assert!(note.contains("line 2") && note.contains("B_x"), "{note}");
 }
 
 /// The loss of development data is that of the questions whose answer can be found.

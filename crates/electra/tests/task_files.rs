@@ -118,6 +118,9 @@ fn words_and_tags_are_read_whatever_their_file_is_called() {
         "prepare", "--input", &classes, "--out", &out, "--format", "conll",
     ];
     electra(&prepare).fails(2, &["conll", "parquet"]);
+    // A tag that the model does not know is named as the file has it, with its line.
+    let other = write(d, "eng.testa", rows.replace("B-ORG", "I-SHIP"));
+    evaluate(&model, &other).fails(1, &["eng.testa, line 2:", "\"I-SHIP\""]);
 }
 
 #[test]

@@ -8,8 +8,9 @@ use crate::read::ReadError;
 
 /// A sentence.
 pub(super) struct Sentence {
-    pub(super) line: u64,
     pub(super) words: Vec<String>,
+    /// The line of each word.
+    pub(super) lines: Vec<u64>,
     /// Empty where the file has no tags.
     pub(super) tags: Vec<String>,
 }
@@ -171,11 +172,12 @@ impl Conll {
                 None => None,
             };
             let sentence = sentence.get_or_insert_with(|| Sentence {
-                line,
                 words: Vec::new(),
+                lines: Vec::new(),
                 tags: Vec::new(),
             });
             sentence.words.push((*word).to_owned());
+            sentence.lines.push(line);
             if let Some(tag) = tag {
                 if tag.trim().is_empty() {
                     return Err(wrong("a word without a tag".into()));

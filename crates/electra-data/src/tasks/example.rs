@@ -16,6 +16,8 @@ pub struct Place {
     /// Its first line, or its row in Parquet, counted from 1; the line of its article in SQuAD's
     /// format.
     pub line: u64,
+    /// The word that is meant, from 1, where a row holds several.
+    pub word: Option<usize>,
 }
 
 impl Place {
@@ -36,7 +38,11 @@ impl fmt::Display for Place {
             Some(e) if e == "parquet" => "row",
             _ => "line",
         };
-        write!(f, "{}, {unit} {}", self.path.display(), self.line)
+        write!(f, "{}, {unit} {}", self.path.display(), self.line)?;
+        match self.word {
+            Some(word) => write!(f, ", word {word}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -47,6 +53,8 @@ pub struct Example {
     pub place: Place,
     /// What its file calls it (a question's id, GLUE's index); else its number in the file, from 0.
     pub id: String,
+    /// The line of each word, where each has its own; elsewhere empty.
+    pub lines: Vec<u64>,
     /// What the network is shown.
     pub input: Input,
     /// What is to be predicted; `None` where the data does not say.
@@ -124,6 +132,18 @@ impl Example {
             Input::Words(words) => words.join(" "),
             Input::Question { question, .. } => question.clone(),
             Input::Choices { first, choices } => format!("{first} ⫽ {}", choices.join(" | ")),
+        }
+    }
+
+    /// Where a word stands, by its number from 0.
+    pub fn place_of_word(&self, word: usize) -> Place {
+        let place = self.place.clone();
+        match self.lines.get(word) {
+            Some(&line) => Place { line, ..place },
+            None => Place {
+                word: Some(word + 1),
+                ..place
+            },
         }
     }
 
@@ -268,8 +288,10 @@ mod tests {
                 place: Place {
                     path: Path::new("a.tsv").into(),
                     line,
+                    word: None,
                 },
                 id: line.to_string(),
+                lines: Vec::new(),
                 input: Input::Text {
                     first,
                     second: None,

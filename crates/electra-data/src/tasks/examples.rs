@@ -280,6 +280,7 @@ impl Examples {
         Place {
             path: self.path.clone(),
             line,
+            word: None,
         }
     }
 
@@ -297,6 +298,7 @@ impl Examples {
                     let place = Place {
                         path: row.file.clone().unwrap_or_else(|| self.path.clone()),
                         line: row.line,
+                        word: None,
                     };
                     if let Cells::Places(cells) = &row.cells {
                         self.surplus += u64::from(cells.len() > self.width);
@@ -324,7 +326,7 @@ impl Examples {
                     let Some(sentence) = conll.next_sentence()? else {
                         return Ok(None);
                     };
-                    let place = self.place(sentence.line);
+                    let place = self.place(sentence.lines[0]);
                     if sentence.tags.is_empty() && self.options.labels == LabelColumn::Required {
                         return Err(TaskError::Example {
                             place,
@@ -335,6 +337,7 @@ impl Examples {
                     return Ok(Some(Example {
                         place,
                         id: number.to_string(),
+                        lines: sentence.lines,
                         gold: (!sentence.tags.is_empty()).then_some(Gold::Tags(sentence.tags)),
                         input: Input::Words(sentence.words),
                     }));
@@ -363,6 +366,7 @@ impl Examples {
                     return Ok(Some(Example {
                         place,
                         id: question.id,
+                        lines: Vec::new(),
                         input: Input::Question {
                             title: question.title,
                             question: question.question,

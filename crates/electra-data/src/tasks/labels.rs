@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::error::shown;
 use super::tagging::{Scheme, in_scheme};
-use super::{Example, Gold, TaskError, TaskKind, TaskSpec};
+use super::{Example, Gold, Place, TaskError, TaskKind, TaskSpec};
 
 /// The labels of a task, each with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl LabelSet {
         };
         let mut found = BTreeSet::new();
         for example in examples {
-            labels_of(example, scheme, |label| {
+            labels_of(example, scheme, |_, label| {
                 if !found.contains(label) {
                     found.insert(label.to_owned());
                 }
@@ -130,8 +130,8 @@ impl LabelSet {
     /// # Errors
     /// The first one that is not, with its place.
     pub fn check(&self, examples: &[Example]) -> Result<(), TaskError> {
-        self.find_unknown(examples, |example, label, known| TaskError::UnknownLabel {
-            place: example.place.clone(),
+        self.find_unknown(examples, |place, label, known| TaskError::UnknownLabel {
+            place,
             label,
             known,
         })
@@ -142,31 +142,34 @@ impl LabelSet {
     /// # Errors
     /// The first that was not, with its place.
     pub fn check_development(&self, examples: &[Example]) -> Result<(), TaskError> {
-        self.find_unknown(examples, |example, label, known| {
-            TaskError::LabelNotTrained {
-                place: example.place.clone(),
-                label,
-                known,
-            }
+        self.find_unknown(examples, |place, label, known| TaskError::LabelNotTrained {
+            place,
+            label,
+            known,
         })
     }
 
     fn find_unknown(
         &self,
         examples: &[Example],
-        error: impl Fn(&Example, String, String) -> TaskError,
+        error: impl Fn(Place, String, String) -> TaskError,
     ) -> Result<(), TaskError> {
         for example in examples {
             let mut unknown = None;
             if example.gold.is_some() {
-                labels_of(example, self.scheme, |label| {
+                labels_of(example, self.scheme, |number, label| {
                     if unknown.is_none() && self.id(label).is_none() {
-                        unknown = Some(label.to_owned());
+                        unknown = Some((number, label.to_owned()));
                     }
                 })?;
             }
-            if let Some(label) = unknown {
-                return Err(error(example, label, shown(&self.names)));
+            if let Some((number, label)) = unknown {
+                let (place, label) = match &example.gold {
+                    // As the file has it, not as the labels are written.
+                    Some(Gold::Tags(tags)) => (example.place_of_word(number), tags[number].clone()),
+                    _ => (example.place.clone(), label),
+                };
+                return Err(error(place, label, shown(&self.names)));
             }
         }
         Ok(())
@@ -208,11 +211,11 @@ impl LabelSet {
     }
 }
 
-/// Calls `each` with every label of an example.
+/// Calls `each` with every label of an example and its number there; tags are written in `scheme`.
 fn labels_of(
     example: &Example,
     scheme: Scheme,
-    mut each: impl FnMut(&str),
+    mut each: impl FnMut(usize, &str),
 ) -> Result<(), TaskError> {
     match &example.gold {
         None => {
@@ -221,9 +224,12 @@ fn labels_of(
                 what: "no label".into(),
             });
         }
-        Some(Gold::Class(label)) => each(label),
-        Some(Gold::Labels(labels)) => labels.iter().for_each(|label| each(label)),
-        Some(Gold::Tags(tags)) => in_scheme(tags, scheme).0.iter().for_each(|tag| each(tag)),
+        Some(Gold::Class(label)) => each(0, label),
+        Some(Gold::Labels(labels)) => (0..).zip(labels).for_each(|(i, label)| each(i, label)),
+        Some(Gold::Tags(tags)) => {
+            let tags = in_scheme(tags, scheme).0;
+            (0..).zip(&tags).for_each(|(i, tag)| each(i, tag));
+        }
         Some(Gold::Value(_) | Gold::Answers(_) | Gold::Choice(_)) => {}
     }
     Ok(())

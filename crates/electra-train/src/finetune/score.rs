@@ -385,8 +385,10 @@ mod tests {
             place: Place {
                 path: std::path::Path::new("a.conll").into(),
                 line: 1,
+                word: None,
             },
             id: "0".into(),
+            lines: Vec::new(),
             input: Input::Words(vec!["boat".into(); gold.len()]),
             gold: None,
         };
@@ -461,8 +463,10 @@ mod tests {
             place: Place {
                 path: std::path::Path::new("a.tsv").into(),
                 line: 1,
+                word: None,
             },
             id: "0".into(),
+            lines: Vec::new(),
             input: Input::Text {
                 first: text.into(),
                 second: None,

@@ -415,10 +415,13 @@ fn check_tags(
         return Ok(());
     }
     let found = examples.iter().find_map(|example| match &example.gold {
-        Some(Gold::Tags(tags)) => Some((example, tags.iter().find(|tag| lone(tag))?)),
+        Some(Gold::Tags(tags)) => {
+            let word = tags.iter().position(lone)?;
+            Some((example.place_of_word(word), &tags[word]))
+        }
         _ => None,
     });
-    let Some((example, tag)) = found else {
+    let Some((place, tag)) = found else {
         return Ok(());
     };
     let what = format!(
@@ -426,10 +429,8 @@ fn check_tags(
     );
     if known {
         let what = format!("{what}; correct it, or give --kind tagging and a name of your own");
-        let place = example.place.clone();
         return Err(TaskError::Example { place, what });
     }
-    let place = &example.place;
     notes.push(format!(
         "warning: {place}: {what}; so words are scored, not entities"
     ));

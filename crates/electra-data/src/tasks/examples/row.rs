@@ -126,6 +126,7 @@ impl Examples {
         Ok(Some(Example {
             place,
             id,
+            lines: Vec::new(),
             input,
             gold,
         }))

@@ -42,14 +42,14 @@ pub(in crate::tasks) fn features(
                     what: format!("{} words but {} tags", words.len(), tags.len()),
                 });
             }
-            let (tags, irregular) = in_scheme(tags, featurizer.labels.scheme());
+            let (written, irregular) = in_scheme(tags, featurizer.labels.scheme());
             counts.entities_begun_inside += irregular;
-            let ids = tags.iter().map(|tag| {
+            let ids = written.iter().enumerate().map(|(word, tag)| {
                 counts.note_number(&featurizer.labels, tag);
                 let id = featurizer.labels.id(tag);
                 id.map(Some).ok_or_else(|| TaskError::UnknownLabel {
-                    place: example.place.clone(),
-                    label: tag.clone(),
+                    place: example.place_of_word(word),
+                    label: tags[word].clone(),
                     known: shown(featurizer.labels.names()),
                 })
             });

@@ -1,6 +1,7 @@
 //! Files of words and tags: what they are called, what is passed over, where their faults are.
 
-use super::support::{file, read};
+use super::support::{file, read, tokenizer};
+use crate::tasks::tagging::Scheme;
 use crate::tasks::*;
 
 fn own(columns: Columns) -> TaskSpec {
@@ -111,6 +112,43 @@ fn a_format_that_is_given_stands_for_what_the_name_says() {
         let m = refused(as_format(&classes, "a.tsv", "a\t1\n", format));
         assert_has(&m, &["a.tsv, format", "for tagging", "sst2 reads .tsv"]);
     }
+}
+
+/// What is unknown is named as the file has it, with the line of its word.
+#[test]
+fn an_unknown_tag_is_named_as_it_is_written_with_the_line_of_its_word() {
+    let spec = own(Columns::default());
+    let train = read(&spec, "a.conll", "the\tO\nboat\tB-x\n").unwrap();
+    let labels = LabelSet::of_training(&spec, &train, Scheme::Bio).unwrap();
+    let options = FeatureOptions::of(&spec);
+    let f = Featurizer::new(spec.kind, tokenizer(), labels.clone(), options).unwrap();
+    let assert_named = |name: &str, content: &str, parts: &[&str]| {
+        let examples = read(&spec, name, content).unwrap();
+        let last = examples.len() - 1;
+        for m in [
+            refused(labels.check(&examples)),
+            refused(labels.check_development(&examples)),
+            refused(f.features(last, &examples[last], &mut FeatureCounts::default())),
+        ] {
+            assert_has(&m, parts);
+            assert_has(&m, &["B-x, O"]);
+        }
+    };
+    assert_named(
+        "a.conll",
+        "x O\nx I-FOO\n",
+        &["a.conll, line 2:", "\"I-FOO\""],
+    );
+    assert_named(
+        "a.conll",
+        "x O\n\n\ny O\nz S-x\nz E-y\n",
+        &["a.conll, line 6:", "\"E-y\""],
+    );
+    // Lines that hold no word are counted.
+    let universal = "# a\n1-2\tdu\t_\t_\n1\tde\t_\tO\n# b\n2\tle\t_\tDET\n";
+    assert_named("a.conllu", universal, &["a.conllu, line 5:", "\"DET\""]);
+    let rows = "{\"tokens\": [\"a\"], \"tags\": [\"O\"]}\n{\"tokens\": [\"a\", \"b\"], \"tags\": [\"O\", \"I-y\"]}\n";
+    assert_named("a.jsonl", rows, &["a.jsonl, line 2, word 2:", "\"I-y\""]);
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl Source {
                     let place = Place {
                         path: path.clone(),
                         line: *number,
+                        word: None,
                     };
                     examples.push(example_of(text, place, task, *pairs)?);
                 }
@@ -171,6 +172,7 @@ fn example_of(line: String, place: Place, task: Task, pairs: bool) -> Result<Exa
     Ok(Example {
         id: (place.line - 1).to_string(),
         place,
+        lines: Vec::new(),
         input,
         gold: None,
     })
