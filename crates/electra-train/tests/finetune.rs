@@ -535,6 +535,60 @@ fn a_lost_answer_leaves_the_others_their_loss() {
     assert!(result.trials[0].score.is_finite(), "{:?}", result.trials);
 }
 
+/// Of questions whose answers are all lost nothing can be learned: what is wrong with the data, its
+/// first question shows.
+#[test]
+fn questions_without_any_answer_in_their_texts_are_refused_with_the_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = |answers: [&str; 2]| {
+        let path = dir.path().join("train.csv");
+        let [a, b] = answers;
+        let rows = format!("q7,the old boat,who,{a}\nq8,the river,what,{b}\n");
+        std::fs::write(&path, format!("id,context,question,answer\n{rows}")).expect("a file");
+        let files = TaskFiles {
+            spec: TaskSpec::by_name("squad").expect("a task"),
+            train: path.clone(),
+            dev: Some(path),
+            open: OpenOptions::default(),
+        };
+        let start = Start::Model(ModelDir::open(golden()).expect("a model"));
+        let tokenizer = Tokenizer::load(&golden(), None).expect("a tokenizer");
+        FinetuneJob::open(
+            config(&["max_seq_length=40"]),
+            start,
+            tokenizer,
+            vec![files],
+        )
+    };
+    let refused = open(["a bird", "a tree"])
+        .expect_err("no answer")
+        .to_string();
+    for part in [
+        "train.csv: no question",
+        "2 of 2 have",
+        "\"q7\"",
+        "line 2)",
+        "--label-column",
+    ] {
+        assert!(refused.contains(part), "{refused:?} lacks {part:?}");
+    }
+    let notes = open(["old boat", "a tree"])
+        .expect("a job")
+        .tasks
+        .remove(0)
+        .notes;
+    for part in [
+        "1 answers were not at their offset",
+        "1 questions have an answer",
+    ] {
+        assert!(notes.iter().any(|note| note.contains(part)), "{notes:?}");
+    }
+    assert!(
+        notes.iter().any(|note| note.contains("\"q8\"")),
+        "{notes:?}"
+    );
+}
+
 /// The reference learns pairs without an order both ways round, and shares of a regression's range.
 #[test]
 fn pairs_and_values_are_learned_as_the_reference_does_with_its_head() {

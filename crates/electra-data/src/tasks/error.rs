@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::example::Place;
+use super::featurizer::Questions;
 use crate::read::ReadError;
 use crate::tokenizer::TokenizerError;
 
@@ -88,6 +89,22 @@ pub enum TaskError {
         path: PathBuf,
         /// The one label.
         label: String,
+    },
+    /// Questions to learn from, of which no answer can be found.
+    #[error(
+        "{path}: no question can be learned from: {} of {questions} have an answer that is not in the \
+         text, the first of them {}; an answer must stand in its text letter for letter; in a table \
+         see that --text-column and --label-column name the two",
+        lost.count,
+        lost.first
+    )]
+    NoAnswerFound {
+        /// The file.
+        path: PathBuf,
+        /// How many there are.
+        questions: usize,
+        /// Those whose answer is not in the text.
+        lost: Questions,
     },
     /// Anything else that is wrong with one example.
     #[error("{place}: {what}")]

@@ -52,6 +52,25 @@ impl FeatureOptions {
     }
 }
 
+/// Questions that something holds of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// How many.
+    pub count: u64,
+    /// What the first is called, and where it stands; empty if there is none.
+    pub first: String,
+}
+
+impl Questions {
+    /// Counts one.
+    pub(super) fn add(&mut self, question: &Example) {
+        if self.count == 0 {
+            self.first = format!("{:?} ({})", question.id, question.place);
+        }
+        self.count += 1;
+    }
+}
+
 /// What had to be done to fit examples to a network. Say it once, after reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeatureCounts {
@@ -67,10 +86,11 @@ pub struct FeatureCounts {
     pub words_without_tokens: u64,
     /// Entities that began with `I-` or `E-`; they were read as entities.
     pub entities_begun_inside: u64,
-    /// Answers that were not where they were said to be, and were found elsewhere in the text.
-    pub answers_moved: u64,
-    /// Questions whose answer is nowhere in the text.
-    pub answers_not_found: u64,
+    /// Those whose answer was not where it was said to be, or not said to be anywhere, and was found
+    /// in the text.
+    pub answers_moved: Questions,
+    /// Those whose answer is nowhere in the text.
+    pub answers_not_found: Questions,
     /// Labels that the data gives by number, with their names.
     pub labels_by_number: BTreeMap<u32, String>,
 }
@@ -105,19 +125,30 @@ impl FeatureCounts {
                 self.entities_begun_inside,
                 "entities begin with I- or E-; they were read as entities",
             ),
-            (
-                self.answers_moved,
-                "answers were not at their offset and were found elsewhere in the text",
-            ),
-            (
-                self.answers_not_found,
-                "questions have an answer that is not in the text",
-            ),
         ]
         .into_iter()
         .filter(|(n, _)| *n > 0)
         .map(|(n, what)| format!("{n} {what}"));
-        by_number.into_iter().chain(counts).collect()
+        let questions = [
+            (
+                &self.answers_moved,
+                "answers were not at their offset, or had none, and were found in the text",
+            ),
+            (
+                &self.answers_not_found,
+                "questions have an answer that is not in the text",
+            ),
+        ]
+        .into_iter()
+        .filter(|(questions, _)| questions.count > 0)
+        .map(|(Questions { count, first }, what)| {
+            format!("{count} {what}; the first question is {first}")
+        });
+        by_number
+            .into_iter()
+            .chain(counts)
+            .chain(questions)
+            .collect()
     }
 
     /// Notes a label if data gives it by number.

@@ -43,7 +43,7 @@ pub use columns::{Column, Columns, Header};
 pub use error::TaskError;
 pub use example::{Answer, Example, Gold, Input, Place, Split, hold_out};
 pub use examples::{Examples, LabelColumn, OpenOptions};
-pub use featurizer::{FeatureCounts, FeatureOptions, Featurizer, Overflow};
+pub use featurizer::{FeatureCounts, FeatureOptions, Featurizer, Overflow, Questions};
 pub use labels::LabelSet;
 pub use layout::FileFormat;
 pub use spec::{Metric, OwnTask, TaskSpec};

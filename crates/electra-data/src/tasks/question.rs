@@ -1,5 +1,7 @@
 //! Questions: windows over a text, and answers out of it.
 
+mod locate;
+
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,6 +14,7 @@ use crate::metrics::answers::{
     AnswerScore, Judged, best_threshold, cmrc, mean, squad, squad2, with_threshold,
 };
 use crate::tokenizer::{TokenSpan, Tokenizer};
+use locate::{Located, locate};
 
 /// What part of a text a window shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,40 +142,6 @@ impl Answers {
     }
 }
 
-/// Where an answer stands in its text: characters from, to; and whether that is elsewhere than it
-/// was said. The occurrence nearest to the stated place is taken, the first where none was stated.
-fn find(context: &str, answer: &Answer) -> Option<((usize, usize), bool)> {
-    if answer.text.is_empty() {
-        return None;
-    }
-    let length = answer.text.chars().count();
-    let stated = answer.start.and_then(|s| usize::try_from(s).ok());
-    if let Some(start) = stated
-        && let Some((at, _)) = context.char_indices().nth(start)
-        && context[at..].starts_with(&answer.text)
-    {
-        return Some(((start, start + length), false));
-    }
-    let mut best: Option<usize> = None;
-    let (mut byte, mut character) = (0, 0);
-    // Occurrences may overlap, so the search goes on one character after each.
-    while let Some(found) = context[byte..].find(&answer.text) {
-        character += context[byte..byte + found].chars().count();
-        byte += found;
-        let better = match (stated, best) {
-            (Some(stated), Some(best)) => character.abs_diff(stated) < best.abs_diff(stated),
-            (None, Some(_)) => false,
-            (_, None) => true,
-        };
-        if better {
-            best = Some(character);
-        }
-        byte += context[byte..].chars().next().map_or(1, char::len_utf8);
-        character += 1;
-    }
-    best.map(|start| ((start, start + length), true))
-}
-
 /// First token and number of tokens of each window: `room` tokens, `stride` on from the one
 /// before.
 fn cut(tokens: usize, room: usize, stride: usize) -> Vec<(usize, usize)> {
@@ -249,9 +218,14 @@ impl Windows {
         let tokens: Vec<TokenSpan> = featurizer.tokenizer.encode_with_offsets(context)?;
         let answer = match &example.gold {
             None => None,
-            Some(Gold::Answers(answers)) => Some(locate(context, answers, &tokens, counts)),
+            Some(Gold::Answers(answers)) => Some(locate(context, answers, &tokens)),
             Some(_) => return Err(wrong_gold(example)),
         };
+        match answer {
+            Some(Located::At { moved: true, .. }) => counts.answers_moved.add(example),
+            Some(Located::Lost) => counts.answers_not_found.add(example),
+            _ => {}
+        }
         let mut windows = Windows {
             features: Vec::new(),
             windows: Vec::new(),
@@ -282,7 +256,7 @@ impl Windows {
             let place = |token: usize| (windows.begin + token - from) as u32;
             let target = match answer {
                 None | Some(Located::Lost) => None,
-                Some(Located::At(first, last)) if from <= first && last < to => {
+                Some(Located::At { first, last, .. }) if from <= first && last < to => {
                     Some(Target::Span(Some((place(first), place(last)))))
                 }
                 Some(_) => Some(Target::Span(None)),
@@ -486,44 +460,6 @@ fn best_places(values: &[f32], range: std::ops::Range<usize>, n: usize) -> Vec<u
     places.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
     places.truncate(n);
     places
-}
-
-/// Where a question's answer stands among the tokens.
-#[derive(Clone, Copy)]
-enum Located {
-    /// First and last token.
-    At(usize, usize),
-    /// There is no answer.
-    None,
-    /// There is one, and it is not in the text.
-    Lost,
-}
-
-/// The first of the given answers that is in the text.
-fn locate(
-    context: &str,
-    answers: &[Answer],
-    tokens: &[TokenSpan],
-    counts: &mut FeatureCounts,
-) -> Located {
-    if answers.is_empty() {
-        return Located::None;
-    }
-    for answer in answers {
-        let Some(((from, to), moved)) = find(context, answer) else {
-            continue;
-        };
-        let first = tokens.iter().position(|t| t.end > from);
-        let last = tokens.iter().rposition(|t| t.start < to);
-        if let (Some(first), Some(last)) = (first, last)
-            && first <= last
-        {
-            counts.answers_moved += u64::from(moved);
-            return Located::At(first, last);
-        }
-    }
-    counts.answers_not_found += 1;
-    Located::Lost
 }
 
 /// Scores of answers. With thresholds, scores are those at the fixed one; `best_…` those at the

@@ -273,12 +273,6 @@ pub(super) fn open(
             .into_iter()
             .map(|note| format!("{note} (development)")),
     );
-    if train_features.is_empty() {
-        return Err(FinetuneJobError::Options(format!(
-            "{}: no example can be learned from",
-            train.display()
-        )));
-    }
     let train_classes: Vec<Option<u32>> = train_features
         .iter()
         .map(|f| match &f.target {
@@ -440,7 +434,8 @@ fn check_tags(
 /// Features of all examples, and of questions the windows that they are made of.
 ///
 /// # Errors
-/// A [`TaskError`] of the first example that has none.
+/// A [`TaskError`] of the first example that has none; questions to learn from, of which no answer
+/// can be found.
 pub fn features_of(
     spec: &TaskSpec,
     tokenizer: &Tokenizer,
@@ -461,6 +456,16 @@ pub fn features_of(
         } else {
             features.extend(featurizer.features(number, example, &mut counts)?);
         }
+    }
+    if training
+        && features.is_empty()
+        && let Some(first) = examples.first()
+    {
+        return Err(TaskError::NoAnswerFound {
+            path: first.place.path.to_path_buf(),
+            questions: examples.len(),
+            lost: counts.answers_not_found,
+        });
     }
     let said = counts.notes().into_iter();
     notes.extend(said.map(|note| format!("{}: {note}", spec.name)));

@@ -1,6 +1,6 @@
-//! Questions in tables and in JSON of any shape.
+//! Questions in tables and in JSON of any shape, and what is said of answers that are not found.
 
-use super::support::read;
+use super::support::{read, tokenizer};
 use crate::tasks::*;
 
 fn own() -> TaskSpec {
@@ -180,4 +180,49 @@ fn a_file_of_json_is_what_its_content_says() {
     };
     let (_dir, path) = super::support::file("questions", squad);
     assert_eq!(Examples::read_all(&own(), &path, options).unwrap().len(), 1);
+}
+
+#[test]
+fn answers_that_moved_or_are_lost_are_counted_and_the_first_is_named() {
+    let row = |id: &str, answer: &str| format!("{id},in paris,where,{answer}\n");
+    let rows = [
+        row("q1", "{'text': ['paris'], 'answer_start': [3]}")
+            .replace(",{", ",\"{")
+            .replace("}\n", "}\"\n"),
+        row("q2", "paris"),
+        row("q3", "rome"),
+        row("q4", "in"),
+        row("q5", "oslo"),
+    ];
+    let content = format!("id,context,question,answers\n{}", rows.concat());
+    let spec = own();
+    let examples = read(&spec, "a.csv", content).unwrap();
+    let options = FeatureOptions {
+        training: true,
+        ..FeatureOptions::of(&spec)
+    };
+    let labels = LabelSet::new(Vec::new()).unwrap();
+    let f = Featurizer::new(spec.kind, tokenizer(), labels, options).unwrap();
+    let mut counts = FeatureCounts::default();
+    let learned: usize = examples
+        .iter()
+        .map(|e| f.features(0, e, &mut counts).unwrap().len())
+        .sum();
+    assert_eq!(learned, 3);
+    let notes = counts.notes();
+    assert_eq!(notes.len(), 2);
+    for (note, parts) in notes.iter().zip([
+        [
+            "2 answers were not at their offset, or had none",
+            "\"q2\"",
+            "line 3)",
+        ],
+        [
+            "2 questions have an answer that is not in the text",
+            "\"q3\"",
+            "line 4)",
+        ],
+    ]) {
+        assert!(parts.iter().all(|part| note.contains(part)), "{note}");
+    }
 }
