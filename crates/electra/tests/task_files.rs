@@ -191,6 +191,13 @@ fn a_submission_has_a_line_for_every_row_in_a_file_of_the_servers_name() {
     );
     let other = ["--task", "cola", "--input", &train, "--submission"];
     predict(&model, "classify", &other).fails(1, &["no head for cola", "sst2"]);
+    // Nor does the server take every task.
+    let (folder, text) = (d.join("imdb"), ["--text-column", "sentence"]);
+    std::fs::create_dir(&folder).unwrap();
+    let model_of_imdb = tuned(&folder, &train, &[&["--task", "imdb"][..], &text].concat());
+    let other = ["--task", "imdb", "--input", &train, "--submission"];
+    let other = predict(&model_of_imdb, "classify", &[&other[..], &text].concat());
+    other.fails(1, &["GLUE", "imdb", "cola sst2"]);
     // Scores of another task's file are a user's to ask for, and said to be that.
     let other = ["evaluate", "--model", &model, "--data", &train, "--task"];
     let other = electra(

@@ -41,8 +41,8 @@ impl Incoming {
         }
     }
 
-    /// Appends some examples; waits for the first of them alone. False at the end, when
-    /// [`read`](Incoming::read) has them all counted. The examples before an error are in `examples`.
+    /// Appends some examples; waits for the first of them alone. False at the end. The examples before
+    /// an error are in `examples`.
     ///
     /// # Errors
     /// What is wrong with the next example.
@@ -64,11 +64,14 @@ impl Incoming {
         }
     }
 
-    /// The file as far as it was read; nothing while a pipe is being read.
-    pub fn read(self) -> Option<Examples> {
+    /// What was read, at the end: it has counted what was left out or replaced.
+    pub fn ended(self) -> Examples {
         match self {
-            Incoming::File(file) => Some(*file),
-            Incoming::Pipe { reader, .. } => reader.join().ok(),
+            Incoming::File(file) => *file,
+            Incoming::Pipe { reader, .. } => match reader.join() {
+                Ok(examples) => examples,
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
         }
     }
 }

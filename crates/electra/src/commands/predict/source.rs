@@ -101,7 +101,7 @@ impl Source {
         }
         match self {
             Source::File { file, .. } => {
-                let Some(file) = file.read() else { return };
+                let file = file.ended();
                 if let Some(note) = file.header_note(&[]) {
                     tell!("{note}");
                 }
