@@ -318,6 +318,38 @@ fn a_prepare_that_waits_for_standard_input_can_be_interrupted() {
     assert_eq!(result["documents"], 3);
 }
 
+/// However slowly it comes, an input is the same input.
+#[test]
+fn a_binary_stream_is_refused_at_any_pace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokenizer, out) = (vocabulary(dir.path(), TEXT), dir.path().join("data"));
+    let mut child = command()
+        .args([
+            "prepare",
+            "--input",
+            "-",
+            "--tokenizer",
+            &tokenizer,
+            "--out",
+        ])
+        .arg(&out)
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for part in ["the river\n".repeat(100), "a\0b\n".into()] {
+        input.write_all(part.as_bytes()).unwrap();
+        input.flush().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    drop(input);
+    let ended = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{message}");
+    assert!(message.contains("NUL byte at offset 1001"), "{message}");
+}
+
 #[test]
 fn a_merge_of_a_missing_directory_says_what_to_give() {
     electra(&["prepare", "--merge", "--out", "no/such/place"])

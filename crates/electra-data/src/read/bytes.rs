@@ -13,9 +13,10 @@ use super::stdin::Waiting;
 use super::{Format, Input, ReadError, ReadOptions};
 
 /// Bytes looked at for signs of a binary file.
-const PROBE: usize = 8 << 10;
-/// Bytes by which a file's kind is told, where it has so many.
-const MAGIC: usize = 4;
+pub(crate) const PROBE: usize = 8 << 10;
+/// Bytes by which a binary file's kind is told. Who looks at no more of a pipe than these must find NUL
+/// bytes himself; what writes to it may wait for an answer to a first line.
+pub(crate) const MAGIC: usize = 4;
 /// Bytes read at a time.
 const BUFFER: usize = 128 << 10;
 
@@ -67,7 +68,13 @@ impl Utf8Count {
     }
 }
 
-pub(crate) fn open(input: &Input, options: &ReadOptions, halt: &Halt) -> Result<Opened, ReadError> {
+/// Opens an input, of which `probe` bytes, at most [`PROBE`], are waited for and looked at first.
+pub(crate) fn open(
+    input: &Input,
+    options: &ReadOptions,
+    probe: usize,
+    halt: &Halt,
+) -> Result<Opened, ReadError> {
     let path = input.path();
     let io = |source| ReadError::Io {
         path: path.clone(),
@@ -125,8 +132,7 @@ pub(crate) fn open(input: &Input, options: &ReadOptions, halt: &Halt) -> Result<
     let mut stream = decompress(raw, compression).map_err(io)?;
     let mut head = vec![0; PROBE];
     let mut read = 0;
-    // Of a pipe no more than is there: what writes to it may wait for an answer.
-    while read < MAGIC {
+    while read < probe {
         match stream.read(&mut head[read..]) {
             Ok(0) => break,
             Ok(n) => read += n,

@@ -224,7 +224,7 @@ impl Reader {
             bytes,
             utf8,
             watch,
-        } = bytes::open(input, options, halt)?;
+        } = bytes::open(input, options, bytes::PROBE, halt)?;
         let source: Box<dyn Source> = match format {
             Format::Text => Box::new(text::TextSource::new(path.clone(), bytes, options.layout)),
             Format::Jsonl => Box::new(jsonl::JsonlSource::new(

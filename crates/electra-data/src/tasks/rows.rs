@@ -87,7 +87,7 @@ fn open(path: &Path, format: Format) -> Result<Opened, ReadError> {
         format: Some(format),
         ..ReadOptions::default()
     };
-    bytes::open(&input, &options, &Halt::default())
+    bytes::open(&input, &options, bytes::MAGIC, &Halt::default())
 }
 
 /// A file's whole text, and whether something in it was not UTF-8.
