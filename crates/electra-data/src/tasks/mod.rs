@@ -23,6 +23,7 @@ mod folders;
 mod json;
 mod labels;
 mod layout;
+mod line_ends;
 mod literal;
 pub mod question;
 mod rows;

@@ -14,6 +14,7 @@ use serde_json::{Map, Number, Value};
 
 use super::folders::Folders;
 use super::json::lines_of_list;
+use super::line_ends::LineEnds;
 use crate::read::bytes::{self, Opened};
 use crate::read::identity::Halt;
 use crate::read::inputs::compression_of;
@@ -230,7 +231,7 @@ fn text(
 enum Source {
     Tsv(Lines),
     Csv {
-        reader: Box<csv::Reader<RecordLimit>>,
+        reader: Box<csv::Reader<LineEnds<RecordLimit>>>,
         record: csv::ByteRecord,
         /// Bytes read since the last record.
         used: Arc<AtomicU64>,
@@ -260,10 +261,10 @@ impl Rows {
                 let reader = csv::ReaderBuilder::new()
                     .has_headers(false)
                     .flexible(true)
-                    .from_reader(RecordLimit {
+                    .from_reader(LineEnds::new(RecordLimit {
                         inner: open_text(path)?,
                         used: used.clone(),
-                    });
+                    }));
                 Source::Csv {
                     reader: Box::new(reader),
                     record: csv::ByteRecord::new(),
@@ -369,7 +370,8 @@ impl Rows {
                 if !more {
                     return Ok(None);
                 }
-                let line = record.position().map_or(0, |p| p.line());
+                let begins = record.position().map_or(0, |p| p.byte());
+                let line = reader.get_mut().line_from(begins);
                 let mut cells = Vec::with_capacity(record.len());
                 for cell in record.iter() {
                     let (cell, invalid) =
