@@ -58,7 +58,7 @@ pub enum TaskError {
         expected: String,
     },
     /// A label that is not among those of training or of the model.
-    #[error("{place}: unknown label {label:?}; the labels are: {known}{}", place.header_hint())]
+    #[error("{place}: unknown label {label:?}; the labels are: {known}{hint}")]
     UnknownLabel {
         /// Where.
         place: Place,
@@ -66,11 +66,12 @@ pub enum TaskError {
         label: String,
         /// All labels.
         known: String,
+        /// What to do if the row names the columns.
+        hint: &'static str,
     },
     /// A label that only the development data has.
     #[error(
-        "{place}: label {label:?} is not in the training data, whose labels are: {known}; nothing can be learned of it; add examples of it or remove these{}",
-        place.header_hint()
+        "{place}: label {label:?} is not in the training data, whose labels are: {known}; nothing can be learned of it; add examples of it or remove these{hint}"
     )]
     LabelNotTrained {
         /// Where it first occurs.
@@ -79,6 +80,8 @@ pub enum TaskError {
         label: String,
         /// The labels of training.
         known: String,
+        /// What to do if the row names the columns.
+        hint: &'static str,
     },
     /// Training data with one label only.
     #[error(

@@ -305,6 +305,7 @@ impl Featurizer {
                     place: example.place.clone(),
                     label: label.clone(),
                     known: shown(self.labels.names()),
+                    hint: example.place.header_hint(),
                 })
         };
         Ok(match (&example.gold, self.kind) {

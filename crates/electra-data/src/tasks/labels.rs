@@ -130,11 +130,15 @@ impl LabelSet {
     /// # Errors
     /// The first one that is not, with its place.
     pub fn check(&self, examples: &[Example]) -> Result<(), TaskError> {
-        self.find_unknown(examples, |place, label, known| TaskError::UnknownLabel {
-            place,
-            label,
-            known,
-        })
+        match self.find_unknown(examples)? {
+            None => Ok(()),
+            Some(Unknown { place, label, hint }) => Err(TaskError::UnknownLabel {
+                place,
+                label,
+                known: shown(&self.names),
+                hint,
+            }),
+        }
     }
 
     /// Checks that every label of the development data was trained.
@@ -142,18 +146,19 @@ impl LabelSet {
     /// # Errors
     /// The first that was not, with its place.
     pub fn check_development(&self, examples: &[Example]) -> Result<(), TaskError> {
-        self.find_unknown(examples, |place, label, known| TaskError::LabelNotTrained {
-            place,
-            label,
-            known,
-        })
+        match self.find_unknown(examples)? {
+            None => Ok(()),
+            Some(Unknown { place, label, hint }) => Err(TaskError::LabelNotTrained {
+                place,
+                label,
+                known: shown(&self.names),
+                hint,
+            }),
+        }
     }
 
-    fn find_unknown(
-        &self,
-        examples: &[Example],
-        error: impl Fn(Place, String, String) -> TaskError,
-    ) -> Result<(), TaskError> {
+    /// The first label of examples that is none of these.
+    fn find_unknown(&self, examples: &[Example]) -> Result<Option<Unknown>, TaskError> {
         for example in examples {
             let mut unknown = None;
             if example.gold.is_some() {
@@ -164,15 +169,22 @@ impl LabelSet {
                 })?;
             }
             if let Some((number, label)) = unknown {
-                let (place, label) = match &example.gold {
-                    // As the file has it, not as the labels are written.
-                    Some(Gold::Tags(tags)) => (example.place_of_word(number), tags[number].clone()),
-                    _ => (example.place.clone(), label),
-                };
-                return Err(error(place, label, shown(&self.names)));
+                return Ok(Some(match &example.gold {
+                    // As the file has it, not as the labels are written; words have no header.
+                    Some(Gold::Tags(tags)) => Unknown {
+                        place: example.place_of_word(number),
+                        label: tags[number].clone(),
+                        hint: "",
+                    },
+                    _ => Unknown {
+                        place: example.place.clone(),
+                        label,
+                        hint: example.place.header_hint(),
+                    },
+                }));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The labels by number.
@@ -209,6 +221,14 @@ impl LabelSet {
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
+}
+
+/// A label that is none of a set's.
+struct Unknown {
+    place: Place,
+    label: String,
+    /// What to do if its row names the columns.
+    hint: &'static str,
 }
 
 /// Calls `each` with every label of an example and its number there; tags are written in `scheme`.

@@ -51,6 +51,7 @@ pub(in crate::tasks) fn features(
                     place: example.place_of_word(word),
                     label: tags[word].clone(),
                     known: shown(featurizer.labels.names()),
+                    hint: "",
                 })
             });
             Some(ids.collect::<Result<Vec<_>, _>>()?)

@@ -132,8 +132,10 @@ fn an_unknown_tag_is_named_as_it_is_written_with_the_line_of_its_word() {
         ] {
             assert_has(&m, parts);
             assert_has(&m, &["B-x, O"]);
+            assert!(!m.contains("header"), "{m}");
         }
     };
+    assert_named("a.txt", "x I-FOO\n", &["a.txt, line 1:", "\"I-FOO\""]);
     assert_named(
         "a.conll",
         "x O\nx I-FOO\n",
