@@ -302,6 +302,54 @@ impl LayerArrays {
             output: self.output.first_rows(tokens),
         }
     }
+
+    /// The same arrays where only `rows` rows go on behind attention.
+    pub fn with_output_rows(&self, rows: usize) -> Self {
+        LayerArrays {
+            qkv: self.qkv,
+            context: self.context,
+            log_sum: self.log_sum,
+            ..self.first_rows(rows)
+        }
+    }
+}
+
+/// Arrays of a layer for rows that are read alone; see [`OutputRows`].
+#[derive(Clone, Copy, Debug)]
+pub struct RowArrays {
+    /// `[M, H]` the layer's input in these rows.
+    pub input: Array,
+    /// `[M, H]` attention before its output projection.
+    pub context: Array,
+    /// `[M, H]` gradient by the layer's output, and on the way back by its input beside attention.
+    pub d_hidden: Array,
+    /// `[M, H]` gradient by the context.
+    pub d_context: Array,
+}
+
+impl RowArrays {
+    /// The same arrays for the first `rows` rows.
+    pub fn first_rows(&self, rows: usize) -> Self {
+        RowArrays {
+            input: self.input.first_rows(rows),
+            context: self.context.first_rows(rows),
+            d_hidden: self.d_hidden.first_rows(rows),
+            d_context: self.d_context.first_rows(rows),
+        }
+    }
+}
+
+/// The rows of the last layer's output that are read. Every token is attended to, but behind attention
+/// the layer computes these rows alone: of a text that is classified one in all, three quarters of a
+/// layer less.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputRows {
+    /// `[M]`, ascending.
+    pub rows: Ints,
+    /// Of these rows.
+    pub keys: RowKeys,
+    /// Where the layer works on them.
+    pub arrays: RowArrays,
 }
 
 /// Gradients that pass through a layer; every layer of one shape can use the same.
@@ -331,6 +379,15 @@ impl LayerGradients {
             output_branch: self.output_branch.first_rows(tokens),
             qkv: self.qkv.first_rows(tokens),
             intermediate: self.intermediate.first_rows(tokens),
+        }
+    }
+
+    /// The gradients of rows that are read alone.
+    pub(crate) fn of_rows(&self, rows: &RowArrays) -> Self {
+        LayerGradients {
+            hidden: rows.d_hidden,
+            residual: rows.d_context,
+            ..self.first_rows(rows.d_hidden.rows)
         }
     }
 }
@@ -605,7 +662,20 @@ pub trait Backend {
         }
     }
 
-    /// An encoder layer: attention and feed-forward, each with residual, then norm.
+    /// What a layer of which up to `rows` rows are read works in. `input` and `d_hidden` are f32; the
+    /// others may have the form of the backend's products.
+    fn row_arrays(&mut self, spec: &LayerSpec, rows: usize) -> RowArrays {
+        RowArrays {
+            input: self.array(rows, spec.hidden),
+            context: self.array(rows, spec.hidden),
+            d_hidden: self.array(rows, spec.hidden),
+            d_context: self.array(rows, spec.hidden),
+        }
+    }
+
+    /// An encoder layer: attention and feed-forward, each with residual, then norm. With `rows`, only
+    /// these rows of the output are computed, and `keep` is
+    /// [`with_output_rows`](LayerArrays::with_output_rows).
     fn layer(
         &mut self,
         params: &Self::Params,
@@ -613,6 +683,7 @@ pub trait Backend {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
     ) {
@@ -628,10 +699,17 @@ pub trait Backend {
             keep.context,
             keep.log_sum,
         );
+        let (input, context, keys) = match rows {
+            Some(OutputRows { rows, keys, arrays }) => {
+                self.gather_rows(input, *rows, arrays.input);
+                self.gather_rows(keep.context, *rows, arrays.context);
+                (arrays.input, arrays.context, keys)
+            }
+            None => (input, keep.context, &sequences.keys),
+        };
         // The branch is written where the layer's output will stand, and is gone by then.
         let branch = keep.output;
-        self.linear(params, keep.context, &layer.attention_output, branch);
-        let keys = &sequences.keys;
+        self.linear(params, context, &layer.attention_output, branch);
         let drop = dropout.map(|d| (&d.attention_output, keys));
         self.add(input, branch, drop, keep.attention_sum);
         self.layer_norm(
@@ -661,7 +739,8 @@ pub trait Backend {
     }
 
     /// Backward of [`layer`](Backend::layer): `d.hidden` holds the gradient by the output and
-    /// gets the gradient by the input. What was kept may be gone afterwards, but for the output.
+    /// gets the gradient by the input; with `rows`, the former stands in their `d_hidden`. What was kept
+    /// may be gone afterwards, but for the output.
     fn layer_backward(
         &mut self,
         params: &Self::Params,
@@ -669,12 +748,17 @@ pub trait Backend {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
         d: &LayerGradients,
         grads: &mut Self::Flat,
     ) {
-        let (hidden, keys) = (spec.hidden, &sequences.keys);
+        let (hidden, all) = (spec.hidden, d);
+        let (d, context, keys) = match rows {
+            Some(rows) => (&all.of_rows(&rows.arrays), rows.arrays.context, &rows.keys),
+            None => (all, keep.context, &sequences.keys),
+        };
         self.layer_norm_backward(
             params,
             keep.output_sum,
@@ -728,8 +812,15 @@ pub trait Backend {
             }
             None => d.hidden,
         };
-        self.linear_backward_params(keep.context, branch, &layer.attention_output, grads);
+        self.linear_backward_params(context, branch, &layer.attention_output, grads);
         self.linear_backward_input(params, branch, &layer.attention_output, d.residual, false);
+        let d = all;
+        if let Some(OutputRows { rows, arrays, .. }) = rows {
+            for (from, to) in [(arrays.d_hidden, d.hidden), (arrays.d_context, d.residual)] {
+                self.zero(to);
+                self.scatter_add_rows(from, *rows, to);
+            }
+        }
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
         self.attention_backward(
             thirds(keep.qkv),
@@ -745,7 +836,8 @@ pub trait Backend {
         self.linear_backward_input(params, d.qkv, &layer.qkv, d.hidden, true);
     }
 
-    /// A run of layers, each reading the one before; returns the last output.
+    /// A run of layers, at least one, each reading the one before; returns the last output, with `rows`
+    /// these rows of it. They are the last layer's alone.
     fn layers(
         &mut self,
         params: &Self::Params,
@@ -753,32 +845,40 @@ pub trait Backend {
         layers: &[LayerParams],
         sequences: &Sequences,
         dropout: &[LayerDropout],
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &[LayerArrays],
     ) -> Array {
         let mut x = input;
         for (i, (layer, keep)) in layers.iter().zip(keep).enumerate() {
-            self.layer(params, spec, layer, sequences, dropout.get(i), x, keep);
+            let rows = rows.filter(|_| i + 1 == layers.len());
+            let dropout = dropout.get(i);
+            self.layer(params, spec, layer, sequences, dropout, rows, x, keep);
             x = keep.output;
         }
         x
     }
 
-    /// A run of layers of which only the last output is kept; returns it. `work` are two layers'
-    /// arrays that may share all but their outputs.
+    /// A run of layers, at least one, of which only the last output is kept; returns it, with `rows`
+    /// these rows of it. `work` are two layers' arrays for all rows that may share all but their outputs.
     fn infer_layers(
         &mut self,
         params: &Self::Params,
         spec: &LayerSpec,
         layers: &[LayerParams],
         sequences: &Sequences,
+        rows: Option<&OutputRows>,
         input: Array,
         work: &[LayerArrays; 2],
     ) -> Array {
         let mut x = input;
         for (i, layer) in layers.iter().enumerate() {
-            let keep = &work[i % 2];
-            self.layer(params, spec, layer, sequences, None, x, keep);
+            let rows = rows.filter(|_| i + 1 == layers.len());
+            let keep = match rows {
+                Some(rows) => work[i % 2].with_output_rows(rows.rows.len),
+                None => work[i % 2],
+            };
+            self.layer(params, spec, layer, sequences, None, rows, x, &keep);
             x = keep.output;
         }
         x

@@ -407,6 +407,10 @@ impl<B: Backend> Backend for Timed<'_, B> {
         self.inner.layer_gradients(spec, tokens)
     }
 
+    fn row_arrays(&mut self, spec: &LayerSpec, rows: usize) -> RowArrays {
+        self.inner.row_arrays(spec, rows)
+    }
+
     fn layer(
         &mut self,
         params: &Self::Params,
@@ -414,11 +418,12 @@ impl<B: Backend> Backend for Timed<'_, B> {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
     ) {
         self.time_fused("layer", |b| {
-            b.layer(params, spec, layer, sequences, dropout, input, keep);
+            b.layer(params, spec, layer, sequences, dropout, rows, input, keep);
         });
     }
 
@@ -429,6 +434,7 @@ impl<B: Backend> Backend for Timed<'_, B> {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
         d: &LayerGradients,
@@ -436,7 +442,7 @@ impl<B: Backend> Backend for Timed<'_, B> {
     ) {
         self.time_fused("layer_backward", |b| {
             b.layer_backward(
-                params, spec, layer, sequences, dropout, input, keep, d, grads,
+                params, spec, layer, sequences, dropout, rows, input, keep, d, grads,
             );
         });
     }
@@ -447,11 +453,12 @@ impl<B: Backend> Backend for Timed<'_, B> {
         spec: &LayerSpec,
         layers: &[LayerParams],
         sequences: &Sequences,
+        rows: Option<&OutputRows>,
         input: Array,
         work: &[LayerArrays; 2],
     ) -> Array {
         self.time_fused("infer_layers", |b| {
-            b.infer_layers(params, spec, layers, sequences, input, work)
+            b.infer_layers(params, spec, layers, sequences, rows, input, work)
         })
     }
 }
@@ -514,7 +521,7 @@ mod tests {
             let values: Vec<f32> = (0..TOKENS * spec.hidden).map(wave).collect();
             backend.write(x, &values);
             let keep = backend.layer_arrays(spec, TOKENS);
-            backend.layer(&params, spec, layer, &sequences, None, x, &keep);
+            backend.layer(&params, spec, layer, &sequences, None, None, x, &keep);
             let mut out = vec![0.0; TOKENS * spec.hidden];
             backend.read(keep.output, &mut out);
             out

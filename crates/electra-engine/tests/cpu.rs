@@ -409,6 +409,7 @@ fn through_a_layer(
         &layer,
         &packed,
         Some(&dropout),
+        None,
         input,
         &keep,
     );
@@ -420,6 +421,7 @@ fn through_a_layer(
         &layer,
         &packed,
         Some(&dropout),
+        None,
         input,
         &keep,
         &d,

@@ -369,10 +369,35 @@ fn binary_cross_entropy() {
     );
 }
 
-/// A whole layer, and a second one above it.
+/// Rows that are read alone: of some sequences.
+const READ: [u32; 2] = [0, 4];
+
+fn output_rows(be: &mut Be, sequences: &Sequences, spec: &LayerSpec, chosen: &[u32]) -> OutputRows {
+    let keys = [sequences.keys.example, sequences.keys.position].map(|of_all| {
+        let mut values = vec![0; of_all.len];
+        be.read_ints(of_all, &mut values);
+        let of_rows: Vec<u32> = chosen.iter().map(|&row| values[row as usize]).collect();
+        ints(be, &of_rows)
+    });
+    OutputRows {
+        rows: ints(be, chosen),
+        keys: RowKeys {
+            example: keys[0],
+            position: keys[1],
+        },
+        arrays: be.row_arrays(spec, chosen.len()),
+    }
+}
+
+/// A whole layer, and a second one above it, of which all rows are read or some alone.
 #[test]
 fn layers_with_and_without_dropout() {
-    for rate in [0.0, 0.25] {
+    for (rate, chosen) in [
+        (0.0, None),
+        (0.25, None),
+        (0.0, Some(READ)),
+        (0.25, Some(READ)),
+    ] {
         for activation in [Activation::Gelu, Activation::GeluTanh] {
             let be = &mut Be::new();
             let s = sequences(be);
@@ -404,9 +429,25 @@ fn layers_with_and_without_dropout() {
                     })
                     .collect(),
             };
-            let keep: Vec<LayerArrays> = (0..2).map(|_| be.layer_arrays(&spec, T)).collect();
+            let mut keep: Vec<LayerArrays> = (0..2).map(|_| be.layer_arrays(&spec, T)).collect();
             let d = be.layer_gradients(&spec, T);
             let x = filled(be, 1, T, 4);
+            let rows = chosen.map(|chosen| {
+                be.layers(&params, &spec, &layers, &s, &dropouts, None, x, &keep);
+                let rows = output_rows(be, &s, &spec, &chosen);
+                let all = be.load(keep[1].output);
+                let expected: Vec<f64> = chosen
+                    .iter()
+                    .flat_map(|&row| all[4 * row as usize..][..4].to_vec())
+                    .collect();
+                keep[1] = keep[1].with_output_rows(chosen.len());
+                let some = Some(&rows);
+                let output = be.layers(&params, &spec, &layers, &s, &dropouts, some, x, &keep);
+                assert_eq!(be.load(output), expected);
+                rows
+            });
+            let rows = rows.as_ref();
+            let by_output = rows.map_or(d.hidden, |rows| rows.arrays.d_hidden);
             check(
                 be,
                 &mut params,
@@ -414,15 +455,16 @@ fn layers_with_and_without_dropout() {
                 &[d.hidden],
                 keep[1].output,
                 |be, p| {
-                    be.layers(p, &spec, &layers, &s, &dropouts, x, &keep);
+                    be.layers(p, &spec, &layers, &s, &dropouts, rows, x, &keep);
                 },
                 |be, p, dy, grads| {
-                    be.copy(dy, d.hidden);
+                    be.copy(dy, by_output);
                     for i in (0..2).rev() {
+                        let rows = rows.filter(|_| i == 1);
                         let input = if i == 0 { x } else { keep[0].output };
                         let drop = dropouts.get(i);
                         be.layer_backward(
-                            p, &spec, &layers[i], &s, drop, input, &keep[i], &d, grads,
+                            p, &spec, &layers[i], &s, drop, rows, input, &keep[i], &d, grads,
                         );
                     }
                 },

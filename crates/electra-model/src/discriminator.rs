@@ -89,7 +89,7 @@ impl DiscriminatorArrays {
 
     /// Makes these the first `tokens` rows of `whole`.
     pub fn cut(&mut self, whole: &Self, tokens: usize) {
-        self.encoder.cut(&whole.encoder, tokens);
+        self.encoder.cut(&whole.encoder, tokens, None);
         self.dense = whole.dense.first_rows(tokens);
         self.activated = whole.activated.first_rows(tokens);
         self.logits = whole.logits.first_rows(tokens);
@@ -169,7 +169,7 @@ impl Discriminator {
         backend.activation_backward(head.activation, arrays.dense, d.dense);
         let output = arrays.encoder.output();
         backend.linear_backward_params(output, d.dense, &head.dense, grads);
-        let hidden = d.encoder.layers.hidden;
+        let hidden = arrays.encoder.output_gradient(&d.encoder);
         backend.linear_backward_input(params, d.dense, &head.dense, hidden, false);
         self.encoder.backward(
             backend,

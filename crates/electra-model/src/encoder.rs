@@ -252,6 +252,8 @@ pub struct EncoderArrays {
     layers: Layers,
     /// Whether layers share all but their outputs, which are then computed again for backward.
     shared: bool,
+    /// Rows of the output that are read, where not all are.
+    rows: Option<OutputRows>,
     /// One a layer, none where dropout is off.
     dropouts: Vec<LayerDropout>,
 }
@@ -268,8 +270,7 @@ enum Layers {
 /// Gradients that pass through an encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderGradients {
-    /// Of the layers; `layers.hidden` holds the gradient by the encoder's output at first.
-    pub layers: LayerGradients,
+    layers: LayerGradients,
     normed: Array,
     sum: Array,
 }
@@ -294,6 +295,7 @@ impl EncoderArrays {
             dropouts: Vec::with_capacity(encoder.body.layers.len()),
             layers,
             shared,
+            rows: None,
         }
     }
 
@@ -327,8 +329,10 @@ impl EncoderArrays {
         Self::with_layers(backend, encoder, tokens, layers, true)
     }
 
-    /// Makes these the first `tokens` rows of `whole`, in the memory that they have.
-    pub fn cut(&mut self, whole: &Self, tokens: usize) {
+    /// Makes these the first `tokens` rows of `whole`, in the memory that they have, for an output of
+    /// all rows or of `rows` alone.
+    pub fn cut(&mut self, whole: &Self, tokens: usize, rows: Option<OutputRows>) {
+        self.rows = rows;
         self.sum = whole.sum.first_rows(tokens);
         self.stats = whole.stats.first_rows(tokens);
         self.normed = whole.normed.first_rows(tokens);
@@ -337,6 +341,9 @@ impl EncoderArrays {
             (Layers::Kept(kept), Layers::Kept(whole)) => {
                 kept.clear();
                 kept.extend(whole.iter().map(|l| l.first_rows(tokens)));
+                if let (Some(last), Some(rows)) = (kept.last_mut(), rows) {
+                    *last = last.with_output_rows(rows.rows.len);
+                }
             }
             (Layers::Working(work), Layers::Working(whole)) => {
                 **work = whole.each_ref().map(|l| l.first_rows(tokens));
@@ -356,9 +363,16 @@ impl EncoderArrays {
         Some(format!("layer {layer}"))
     }
 
-    /// Of training, the output of the last layer, `[T, H]`.
+    /// Of training, the output of the last layer: `[T, H]`, or `[M, H]` where some rows are read alone.
     pub fn output(&self) -> Array {
         self.kept().last().map_or(self.layer_input(), |l| l.output)
+    }
+
+    /// Where the gradient by [`output`](Self::output) is to stand before
+    /// [`backward`](Encoder::backward).
+    pub fn output_gradient(&self, d: &EncoderGradients) -> Array {
+        self.rows
+            .map_or(d.layers.hidden, |rows| rows.arrays.d_hidden)
     }
 
     /// Of training, what each layer keeps.
@@ -415,6 +429,11 @@ impl Encoder {
         }
     }
 
+    /// Arrays for up to `rows` rows of the output that are read alone.
+    pub fn row_arrays<B: Backend>(&self, backend: &mut B, rows: usize) -> RowArrays {
+        backend.row_arrays(&self.body.spec, rows)
+    }
+
     fn tables(&self, input: &EncoderInput) -> [(ParamView, Ints); 3] {
         let e = &self.embeddings;
         [
@@ -449,7 +468,8 @@ impl Encoder {
         })
     }
 
-    /// Runs the encoder; `rng` turns dropout on. Returns the last hidden states `[T, H]`.
+    /// Runs the encoder; `rng` turns dropout on. Returns the last hidden states: `[T, H]`, or `[M, H]`
+    /// of the rows that `arrays` were cut for.
     ///
     /// `arrays` have the batch's number of rows.
     pub fn forward<B: Backend>(
@@ -485,6 +505,7 @@ impl Encoder {
                 &body.layers,
                 &input.sequences,
                 &arrays.dropouts,
+                arrays.rows.as_ref(),
                 arrays.layer_input(),
                 kept,
             ),
@@ -493,14 +514,16 @@ impl Encoder {
                 &body.spec,
                 &body.layers,
                 &input.sequences,
+                arrays.rows.as_ref(),
                 arrays.layer_input(),
                 work,
             ),
         }
     }
 
-    /// Adds to `grads` from the gradient by the output in `d.layers.hidden`. The other arguments
-    /// are those of [`forward`](Encoder::forward).
+    /// Adds to `grads` from the gradient by the output in
+    /// [`output_gradient`](EncoderArrays::output_gradient). The other arguments are those of
+    /// [`forward`](Encoder::forward).
     pub fn backward<B: Backend>(
         &self,
         backend: &mut B,
@@ -519,9 +542,20 @@ impl Encoder {
                 _ => kept[i - 1].output,
             };
             let (dropout, keep) = (arrays.dropouts.get(i), &kept[i]);
+            let last = i + 1 == layers.len();
+            let rows = arrays.rows.as_ref().filter(|_| last);
             // The last layer's arrays are as forward left them.
-            if arrays.shared && i + 1 < layers.len() {
-                backend.layer(params, spec, layer, sequences, dropout, layer_input, keep);
+            if arrays.shared && !last {
+                backend.layer(
+                    params,
+                    spec,
+                    layer,
+                    sequences,
+                    dropout,
+                    rows,
+                    layer_input,
+                    keep,
+                );
             }
             backend.layer_backward(
                 params,
@@ -529,6 +563,7 @@ impl Encoder {
                 layer,
                 sequences,
                 dropout,
+                rows,
                 layer_input,
                 keep,
                 &d.layers,

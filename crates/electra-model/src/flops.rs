@@ -3,8 +3,8 @@
 //! Two counts that answer different questions:
 //!
 //! - [`matmul_flops_per_token`] and [`train_flops_per_token`]: what the hardware has to do. Only
-//!   matrix products, a multiply and an add each; embedding lookups are free; backward is twice
-//!   forward. Divided by time and by the peak rate this is the utilization (MFU).
+//!   matrix products, a multiply and an add each; embedding lookups are free; behind the last
+//!   attention only tokens count that the head reads; backward is twice forward. Divided by time and by the peak rate this is the utilization (MFU).
 //! - [`published`]: what the authors of ELECTRA counted for the figures of their paper, to
 //!   compare with those. Every elementwise operation counts, a lookup is a product with a one-hot
 //!   vector over the whole vocabulary, and backward costs as much as forward.
@@ -59,6 +59,8 @@ pub enum Head {
         /// Share of the tokens that it predicts, 0 to 1.
         predicted: f64,
     },
+    /// A class or a number for a whole text: dense on its first token.
+    Text,
 }
 
 impl NetSize {
@@ -89,6 +91,8 @@ impl NetSize {
             Head::None => 0,
             Head::Discriminator => h * h + h + h + 1,
             Head::Generator { .. } => h * e + e + 2 * e + v,
+            // And a row of the output layer for each class.
+            Head::Text => h * h + h,
         }
     }
 
@@ -110,19 +114,22 @@ pub fn matmul_flops_per_token(net: &NetSize, head: Head, length: usize) -> f64 {
         length,
     ]
     .map(|x| x as f64);
-    // Query, key, value and output; scores and weighted values; the two feed-forward products.
-    let layer = 4.0 * h * h + 2.0 * s * h + 2.0 * h * f;
+    // Query, key, value; scores and weighted values; output and the two feed-forward products.
+    let after_attention = h * h + 2.0 * h * f;
+    let layer = 3.0 * h * h + 2.0 * s * h + after_attention;
     let projection = if net.embedding == net.hidden {
         0.0
     } else {
         e * h
     };
-    let head = match head {
-        Head::None => 0.0,
-        Head::Discriminator => h * h + h,
-        Head::Generator { predicted } => predicted * (h * e + e * v),
+    // The share of the tokens that are read of the last layer, and the head's work on one of them.
+    let (read, head) = match head {
+        Head::None => (1.0, 0.0),
+        Head::Discriminator => (1.0, h * h + h),
+        Head::Generator { predicted } => (predicted, h * e + e * v),
+        Head::Text => (1.0 / s, h * h),
     };
-    2.0 * (l * layer + projection + head)
+    2.0 * (l * layer + projection - (1.0 - read) * after_attention + read * head)
 }
 
 /// Matrix-product operations of one pre-training step, per token of the batch: forward and
@@ -275,6 +282,11 @@ mod tests {
         let (d, g) = (net(12, 256, 128), net(12, 64, 128));
         let forward = matmul_flops_per_token(&d, Head::None, 128);
         assert!((forward / 20.5e6 - 1.0).abs() < 5e-3, "{forward}");
+        // Of a text's last layer, output and feed-forward are the first token's alone.
+        let text = matmul_flops_per_token(&d, Head::Text, 128);
+        let unread = 127.0 / 128.0 * 2.0 * 9.0 * 256.0 * 256.0;
+        let dense = 2.0 * 256.0 * 256.0 / 128.0;
+        assert!((text - (forward - unread + dense)).abs() < 1.0, "{text}");
         let trained = train_flops_per_token(Some(&d), Some(&g), 19.0 / 128.0, 128);
         assert!((trained / 69e6 - 1.0).abs() < 2e-2, "{trained}");
     }

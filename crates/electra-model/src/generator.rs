@@ -90,8 +90,8 @@ pub struct Generator {
 pub struct GeneratorArrays {
     /// The encoder's.
     pub encoder: EncoderArrays,
-    /// `[M, H]` last hidden states of the masked rows.
-    rows: Array,
+    /// Of the masked rows, which are all that is read of the encoder's output.
+    rows: RowArrays,
     /// `[M, E]` before GELU, after it, after the norm.
     dense: Array,
     activated: Array,
@@ -107,7 +107,6 @@ pub struct GeneratorArrays {
 pub struct GeneratorGradients {
     /// The encoder's.
     pub encoder: EncoderGradients,
-    rows: Array,
     dense: Array,
     normed: Array,
 }
@@ -123,7 +122,7 @@ impl GeneratorArrays {
         let size = generator.head.dense.weight.rows;
         GeneratorArrays {
             encoder,
-            rows: backend.array(masked, generator.encoder.body.spec.hidden),
+            rows: generator.encoder.row_arrays(backend, masked),
             dense: backend.array(masked, size),
             activated: backend.array(masked, size),
             normed: backend.array(masked, size),
@@ -133,10 +132,17 @@ impl GeneratorArrays {
         }
     }
 
-    /// Makes these the first `tokens` tokens and `masked` masked rows of `whole`.
-    pub fn cut(&mut self, whole: &Self, tokens: usize, masked: usize) {
-        self.encoder.cut(&whole.encoder, tokens);
-        self.rows = whole.rows.first_rows(masked);
+    /// Makes these the first `tokens` tokens of `whole`, of which `rows`, ascending and with these keys,
+    /// are masked.
+    pub fn cut(&mut self, whole: &Self, tokens: usize, rows: Ints, keys: RowKeys) {
+        let arrays = whole.rows.first_rows(rows.len);
+        let rows = OutputRows { rows, keys, arrays };
+        self.encoder.cut(&whole.encoder, tokens, Some(rows));
+        self.cut_head(whole, rows.rows.len);
+    }
+
+    /// Makes those of the head the first `masked` rows of `whole`.
+    pub fn cut_head(&mut self, whole: &Self, masked: usize) {
         self.dense = whole.dense.first_rows(masked);
         self.activated = whole.activated.first_rows(masked);
         self.normed = whole.normed.first_rows(masked);
@@ -157,7 +163,6 @@ impl GeneratorGradients {
         let size = generator.head.dense.weight.rows;
         GeneratorGradients {
             encoder: EncoderGradients::new(backend, &generator.encoder, tokens),
-            rows: backend.array(masked, generator.encoder.body.spec.hidden),
             dense: backend.array(masked, size),
             normed: backend.array(masked, size),
         }
@@ -167,7 +172,6 @@ impl GeneratorGradients {
     pub fn first_rows(&self, tokens: usize, masked: usize) -> Self {
         GeneratorGradients {
             encoder: self.encoder.first_rows(tokens),
-            rows: self.rows.first_rows(masked),
             dense: self.dense.first_rows(masked),
             normed: self.normed.first_rows(masked),
         }
@@ -183,34 +187,31 @@ impl Generator {
         Generator { encoder, head }
     }
 
-    /// Runs encoder and head up to the vocabulary; `rows` are the masked rows.
+    /// Runs encoder and head up to the vocabulary, on the masked rows that `arrays` were cut for.
     pub fn forward<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
-        rows: Ints,
         arrays: &mut GeneratorArrays,
         rng: Option<&Rng>,
     ) {
         let hidden = self
             .encoder
             .forward(backend, params, input, &mut arrays.encoder, rng);
-        self.head_forward(backend, params, hidden, rows, arrays);
+        self.head_forward(backend, params, hidden, arrays);
     }
 
-    /// The head alone, on `rows` of the encoder's output `hidden`. Returns the vocabulary's input,
+    /// The head alone, on rows of the encoder's output `[M, H]`. Returns the vocabulary's input,
     /// `[M, E]`.
     fn head_forward<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         hidden: Array,
-        rows: Ints,
         arrays: &GeneratorArrays,
     ) -> Array {
-        backend.gather_rows(hidden, rows, arrays.rows);
-        backend.linear(params, arrays.rows, &self.head.dense, arrays.dense);
+        backend.linear(params, hidden, &self.head.dense, arrays.dense);
         backend.activation(Activation::Gelu, arrays.dense, arrays.activated);
         backend.layer_norm(
             params,
@@ -222,17 +223,16 @@ impl Generator {
         arrays.normed
     }
 
-    /// Head and vocabulary on `rows` of the encoder's output `hidden`: logits `[M, V]`.
+    /// Head and vocabulary on rows of the encoder's output `[M, H]`: logits `[M, V]`.
     pub fn logits<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         hidden: Array,
-        rows: Ints,
         arrays: &GeneratorArrays,
         logits: Array,
     ) {
-        let x = self.head_forward(backend, params, hidden, rows, arrays);
+        let x = self.head_forward(backend, params, hidden, arrays);
         backend.linear(params, x, &self.head.vocabulary, logits);
     }
 
@@ -265,7 +265,6 @@ impl Generator {
         backend: &mut B,
         params: &B::Params,
         input: &EncoderInput,
-        rows: Ints,
         targets: Ints,
         scale: f32,
         arrays: &GeneratorArrays,
@@ -294,11 +293,12 @@ impl Generator {
             grads,
         );
         backend.activation_backward(Activation::Gelu, arrays.dense, d.dense);
-        backend.linear_backward_params(arrays.rows, d.dense, &head.dense, grads);
-        backend.linear_backward_input(params, d.dense, &head.dense, d.rows, false);
-        let hidden = d.encoder.layers.hidden;
-        backend.zero(hidden);
-        backend.scatter_add_rows(d.rows, rows, hidden);
+        let (output, d_output) = (
+            arrays.encoder.output(),
+            arrays.encoder.output_gradient(&d.encoder),
+        );
+        backend.linear_backward_params(output, d.dense, &head.dense, grads);
+        backend.linear_backward_input(params, d.dense, &head.dense, d_output, false);
         self.encoder.backward(
             backend,
             params,

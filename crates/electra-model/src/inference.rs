@@ -334,6 +334,8 @@ pub struct Filler<B: Backend> {
 pub struct FillerArrays {
     network: GeneratorArrays,
     rows: Ints,
+    /// `[M, H]` these rows of the encoder's output.
+    chosen: Array,
     logits: Array,
 }
 
@@ -396,18 +398,21 @@ impl<B: Backend> Filler<B> {
             filler_arrays(backend, network, tokens, entries)
         });
         let arrays = &mut cut.network;
-        arrays.encoder.cut(&whole.network.encoder, tokens);
+        // All rows: the same may be asked for twice, and in any order.
+        arrays.encoder.cut(&whole.network.encoder, tokens, None);
         let hidden =
             network
                 .encoder
                 .forward(backend, &self.params, &input, &mut arrays.encoder, None);
         let mut values = vec![0.0; rows.len().min(LOGIT_ROWS) * entries];
         for (chunk, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
-            arrays.cut(&whole.network, tokens, rows.len());
+            arrays.cut_head(&whole.network, rows.len());
             let logits = whole.logits.first_rows(rows.len());
+            let chosen = whole.chosen.first_rows(rows.len());
             let device_rows = whole.rows.first(rows.len());
             backend.write_ints(device_rows, rows);
-            network.logits(backend, &self.params, hidden, device_rows, arrays, logits);
+            backend.gather_rows(hidden, device_rows, chosen);
+            network.logits(backend, &self.params, chosen, arrays, logits);
             let values = &mut values[..rows.len() * entries];
             backend.read(logits, values);
             for (i, row) in values.chunks_exact(entries).enumerate() {
@@ -449,6 +454,7 @@ fn filler_arrays<B: Backend>(
     FillerArrays {
         network: GeneratorArrays::new(backend, network, encoder, LOGIT_ROWS),
         rows: backend.ints(LOGIT_ROWS),
+        chosen: backend.array(LOGIT_ROWS, network.encoder.body.spec.hidden),
         logits: backend.array(LOGIT_ROWS, entries),
     }
 }

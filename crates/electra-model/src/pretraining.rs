@@ -301,6 +301,8 @@ struct Arrays {
     example: Ints,
     cu_seqlens: Ints,
     rows: Ints,
+    row_example: Ints,
+    row_position: Ints,
     targets: Ints,
     sampled: Ints,
     predicted: Ints,
@@ -361,6 +363,8 @@ impl Arrays {
             example: backend.ints(tokens),
             cu_seqlens: backend.ints(sequences + 1),
             rows: backend.ints(masked),
+            row_example: backend.ints(masked),
+            row_position: backend.ints(masked),
             targets: backend.ints(masked),
             sampled: backend.ints(masked),
             predicted: backend.ints(masked),
@@ -378,6 +382,8 @@ pub struct PretrainingStep {
     arrays: Option<Arrays>,
     /// `[T]` values on their way to the device or back.
     host: Vec<u32>,
+    /// `[M]` values on their way to the device.
+    host_rows: Vec<u32>,
 }
 
 /// A (micro-)batch on its way through the networks: what [`PretrainingStep::finish`] waits for.
@@ -393,6 +399,7 @@ struct Batch {
     discriminator: EncoderInput,
     original_ids: Ints,
     rows: Ints,
+    row_keys: RowKeys,
     targets: Ints,
     sampled: Ints,
     predicted: Ints,
@@ -481,8 +488,19 @@ impl PretrainingStep {
             position_ids,
             sequences,
         };
+        let rows_of = |backend: &mut B, to: Ints, values: &[u32], host: &mut Vec<u32>| {
+            host.clear();
+            host.extend(input.masked_rows.iter().map(|&row| values[row as usize]));
+            upload(backend, to, host)
+        };
+        let host = &mut self.host_rows;
+        let row_keys = RowKeys {
+            example: rows_of(backend, a.row_example, &self.host, host),
+            position: rows_of(backend, a.row_position, &batch.position_ids, host),
+        };
         Some(Batch {
             generator,
+            row_keys,
             discriminator: EncoderInput {
                 token_ids: a.replaced_ids.first(tokens),
                 ..generator
@@ -537,9 +555,9 @@ impl PretrainingStep {
         }
         if let (Some(generator), Some(own)) = (&networks.generator, &mut arrays.generator) {
             let arrays = &mut own.cut;
-            arrays.cut(&own.whole, tokens, masked);
             let (input, rows) = (&batch.generator, batch.rows);
-            generator.forward(backend, params, input, rows, arrays, rng);
+            arrays.cut(&own.whole, tokens, rows, batch.row_keys);
+            generator.forward(backend, params, input, arrays, rng);
             let sampling = networks.discriminator.is_some() && options.replacements.is_none();
             let sample = sampling.then_some(VocabularySample {
                 temperature: options.temperature,
@@ -556,7 +574,7 @@ impl PretrainingStep {
                 let d = own.gradients.first_rows(tokens, masked);
                 let (targets, scale) = (batch.targets, options.mlm_scale);
                 generator.backward(
-                    backend, params, input, rows, targets, scale, arrays, rng, &d, grads,
+                    backend, params, input, targets, scale, arrays, rng, &d, grads,
                 );
             }
         }

@@ -18,7 +18,7 @@ use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
 use super::view::{Blocks, View, part};
-use crate::backend::{Array, LayerParams, LayerSpec, Sequences};
+use crate::backend::{Array, Ints, LayerParams, LayerSpec, Sequences};
 use std::ops::Range;
 
 /// Tokens of a task that takes whole sequences, unless one is longer.
@@ -38,7 +38,16 @@ struct Run<'a> {
     /// `[T, H]` what a layer reads and replaces.
     x: View,
     block: usize,
+    /// Of the last layer, where it is not all rows.
+    wanted: Option<Wanted<'a>>,
     clock: &'a PartClock,
+}
+
+/// Rows of the output that are wanted, ascending, and where they go.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    rows: &'a [u32],
+    to: View,
 }
 
 /// Query, key, value `[rows, 3H]` in attention's form, and attention's result `[rows, H]` in that of
@@ -51,6 +60,43 @@ struct Between {
 }
 
 impl Run<'_> {
+    /// Of the last layer, once attention is over: those of `rows` that are wanted move to the first of
+    /// these places, with their part of the context. Returns which of all that are wanted they are.
+    ///
+    /// # Safety
+    /// Nobody else uses these rows of x and of what is between.
+    unsafe fn keep_wanted(
+        &self,
+        wanted: &Wanted,
+        rows: &Range<usize>,
+        between: Between,
+    ) -> Range<usize> {
+        let place = |row: usize| wanted.rows.partition_point(|&r| (r as usize) < row);
+        let these = place(rows.start)..place(rows.end);
+        for (to, &row) in wanted.rows[these.clone()].iter().enumerate() {
+            let (row, to) = (row as usize, rows.start + to);
+            assert!(to <= row && row < rows.end, "rows that are wanted ascend");
+            let (context, first) = (between.context, between.first);
+            // SAFETY: as the caller says.
+            unsafe {
+                self.x.copy_row(row, &self.x, to);
+                context.copy_row(row - first, &context, to - first);
+            }
+        }
+        these
+    }
+
+    /// Rows of the output from the first of the places of a task's rows to where they are wanted.
+    ///
+    /// # Safety
+    /// Nobody else uses these rows of x, nor these of what is wanted.
+    unsafe fn deliver(&self, wanted: &Wanted, these: Range<usize>, first: usize) {
+        for (row, to) in (first..).zip(these) {
+            // SAFETY: as the caller says.
+            unsafe { self.x.copy_row(row, &wanted.to, to) };
+        }
+    }
+
     fn qkv_words(&self, rows: usize) -> usize {
         rows * self.attention.units(3 * self.spec.hidden)
     }
@@ -243,7 +289,8 @@ fn makespan(sizes: impl Iterator<Item = usize>, threads: usize) -> usize {
 }
 
 impl Cpu {
-    /// Takes `x` through all layers, in place.
+    /// Takes `x` through all layers, in place; where only some rows of the output are wanted, ascending,
+    /// these to an array of their own.
     pub(super) fn infer(
         &mut self,
         params: &CpuParams,
@@ -251,6 +298,7 @@ impl Cpu {
         layers: &[LayerParams],
         sequences: &Sequences,
         x: Array,
+        wanted: Option<(Ints, Array)>,
     ) {
         let form = self.layer_form;
         let weights: Vec<LayerWeights> = layers
@@ -263,6 +311,14 @@ impl Cpu {
             return;
         }
         assert!(x.cols == spec.hidden && view.stride == spec.hidden);
+        let to = wanted.map(|(_, to)| self.view(to));
+        let wanted = wanted.zip(to).map(|((rows, _), to)| {
+            let rows = &self.ints[rows.slot as usize][..rows.len];
+            assert!(to.rows == rows.len() && to.cols == spec.hidden && !to.overlaps(&view));
+            // Tasks share them out by that.
+            assert!(rows.windows(2).all(|pair| pair[0] < pair[1]));
+            Wanted { rows, to }
+        });
         let run = Run {
             isa: self.isa,
             spec,
@@ -271,6 +327,7 @@ impl Cpu {
             attention: self.kept_form(spec),
             x: view,
             block: block_rows(self.isa, form, spec),
+            wanted,
             clock: &self.clock,
         };
         let threads = self.pool.threads();
@@ -317,8 +374,11 @@ fn layer_by_layer(
     let threads = pool.threads();
     // As many blocks as go round the threads, none larger than a block, and no more than there are
     // strips: half of one costs as much.
-    let count = tokens.div_ceil(run.block).next_multiple_of(threads);
-    let blocks = Blocks::new(tokens, 1, count.min(tokens.div_ceil(STRIP)));
+    let blocks_of = |rows: usize| {
+        let count = rows.div_ceil(run.block).next_multiple_of(threads);
+        Blocks::new(rows, 1, count.min(rows.div_ceil(STRIP)))
+    };
+    let blocks = blocks_of(tokens);
     pool.run(blocks.count(), |task, scratch| {
         let mut room = scratch.split(run.room());
         let rows = blocks.rows(task);
@@ -343,12 +403,22 @@ fn layer_by_layer(
             unsafe { attend_head(run.isa, form, &head, qkv, queries, to, None, room) };
             lap.done(Part::Attention);
         });
+        let mut blocks = blocks;
+        let wanted = run.wanted.as_ref().filter(|_| i + 1 == weights.len());
+        if let Some(wanted) = wanted {
+            // SAFETY: nobody else uses them now.
+            let count = unsafe { run.keep_wanted(wanted, &(0..tokens), between) }.len();
+            blocks = blocks_of(count);
+        }
         pool.run(blocks.count(), |task, scratch| {
             let mut room = scratch.split(run.room());
             let rows = blocks.rows(task);
             // SAFETY: these rows are this task's.
             unsafe {
                 run.finish(layer, rows.clone(), between, &mut room);
+                if let Some(wanted) = wanted {
+                    run.deliver(wanted, rows.clone(), rows.start);
+                }
                 if let Some(next) = weights.get(i + 1) {
                     run.project(next, rows, between, &mut room);
                 }
@@ -396,15 +466,15 @@ fn whole_sequences(
         first: rows.start,
     };
     // Equal blocks: a small last one would take as many weights by as the others.
-    let all = Blocks::of(count, run.isa.row_multiple(run.form), run.block);
-    let blocks = || {
+    let blocks = |count: usize| {
         let first = rows.start;
         let of_group = move |rows: Range<usize>| first + rows.start..first + rows.end;
+        let all = Blocks::of(count, run.isa.row_multiple(run.form), run.block);
         (0..all.count()).map(move |index| of_group(all.rows(index)))
     };
     let views = between.parts();
-    for layer in weights {
-        for rows in blocks() {
+    for (i, layer) in weights.iter().enumerate() {
+        for rows in blocks(count) {
             // SAFETY: these rows are this task's.
             unsafe { run.project(layer, rows, between, &mut room) };
         }
@@ -421,9 +491,16 @@ fn whole_sequences(
             unsafe { attend_head(run.isa, form, &head, views, 0..head.len, to, None, room) };
         }
         lap.done(Part::Attention);
-        for rows in blocks() {
+        let wanted = run.wanted.as_ref().filter(|_| i + 1 == weights.len());
+        // SAFETY: these rows are this task's.
+        let these = wanted.map(|wanted| unsafe { run.keep_wanted(wanted, &rows, between) });
+        for rows in blocks(these.as_ref().map_or(count, Range::len)) {
             // SAFETY: these rows are this task's.
             unsafe { run.finish(layer, rows, between, &mut room) };
+        }
+        if let (Some(wanted), Some(these)) = (wanted, these) {
+            // SAFETY: these rows are this task's, and so are those that are wanted of them.
+            unsafe { run.deliver(wanted, these, rows.start) };
         }
     }
 }

@@ -65,6 +65,16 @@ impl Cpu {
         }
     }
 
+    pub(super) fn new_row_arrays(&mut self, spec: &LayerSpec, rows: usize) -> RowArrays {
+        let form = self.kept_form(spec);
+        RowArrays {
+            input: self.array(rows, spec.hidden),
+            context: self.array_in(form, rows, spec.hidden),
+            d_hidden: self.array(rows, spec.hidden),
+            d_context: self.array_in(form, rows, spec.hidden),
+        }
+    }
+
     pub(super) fn layer_forward(
         &mut self,
         params: &CpuParams,
@@ -72,6 +82,7 @@ impl Cpu {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
     ) {
@@ -79,14 +90,16 @@ impl Cpu {
         let kept = Kept::new(self, keep);
         let input = self.view(input);
         let (tokens, hidden) = (input.rows, spec.hidden);
-        assert!(input.cols == hidden && input.stride == hidden && kept.fits(spec, tokens));
+        let count = rows.map_or(tokens, |rows| rows.rows.len);
+        assert!(input.cols == hidden && input.stride == hidden && kept.fits(spec, tokens, count));
         assert!(!input.overlaps(&kept.output));
         if tokens == 0 {
             return;
         }
         let blocks = self.blocks(spec, tokens);
-        let drops = Drops::new(&self.ints, sequences, dropout, tokens);
-        let forward = Forward {
+        let keys = rows.map_or(&sequences.keys, |rows| &rows.keys);
+        let drops = Drops::new(&self.ints, keys, dropout, count);
+        let mut forward = Forward {
             isa: self.isa,
             form: self.form,
             spec,
@@ -101,17 +114,48 @@ impl Cpu {
             unsafe { forward.project(blocks.rows(task), scratch) };
         });
         let attention_dropout = dropout.map(|d| &d.attention);
-        let output = keep.output;
-        let heads = Heads::new(&self.ints, sequences, spec.heads, output, attention_dropout);
+        let context = keep.context;
+        let heads = Heads::new(
+            &self.ints,
+            sequences,
+            spec.heads,
+            context,
+            attention_dropout,
+        );
         self.pool.run(heads.tasks(), |task, scratch| {
             // SAFETY: nobody writes to q, k, v; this head's rows of the context and its column of
             // log_sum are this task's.
             unsafe { forward.attend(&heads.task(task), scratch) };
         });
+        let gathered = rows.map(|rows| {
+            let [input, context] =
+                [rows.arrays.input, rows.arrays.context].map(|array| self.view(array));
+            assert!(input.rows == count && input.cols == hidden && input.stride == hidden);
+            assert!(context.rows == count && context.cols == hidden);
+            assert!(!context.overlaps(&forward.kept.context) && !input.overlaps(&forward.input));
+            let from = std::mem::replace(&mut forward.input, input);
+            let of_all = std::mem::replace(&mut forward.kept.context, context);
+            assert!(forward.kept.apart(&[input]));
+            [(from, input), (of_all, context)]
+        });
+        let ids = rows.map_or(&[][..], |rows| {
+            &self.ints[rows.rows.slot as usize][..rows.rows.len]
+        });
+        let blocks = self.blocks(spec, count);
         self.pool.run(blocks.count(), |task, scratch| {
+            let rows = blocks.rows(task);
             // SAFETY: nobody writes to the input and the context; these rows of all other arrays
             // are this task's.
-            unsafe { forward.finish(blocks.rows(task), scratch) };
+            unsafe {
+                if let Some(copies) = &gathered {
+                    for (from, to) in copies {
+                        for row in rows.clone() {
+                            from.copy_row(ids[row] as usize, to, row);
+                        }
+                    }
+                }
+                forward.finish(rows, scratch);
+            }
         });
     }
 
@@ -301,9 +345,29 @@ impl Kept {
         }
     }
 
-    /// Whether they are as large as they should be, and share nothing.
-    pub(super) fn fits(&self, spec: &LayerSpec, tokens: usize) -> bool {
-        let all = [
+    /// Whether they are as large as they should be, of `rows` rows behind attention, and share nothing.
+    pub(super) fn fits(&self, spec: &LayerSpec, tokens: usize, rows: usize) -> bool {
+        let shape = |view: &View, rows: usize, cols: usize| view.rows == rows && view.cols == cols;
+        let hidden = [
+            &self.attention_sum,
+            &self.attention_normed,
+            &self.output_sum,
+            &self.output,
+        ];
+        self.apart(&[])
+            && hidden.iter().all(|view| shape(view, rows, spec.hidden))
+            && self.output.stride == spec.hidden
+            && shape(&self.qkv, tokens, 3 * spec.hidden)
+            && shape(&self.context, tokens, spec.hidden)
+            && shape(&self.log_sum, tokens, spec.heads)
+            && shape(&self.intermediate, rows, spec.intermediate)
+            && shape(&self.attention_stats, rows, 2)
+            && shape(&self.output_stats, rows, 2)
+    }
+
+    /// Whether no two share an element, nor one of them and one of the others.
+    fn apart(&self, others: &[View]) -> bool {
+        let own = [
             &self.qkv,
             &self.context,
             &self.log_sum,
@@ -315,27 +379,12 @@ impl Kept {
             &self.output_stats,
             &self.output,
         ];
-        let mut rest = all.iter();
-        let apart = all.iter().all(|view| {
+        let mut rest = own.iter();
+        own.iter().all(|view| {
             rest.next();
-            rest.clone().all(|other| !view.overlaps(other))
-        });
-        let shape = |view: &View, cols: usize| view.rows == tokens && view.cols == cols;
-        let hidden = [
-            &self.context,
-            &self.attention_sum,
-            &self.attention_normed,
-            &self.output_sum,
-            &self.output,
-        ];
-        apart
-            && hidden.iter().all(|view| shape(view, spec.hidden))
-            && self.output.stride == spec.hidden
-            && shape(&self.qkv, 3 * spec.hidden)
-            && shape(&self.log_sum, spec.heads)
-            && shape(&self.intermediate, spec.intermediate)
-            && shape(&self.attention_stats, 2)
-            && shape(&self.output_stats, 2)
+            let mut others = rest.clone().copied().chain(others);
+            others.all(|other| !view.overlaps(other))
+        })
     }
 }
 
@@ -368,11 +417,11 @@ impl<'a> Drops<'a> {
     /// Those of a batch of so many rows.
     pub(super) fn new(
         ints: &'a [Vec<u32>],
-        sequences: &Sequences,
+        keys: &RowKeys,
         dropout: Option<&'a LayerDropout>,
         rows: usize,
     ) -> Self {
-        let keys = RowIds::new(ints, &sequences.keys, rows);
+        let keys = RowIds::new(ints, keys, rows);
         Drops {
             attention: dropout.map(|all| (&all.attention_output, keys)),
             output: dropout.map(|all| (&all.output, keys)),

@@ -24,6 +24,7 @@ impl Cpu {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
         d: &LayerGradients,
@@ -33,14 +34,19 @@ impl Cpu {
         let [output, intermediate, attention_output] =
             [&layer.output, &layer.intermediate, &layer.attention_output]
                 .map(|linear| self.backward_panels(params, linear.weight));
-        let (tokens, hidden) = (d.hidden.rows, spec.hidden);
+        let (tokens, hidden, all) = (d.hidden.rows, spec.hidden, d);
+        let (d, context, keys) = match rows {
+            Some(rows) => (&all.of_rows(&rows.arrays), rows.arrays.context, &rows.keys),
+            None => (all, keep.context, &sequences.keys),
+        };
+        let count = d.hidden.rows;
         let kept = Kept::new(self, keep);
         let gradients = Gradients::new(self, d);
-        assert!(kept.fits(spec, tokens) && gradients.fits(spec, tokens));
+        assert!(kept.fits(spec, tokens, count) && gradients.fits(spec, count));
         if tokens == 0 {
             return;
         }
-        let blocks = self.blocks(spec, tokens);
+        let blocks = self.blocks(spec, count);
         self.left.reserve(blocks.count() * 4 * hidden);
         let partial = Shared(self.left.as_ptr());
         let backward = Backward {
@@ -54,7 +60,7 @@ impl Cpu {
             attention_norm: NormWeights::new(params, &layer.attention_norm),
             kept,
             d: gradients,
-            drops: Drops::new(&self.ints, sequences, dropout, tokens),
+            drops: Drops::new(&self.ints, keys, dropout, count),
             clock: &self.clock,
         };
         self.pool.run(blocks.count(), |task, scratch| {
@@ -78,6 +84,12 @@ impl Cpu {
             }
         }
 
+        if let Some(rows) = rows {
+            self.spread_rows(
+                rows.rows,
+                [(d.hidden, all.hidden), (d.residual, all.residual)],
+            );
+        }
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
         self.attend_backward(
             thirds(keep.qkv),
@@ -86,18 +98,42 @@ impl Cpu {
             dropout.map(|d| &d.attention),
             keep.context,
             keep.log_sum,
-            d.residual,
-            thirds(d.qkv),
+            all.residual,
+            thirds(all.qkv),
         );
         // What stood before the activation is what came out of it by now.
         let layers = [
             (keep.intermediate, d.output_branch, &layer.output),
             (keep.attention_normed, d.intermediate, &layer.intermediate),
-            (keep.context, d.attention_branch, &layer.attention_output),
-            (input, d.qkv, &layer.qkv),
+            (context, d.attention_branch, &layer.attention_output),
+            (input, all.qkv, &layer.qkv),
         ];
         self.linear_gradients(layers, grads);
-        self.linear_backward(params, d.qkv, &layer.qkv, d.hidden, true);
+        self.linear_backward(params, all.qkv, &layer.qkv, all.hidden, true);
+    }
+
+    /// For each pair, rows to their places in a larger array, which is zero beside them; `places` ascend.
+    fn spread_rows(&mut self, places: Ints, pairs: [(Array, Array); 2]) {
+        let places = &self.ints[places.slot as usize][..places.len];
+        for (from, to) in pairs {
+            assert!(from.rows == places.len() && from.cols == to.cols);
+            let (from, to) = (self.view(from), self.view(to));
+            assert!(!from.overlaps(&to));
+            self.pool.rows(to.rows, to.cols, |rows, _| {
+                let mut next = places.partition_point(|&place| (place as usize) < rows.start);
+                for row in rows {
+                    // SAFETY: this row is this task's, and nobody writes to the others.
+                    unsafe {
+                        if places.get(next).is_some_and(|&place| place as usize == row) {
+                            from.copy_row(next, &to, row);
+                            next += 1;
+                        } else {
+                            to.zero_row(row);
+                        }
+                    }
+                }
+            });
+        }
     }
 }
 

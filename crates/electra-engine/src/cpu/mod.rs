@@ -430,6 +430,10 @@ impl Backend for Cpu {
         self.new_layer_gradients(spec, tokens)
     }
 
+    fn row_arrays(&mut self, spec: &LayerSpec, rows: usize) -> RowArrays {
+        self.new_row_arrays(spec, rows)
+    }
+
     fn layer(
         &mut self,
         params: &CpuParams,
@@ -437,10 +441,11 @@ impl Backend for Cpu {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
     ) {
-        self.layer_forward(params, spec, layer, sequences, dropout, input, keep);
+        self.layer_forward(params, spec, layer, sequences, dropout, rows, input, keep);
     }
 
     fn layer_backward(
@@ -450,13 +455,14 @@ impl Backend for Cpu {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
         d: &LayerGradients,
         grads: &mut Flat,
     ) {
         self.layer_gradient(
-            params, spec, layer, sequences, dropout, input, keep, d, grads,
+            params, spec, layer, sequences, dropout, rows, input, keep, d, grads,
         );
     }
 
@@ -466,13 +472,15 @@ impl Backend for Cpu {
         spec: &LayerSpec,
         layers: &[LayerParams],
         sequences: &Sequences,
+        rows: Option<&OutputRows>,
         input: Array,
         work: &[LayerArrays; 2],
     ) -> Array {
         let output = work[0].output;
         self.copy(input, output);
-        self.infer(params, spec, layers, sequences, output);
-        output
+        let wanted = rows.map(|rows| (rows.rows, work[1].output.first_rows(rows.rows.len)));
+        self.infer(params, spec, layers, sequences, output, wanted);
+        wanted.map_or(output, |(_, output)| output)
     }
 
     fn binary_cross_entropy(&mut self, logits: Array, labels: Ints, loss: Array) {

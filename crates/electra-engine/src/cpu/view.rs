@@ -112,6 +112,29 @@ impl View {
         unsafe { std::slice::from_raw_parts(self.data.add(row * self.stride), self.cols) }
     }
 
+    /// Copies a row to one of another matrix of the same form and width.
+    ///
+    /// # Safety
+    /// Nobody writes to the one, nor uses the other meanwhile. They may be one row.
+    pub(crate) unsafe fn copy_row(&self, row: usize, to: &View, to_row: usize) {
+        assert!(self.form == to.form && self.cols == to.cols);
+        if self.cols == 0 {
+            return;
+        }
+        let words = self.form.units(self.cols);
+        // SAFETY: in bounds by construction, and as the caller says.
+        unsafe { std::ptr::copy(self.word(row, 0), to.word(to_row, 0), words) };
+    }
+
+    /// # Safety
+    /// Nobody else uses the row meanwhile.
+    pub(crate) unsafe fn zero_row(&self, row: usize) {
+        if self.cols > 0 {
+            // SAFETY: in bounds by construction, and as the caller says.
+            unsafe { std::ptr::write_bytes(self.word(row, 0), 0, self.form.units(self.cols)) };
+        }
+    }
+
     /// # Safety
     /// Nobody else reads or writes the row meanwhile.
     pub(crate) unsafe fn row_mut<'a>(&self, row: usize) -> &'a mut [f32] {

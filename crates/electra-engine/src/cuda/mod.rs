@@ -404,10 +404,11 @@ impl Backend for Cuda {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
     ) {
-        self.fused_layer(params, spec, layer, sequences, dropout, input, keep);
+        self.fused_layer(params, spec, layer, sequences, dropout, rows, input, keep);
     }
 
     fn layer_backward(
@@ -417,13 +418,14 @@ impl Backend for Cuda {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
         d: &LayerGradients,
         grads: &mut Flat,
     ) {
         self.fused_layer_backward(
-            params, spec, layer, sequences, dropout, input, keep, d, grads,
+            params, spec, layer, sequences, dropout, rows, input, keep, d, grads,
         );
     }
 }

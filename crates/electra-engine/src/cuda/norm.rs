@@ -219,11 +219,11 @@ impl Cuda {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
     ) {
         let thirds = [0, 1, 2].map(|i| keep.qkv.columns(i * spec.hidden, spec.hidden));
-        let keys = &sequences.keys;
         self.linear_forward(params, input, &layer.qkv, keep.qkv);
         self.attend(
             thirds[0],
@@ -235,9 +235,17 @@ impl Cuda {
             keep.context,
             keep.log_sum,
         );
+        let (input, context, keys) = match rows {
+            Some(OutputRows { rows, keys, arrays }) => {
+                self.gather(input, *rows, arrays.input);
+                self.gather(keep.context, *rows, arrays.context);
+                (arrays.input, arrays.context, keys)
+            }
+            None => (input, keep.context, &sequences.keys),
+        };
         // The branch is written where the layer's output will stand, and is gone by then.
         let branch = keep.output;
-        self.linear_forward(params, keep.context, &layer.attention_output, branch);
+        self.linear_forward(params, context, &layer.attention_output, branch);
         self.norm_forward(
             params,
             Some(input),
@@ -272,12 +280,17 @@ impl Cuda {
         layer: &LayerParams,
         sequences: &Sequences,
         dropout: Option<&LayerDropout>,
+        rows: Option<&OutputRows>,
         input: Array,
         keep: &LayerArrays,
         d: &LayerGradients,
         grads: &mut Flat,
     ) {
-        let keys = &sequences.keys;
+        let all = d;
+        let (d, context, keys) = match rows {
+            Some(rows) => (&all.of_rows(&rows.arrays), rows.arrays.context, &rows.keys),
+            None => (all, keep.context, &sequences.keys),
+        };
         let (normed, inner) = (keep.attention_normed, d.intermediate);
         self.norm_backward_with_bias(
             params,
@@ -309,8 +322,15 @@ impl Cuda {
             grads,
         );
         let branch = dropout.map_or(d.hidden, |_| d.attention_branch);
-        self.weight_gradient(keep.context, branch, &layer.attention_output, grads);
+        self.weight_gradient(context, branch, &layer.attention_output, grads);
         self.linear_backward(params, branch, &layer.attention_output, d.residual, false);
+        let d = all;
+        if let Some(OutputRows { rows, arrays, .. }) = rows {
+            for (from, to) in [(arrays.d_hidden, d.hidden), (arrays.d_context, d.residual)] {
+                self.zero(to);
+                self.scatter_add(from, *rows, to);
+            }
+        }
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * spec.hidden, spec.hidden));
         self.attend_backward(
             thirds(keep.qkv),

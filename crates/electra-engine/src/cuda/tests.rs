@@ -176,6 +176,7 @@ fn layer<B: Backend>(backend: &mut B, spec: &LayerSpec, lengths: &[usize]) -> Ve
         &params,
         &sequences,
         Some(&dropout),
+        None,
         input,
         &keep,
     );
@@ -186,6 +187,7 @@ fn layer<B: Backend>(backend: &mut B, spec: &LayerSpec, lengths: &[usize]) -> Ve
         &params,
         &sequences,
         Some(&dropout),
+        None,
         input,
         &keep,
         &d,

@@ -552,23 +552,33 @@ fn encoder_layer<B: Backend>(c: &mut Context<B>) {
         attention_output: dropout_of(2),
         output: dropout_of(3),
     };
-    for (activation, dropout) in [
-        (Activation::Gelu, None),
-        (Activation::GeluTanh, Some(&dropout)),
+    for (activation, dropout, chosen) in [
+        (Activation::Gelu, None, None),
+        (Activation::GeluTanh, Some(&dropout), None),
+        (Activation::Gelu, Some(&dropout), Some([2, 3])),
+        (Activation::Gelu, None, Some([tokens - 1, 1])),
+        (Activation::Gelu, None, Some([tokens, 1])),
     ] {
         let spec = layer_spec(c, activation);
-        let keep = c.backend.layer_arrays(&spec, tokens);
+        let mut keep = c.backend.layer_arrays(&spec, tokens);
         let d = c.backend.layer_gradients(&spec, tokens);
         let input = layer_input(c);
-        c.backend
-            .layer(&params, &spec, &layer, &sequences, dropout, input, &keep);
+        let rows = chosen.map(|chosen| output_rows(c, &spec, chosen));
+        let rows = rows.as_ref();
+        if let Some(rows) = rows {
+            keep = keep.with_output_rows(rows.rows.len);
+        }
+        c.backend.layer(
+            &params, &spec, &layer, &sequences, dropout, rows, input, &keep,
+        );
         c.keep_array("output", keep.output, Bound::Chain(3e-5));
         // A plain gradient: one of the input's magnitude may drown the layer's own.
-        let dy = c.scaled(tokens, hidden, 1.0);
-        c.backend.copy(dy, d.hidden);
+        let dy = c.scaled(keep.output.rows, hidden, 1.0);
+        let by_output = rows.map_or(d.hidden, |rows| rows.arrays.d_hidden);
+        c.backend.copy(dy, by_output);
         let mut grads = c.backend.flat(layout.len());
         c.backend.layer_backward(
-            &params, &spec, &layer, &sequences, dropout, input, &keep, &d, &mut grads,
+            &params, &spec, &layer, &sequences, dropout, rows, input, &keep, &d, &mut grads,
         );
         c.keep_array("gradient by the input", d.hidden, Bound::Chain(1e-4));
         keep_gradients(c, &layout, &grads);
@@ -597,6 +607,27 @@ fn keep_gradients<B: Backend>(c: &mut Context<B>, layout: &ParamLayout, grads: &
     c.keep("gradients of vectors", vectors, Bound::Chain(1e-4));
 }
 
+/// One in `every` rows from `first` on, perhaps none, to be read alone.
+fn output_rows<B: Backend>(
+    c: &mut Context<B>,
+    spec: &LayerSpec,
+    [first, every]: [usize; 2],
+) -> OutputRows {
+    let chosen: Vec<u32> = (first..c.tokens())
+        .step_by(every)
+        .map(|row| row as u32)
+        .collect();
+    let (example, position) = (c.below(9, chosen.len()), c.below(512, chosen.len()));
+    OutputRows {
+        rows: c.ints(&chosen),
+        keys: RowKeys {
+            example: c.ints(&example),
+            position: c.ints(&position),
+        },
+        arrays: c.backend.row_arrays(spec, chosen.len()),
+    }
+}
+
 fn infer_layers<B: Backend>(c: &mut Context<B>) {
     let (tokens, hidden) = (c.tokens(), c.hidden());
     let mut layout = ParamLayout::new();
@@ -614,9 +645,13 @@ fn infer_layers<B: Backend>(c: &mut Context<B>) {
         output: c.backend.array(tokens, hidden),
         ..even
     };
-    let input = layer_input(c);
-    let output = c
-        .backend
-        .infer_layers(&params, &spec, &layers, &sequences, input, &[even, odd]);
-    c.keep_array("output", output, Bound::Chain(3e-5));
+    for chosen in [None, Some([2, 3]), Some([tokens - 1, 1]), Some([tokens, 1])] {
+        let input = layer_input(c);
+        let rows = chosen.map(|chosen| output_rows(c, &spec, chosen));
+        let (rows, work) = (rows.as_ref(), [even, odd]);
+        let output = c
+            .backend
+            .infer_layers(&params, &spec, &layers, &sequences, rows, input, &work);
+        c.keep_array("output", output, Bound::Chain(3e-5));
+    }
 }

@@ -197,7 +197,7 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
         backend.linear(&params, normed, &network.project, projected);
         let layers = &network.layers;
         let output = backend.layers(
-            &params, &SPEC, layers, &sequences, &dropouts, projected, &kept,
+            &params, &SPEC, layers, &sequences, &dropouts, None, projected, &kept,
         );
         backend.gather_rows(output, rows, chosen);
         backend.linear(&params, chosen, &network.dense, dense);
@@ -234,6 +234,7 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
                 &layers[i],
                 &sequences,
                 Some(&dropouts[i]),
+                None,
                 input,
                 &kept[i],
                 &d,

@@ -54,11 +54,9 @@ struct PairArrays {
 /// What the head computes on `M` rows of `G` windows, and its gradients.
 #[derive(Clone, Copy, Debug)]
 pub struct JointSpanArrays {
-    x: Array,
     start: Array,
     end: PairArrays,
     answerable: PairArrays,
-    d_x: Array,
 }
 
 /// A span that may be the answer; rows are numbers within the window's rows.
@@ -196,22 +194,18 @@ impl JointSpanArrays {
         windows: usize,
     ) -> Self {
         JointSpanArrays {
-            x: backend.array(rows, head.hidden),
             start: backend.array(rows, 1),
             end: head.end.arrays(backend, rows),
             answerable: head.answerable.arrays(backend, windows),
-            d_x: backend.array(rows, head.hidden),
         }
     }
 
     /// The same arrays for the first `rows` rows and `windows` windows.
     pub fn first_rows(&self, rows: usize, windows: usize) -> Self {
         JointSpanArrays {
-            x: self.x.first_rows(rows),
             start: self.start.first_rows(rows),
             end: self.end.first_rows(rows),
             answerable: self.answerable.first_rows(windows),
-            d_x: self.d_x.first_rows(rows),
         }
     }
 }
@@ -245,19 +239,17 @@ impl JointSpanHead {
         }
     }
 
-    /// Start and answerable logits of the rows `rows` of `hidden`.
+    /// Start and answerable logits of rows of the encoder's output `[M, H]`.
     fn starts<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         hidden: Array,
-        rows: Ints,
         bounds: &[u32],
         a: &JointSpanArrays,
     ) -> Forward {
-        backend.gather_rows(hidden, rows, a.x);
-        backend.linear(params, a.x, &self.start, a.start);
-        let x = read(backend, a.x);
+        backend.linear(params, hidden, &self.start, a.start);
+        let x = read(backend, hidden);
         let start = column(backend, a.start);
         let size = self.hidden;
         let mut weights = Vec::with_capacity(start.len());
@@ -301,8 +293,8 @@ impl JointSpanHead {
         pairs
     }
 
-    /// Sum of the windows' losses; with `grads`, adds the gradient of `scale` times it there and,
-    /// by the rows, to the array beside it. `bounds` `[G + 1]` cut the rows into windows whose
+    /// Sum of the windows' losses; with `grads`, adds the gradient of `scale` times it there; that by the
+    /// rows goes to the array beside it. `bounds` `[G + 1]` cut the rows into windows whose
     /// first row is `[CLS]`; `spans` are the answers, first and last row of the window, (0, 0)
     /// where there is none.
     pub fn loss<B: Backend>(
@@ -310,14 +302,13 @@ impl JointSpanHead {
         backend: &mut B,
         params: &B::Params,
         hidden: Array,
-        rows: Ints,
         bounds: &[u32],
         spans: &[(u32, u32)],
         scale: f64,
         a: &JointSpanArrays,
         grads: Option<(Array, &mut B::Flat)>,
     ) -> f64 {
-        let forward = self.starts(backend, params, hidden, rows, bounds, a);
+        let forward = self.starts(backend, params, hidden, bounds, a);
         let (firsts, lasts): (Vec<u32>, Vec<u32>) = spans.iter().copied().unzip();
         let pairs = self.end_pairs(&forward.x, bounds, &firsts);
         let end = self.end.forward(backend, params, &pairs, &a.end);
@@ -343,12 +334,11 @@ impl JointSpanHead {
             );
             let mut d_start = by_start.gradient;
             let d_x = self.row_gradient(&forward, bounds, &firsts, &d_end, &d_answer, &mut d_start);
-            backend.write(a.d_x, &d_x);
+            backend.write(d_hidden, &d_x);
             // The array of the logits is free by now.
             write_column(backend, a.start, &d_start);
-            backend.linear_backward_params(a.x, a.start, &self.start, grads);
-            backend.linear_backward_input(params, a.start, &self.start, a.d_x, true);
-            backend.scatter_add_rows(a.d_x, rows, d_hidden);
+            backend.linear_backward_params(hidden, a.start, &self.start, grads);
+            backend.linear_backward_input(params, a.start, &self.start, d_hidden, true);
         }
         0.5 * (by_start.sum + by_end.sum) + ANSWERABLE_WEIGHT * by_answer.sum
     }
@@ -399,11 +389,10 @@ impl JointSpanHead {
         backend: &mut B,
         params: &B::Params,
         hidden: Array,
-        rows: Ints,
         bounds: &[u32],
         a: &JointSpanArrays,
     ) -> Vec<WindowSpans> {
-        let forward = self.starts(backend, params, hidden, rows, bounds, a);
+        let forward = self.starts(backend, params, hidden, bounds, a);
         let mut found: Vec<WindowSpans> = forward
             .impossible
             .iter()

@@ -21,7 +21,7 @@ pub struct HeadLayers {
 /// What the layers compute on `M` rows.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLayersArrays {
-    /// `[M, H]` rows of the encoder's output, after dropout.
+    /// `[M, H]` the encoder's output, after dropout.
     x: Array,
     dense: Option<(Array, Array)>,
     /// `[M, C]`.
@@ -34,7 +34,6 @@ pub struct HeadLayersGradients {
     /// `[M, C]`; to be written before backward.
     pub logits: Array,
     dense: Array,
-    x: Array,
 }
 
 impl HeadLayersArrays {
@@ -74,7 +73,6 @@ impl HeadLayersGradients {
         HeadLayersGradients {
             logits: backend.array(rows, layers.output.weight.rows),
             dense: backend.array(rows, hidden),
-            x: backend.array(rows, hidden),
         }
     }
 
@@ -83,7 +81,6 @@ impl HeadLayersGradients {
         HeadLayersGradients {
             logits: self.logits.first_rows(rows),
             dense: self.dense.first_rows(rows),
-            x: self.x.first_rows(rows),
         }
     }
 }
@@ -104,19 +101,18 @@ impl HeadLayers {
         }
     }
 
-    /// Logits `[M, C]` of the rows `rows` of `hidden`; `keys` are those of the rows and `rng`
+    /// Logits `[M, C]` of rows of the encoder's output `[M, H]`; `keys` are those of the rows and `rng`
     /// turns dropout on.
     pub fn forward<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
         hidden: Array,
-        rows: Ints,
         keys: &RowKeys,
         arrays: &HeadLayersArrays,
         rng: Option<&Rng>,
     ) -> Array {
-        backend.gather_rows(hidden, rows, arrays.x);
+        backend.copy(hidden, arrays.x);
         self.drop(backend, self.input_dropout, 0, arrays.x, keys, rng);
         if let (Some((dense, activation)), Some((z, y))) = (&self.dense, arrays.dense) {
             backend.linear(params, arrays.x, dense, z);
@@ -130,13 +126,12 @@ impl HeadLayers {
         arrays.logits
     }
 
-    /// Adds to `grads` from the gradient by the logits in `d.logits`, and that by the rows to
+    /// Adds to `grads` from the gradient by the logits in `d.logits`; that by the rows goes to
     /// `d_hidden`.
     pub fn backward<B: Backend>(
         &self,
         backend: &mut B,
         params: &B::Params,
-        rows: Ints,
         keys: &RowKeys,
         arrays: &HeadLayersArrays,
         rng: Option<&Rng>,
@@ -152,11 +147,10 @@ impl HeadLayers {
                 backend.activation_backward(*activation, z, d.dense);
             }
             backend.linear_backward_params(arrays.x, d.dense, dense, grads);
-            backend.linear_backward_input(params, d.dense, dense, d.x, false);
+            backend.linear_backward_input(params, d.dense, dense, d_hidden, false);
         } else {
-            backend.linear_backward_input(params, d.logits, &self.output, d.x, false);
+            backend.linear_backward_input(params, d.logits, &self.output, d_hidden, false);
         }
-        self.drop(backend, self.input_dropout, 0, d.x, keys, rng);
-        backend.scatter_add_rows(d.x, rows, d_hidden);
+        self.drop(backend, self.input_dropout, 0, d_hidden, keys, rng);
     }
 }

@@ -107,6 +107,7 @@ struct Arrays {
     rows: Ints,
     row_example: Ints,
     row_position: Ints,
+    row_arrays: RowArrays,
     encoder: EncoderArrays,
     /// The same, cut to the batch.
     cut: EncoderArrays,
@@ -183,26 +184,26 @@ impl TaskStep {
         let Some(arrays) = &mut self.arrays else {
             return TaskOutput::default();
         };
-        let (device, rows, keys) = arrays.upload(backend, input);
-        arrays.cut.cut(&arrays.encoder, tokens);
+        let (device, rows) = arrays.upload(backend, input);
+        arrays.cut.cut(&arrays.encoder, tokens, Some(rows));
         let encoder = &mut arrays.cut;
         let hidden = network
             .encoder
             .forward(backend, params, &device, encoder, rng);
         let d_encoder = match (&grads, &arrays.d_encoder) {
-            (Some(_), Some(d)) => {
-                let d = d.first_rows(tokens);
-                backend.zero(d.layers.hidden);
-                Some(d)
-            }
+            (Some(_), Some(d)) => Some(d.first_rows(tokens)),
             _ => None,
         };
+        let d_hidden = d_encoder.as_ref().map(|d| arrays.cut.output_gradient(d));
+        if let Some(d_hidden) = d_hidden {
+            // There may be no loss to write it.
+            backend.zero(d_hidden);
+        }
         let on = OnDevice {
             params,
             hidden,
-            rows,
-            keys,
-            d_hidden: d_encoder.as_ref().map(|d| d.layers.hidden),
+            keys: rows.keys,
+            d_hidden,
         };
         let (head, head_arrays) = (&network.heads[head], &arrays.heads[head]);
         let mut grads = grads;
@@ -243,8 +244,8 @@ impl TaskStep {
             bounds: &[0],
             first_example: 0,
         };
-        let (device, _, _) = arrays.upload(backend, &input);
-        arrays.cut.cut(&arrays.encoder, tokens);
+        let (device, _) = arrays.upload(backend, &input);
+        arrays.cut.cut(&arrays.encoder, tokens, None);
         let encoder = &mut arrays.cut;
         let hidden = network
             .encoder
@@ -290,17 +291,14 @@ impl Arrays {
             rows: backend.ints(rows),
             row_example: backend.ints(rows),
             row_position: backend.ints(rows),
+            row_arrays: encoder.row_arrays(backend, rows),
             cut: encoder_arrays.clone(),
             encoder: encoder_arrays,
             d_encoder: training.then(|| EncoderGradients::new(backend, encoder, tokens)),
         }
     }
 
-    fn upload<B: Backend>(
-        &self,
-        backend: &mut B,
-        input: &TaskInput,
-    ) -> (EncoderInput, Ints, RowKeys) {
+    fn upload<B: Backend>(&self, backend: &mut B, input: &TaskInput) -> (EncoderInput, OutputRows) {
         let batch = input.batch;
         let upload = |backend: &mut B, to: Ints, values: &[u32]| {
             let to = to.first(values.len());
@@ -333,15 +331,19 @@ impl Arrays {
             example: upload(backend, self.row_example, &of_rows(&example)),
             position: upload(backend, self.row_position, &of_rows(&batch.position_ids)),
         };
-        (device, upload(backend, self.rows, input.rows), keys)
+        let rows = OutputRows {
+            rows: upload(backend, self.rows, input.rows),
+            keys,
+            arrays: self.row_arrays.first_rows(input.rows.len()),
+        };
+        (device, rows)
     }
 }
 
-/// What a head reads on the device, and where its gradient goes.
+/// What a head reads on the device, `[M, H]`, and where its gradient goes.
 struct OnDevice<'a, P> {
     params: &'a P,
     hidden: Array,
-    rows: Ints,
     keys: RowKeys,
     d_hidden: Option<Array>,
 }
@@ -369,20 +371,19 @@ fn run_head<B: Backend>(
                 ..
             }) = loss
             {
-                let (hidden, rows) = (on.hidden, on.rows);
                 output.loss = joint.loss(
-                    backend, on.params, hidden, rows, bounds, spans, *scale, &a, grads,
+                    backend, on.params, on.hidden, bounds, spans, *scale, &a, grads,
                 );
             }
             if predict {
-                let spans = joint.predict(backend, on.params, on.hidden, on.rows, bounds, &a);
+                let spans = joint.predict(backend, on.params, on.hidden, bounds, &a);
                 output.windows = Some(spans);
             }
             output
         }
         (HeadNetwork::Layers(layers), HeadArrays::Layers(arrays, d, crf_arrays)) => {
             let a = arrays.first_rows(rows);
-            let out = layers.forward(backend, on.params, on.hidden, on.rows, &on.keys, &a, rng);
+            let out = layers.forward(backend, on.params, on.hidden, &on.keys, &a, rng);
             let mut logits = vec![0.0; out.rows * out.cols];
             backend.read(out, &mut logits);
             let mut output = TaskOutput::default();
@@ -412,8 +413,8 @@ fn run_head<B: Backend>(
                 let d = d.first_rows(rows);
                 let gradient: Vec<f32> = gradient.into_iter().map(|x| x as f32).collect();
                 backend.write(d.logits, &gradient);
-                let (params, rows, keys) = (on.params, on.rows, &on.keys);
-                layers.backward(backend, params, rows, keys, &a, rng, &d, d_hidden, grads);
+                let (params, keys) = (on.params, &on.keys);
+                layers.backward(backend, params, keys, &a, rng, &d, d_hidden, grads);
             }
             output
         }

@@ -80,7 +80,7 @@ impl<B: Backend> EncoderModel<B> {
         let (input, whole, arrays) = workspace.upload(backend, batch, |backend, tokens| {
             EncoderArrays::for_inference(backend, network, tokens)
         });
-        arrays.cut(whole, batch.tokens());
+        arrays.cut(whole, batch.tokens(), None);
         let hidden = network.forward(backend, &self.params, &input, arrays, None);
         backend.read(hidden, out);
         Ok(())

@@ -231,7 +231,7 @@ impl Gemm<'_> {
         let input = filled(backend, tokens, spec.hidden);
         let work = [(); 2].map(|()| backend.layer_arrays(&spec, tokens));
         let pass = |backend: &mut B| {
-            backend.infer_layers(&params, &spec, layers, &sequences, input, &work);
+            backend.infer_layers(&params, &spec, layers, &sequences, None, input, &work);
             Ok(Done {
                 tokens: tokens as f64,
                 batches: 1.0,

@@ -137,15 +137,15 @@ impl On<'_> {
         let whole = 2.0 * (tokens * weights) as f64 + attention;
         let plain = None;
         self.time(backend, "layer, no dropout", Unit::Flops(whole), |b| {
-            b.layer(params, &spec, layer, sequences, plain, input, &keep);
+            b.layer(params, &spec, layer, sequences, plain, None, input, &keep);
         })?;
         let dropped = Some(&dropout);
         self.time(backend, "layer", Unit::Flops(whole), |b| {
-            b.layer(params, &spec, layer, sequences, dropped, input, &keep);
+            b.layer(params, &spec, layer, sequences, dropped, None, input, &keep);
         })?;
         self.time(backend, "layer, backward", Unit::Flops(2.0 * whole), |b| {
             b.layer_backward(
-                params, &spec, layer, sequences, dropped, input, &keep, &d, grads,
+                params, &spec, layer, sequences, dropped, None, input, &keep, &d, grads,
             );
         })?;
 
