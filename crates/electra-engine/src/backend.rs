@@ -6,7 +6,14 @@
 //! that every other backend is tested against.
 //!
 //! `T` is the number of tokens of a packed batch, `S` of its sequences, `H` the hidden size, `M`
-//! the number of masked rows, `V` of vocabulary entries, `E` the embedding size.
+//! the number of masked rows or of those that are read, `V` of vocabulary entries, `E` the embedding size.
+
+mod layer;
+
+pub(crate) use layer::BehindAttention;
+pub use layer::{
+    LayerArrays, LayerDropout, LayerGradients, LayerParams, LayerSpec, OutputRows, RowArrays,
+};
 
 use crate::params::{ParamLayout, ParamView};
 use crate::rng::Rng;
@@ -213,181 +220,6 @@ impl Default for Adam {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-6,
-        }
-    }
-}
-
-/// The shape of an encoder layer: post-norm, full attention, absolute positions.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerSpec {
-    /// Hidden size.
-    pub hidden: usize,
-    /// Attention heads; they divide `hidden`.
-    pub heads: usize,
-    /// Width of the feed-forward block.
-    pub intermediate: usize,
-    /// Activation of the feed-forward block.
-    pub activation: Activation,
-}
-
-/// The parameters of an encoder layer.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerParams {
-    /// Query, key and value as one product, `[3H, H]`.
-    pub qkv: Linear,
-    /// Output projection of attention.
-    pub attention_output: Linear,
-    /// Norm after attention and its residual.
-    pub attention_norm: Norm,
-    /// First linear layer of the feed-forward block.
-    pub intermediate: Linear,
-    /// Second linear layer of the feed-forward block.
-    pub output: Linear,
-    /// Norm after the feed-forward block and its residual.
-    pub output_norm: Norm,
-}
-
-/// Dropout of an encoder layer in training.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerDropout {
-    /// Of attention probabilities.
-    pub attention: Dropout,
-    /// Of what attention adds to the residual.
-    pub attention_output: Dropout,
-    /// Of what the feed-forward block adds to the residual.
-    pub output: Dropout,
-}
-
-/// What an encoder layer computes, and backward reads again.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerArrays {
-    /// `[T, 3H]` query, key, value.
-    pub qkv: Array,
-    /// `[T, H]` attention before its output projection.
-    pub context: Array,
-    /// `[T, heads]` log of the sum of the exponentials of each row of scores.
-    pub log_sum: Array,
-    /// `[T, H]` input of the first norm.
-    pub attention_sum: Array,
-    /// `[T, 2]` mean and reciprocal deviation of the first norm.
-    pub attention_stats: Array,
-    /// `[T, H]` output of the first norm.
-    pub attention_normed: Array,
-    /// `[T, I]` feed-forward before the activation.
-    pub intermediate: Array,
-    /// `[T, I]` and after.
-    pub activated: Array,
-    /// `[T, H]` input of the second norm.
-    pub output_sum: Array,
-    /// `[T, 2]` its statistics.
-    pub output_stats: Array,
-    /// `[T, H]` output of the layer.
-    pub output: Array,
-}
-
-impl LayerArrays {
-    /// The same arrays for the first `tokens` tokens.
-    pub fn first_rows(&self, tokens: usize) -> Self {
-        LayerArrays {
-            qkv: self.qkv.first_rows(tokens),
-            context: self.context.first_rows(tokens),
-            log_sum: self.log_sum.first_rows(tokens),
-            attention_sum: self.attention_sum.first_rows(tokens),
-            attention_stats: self.attention_stats.first_rows(tokens),
-            attention_normed: self.attention_normed.first_rows(tokens),
-            intermediate: self.intermediate.first_rows(tokens),
-            activated: self.activated.first_rows(tokens),
-            output_sum: self.output_sum.first_rows(tokens),
-            output_stats: self.output_stats.first_rows(tokens),
-            output: self.output.first_rows(tokens),
-        }
-    }
-
-    /// The same arrays where only `rows` rows go on behind attention.
-    pub fn with_output_rows(&self, rows: usize) -> Self {
-        LayerArrays {
-            qkv: self.qkv,
-            context: self.context,
-            log_sum: self.log_sum,
-            ..self.first_rows(rows)
-        }
-    }
-}
-
-/// Arrays of a layer for rows that are read alone; see [`OutputRows`].
-#[derive(Clone, Copy, Debug)]
-pub struct RowArrays {
-    /// `[M, H]` the layer's input in these rows.
-    pub input: Array,
-    /// `[M, H]` attention before its output projection.
-    pub context: Array,
-    /// `[M, H]` gradient by the layer's output, and on the way back by its input beside attention.
-    pub d_hidden: Array,
-    /// `[M, H]` gradient by the context.
-    pub d_context: Array,
-}
-
-impl RowArrays {
-    /// The same arrays for the first `rows` rows.
-    pub fn first_rows(&self, rows: usize) -> Self {
-        RowArrays {
-            input: self.input.first_rows(rows),
-            context: self.context.first_rows(rows),
-            d_hidden: self.d_hidden.first_rows(rows),
-            d_context: self.d_context.first_rows(rows),
-        }
-    }
-}
-
-/// The rows of the last layer's output that are read. Every token is attended to, but behind attention
-/// the layer computes these rows alone: of a text that is classified one in all, three quarters of a
-/// layer less.
-#[derive(Clone, Copy, Debug)]
-pub struct OutputRows {
-    /// `[M]`, ascending.
-    pub rows: Ints,
-    /// Of these rows.
-    pub keys: RowKeys,
-    /// Where the layer works on them.
-    pub arrays: RowArrays,
-}
-
-/// Gradients that pass through a layer; every layer of one shape can use the same.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerGradients {
-    /// `[T, H]` gradient by the layer's output, and after backward by its input.
-    pub hidden: Array,
-    /// `[T, H]` on the way.
-    pub residual: Array,
-    /// `[T, H]` gradient by what attention adds to the residual.
-    pub attention_branch: Array,
-    /// `[T, H]` gradient by what the feed-forward block adds to the residual.
-    pub output_branch: Array,
-    /// `[T, 3H]` gradient by query, key, value.
-    pub qkv: Array,
-    /// `[T, I]` gradient inside the feed-forward block.
-    pub intermediate: Array,
-}
-
-impl LayerGradients {
-    /// The same arrays for the first `tokens` tokens.
-    pub fn first_rows(&self, tokens: usize) -> Self {
-        LayerGradients {
-            hidden: self.hidden.first_rows(tokens),
-            residual: self.residual.first_rows(tokens),
-            attention_branch: self.attention_branch.first_rows(tokens),
-            output_branch: self.output_branch.first_rows(tokens),
-            qkv: self.qkv.first_rows(tokens),
-            intermediate: self.intermediate.first_rows(tokens),
-        }
-    }
-
-    /// The gradients of rows that are read alone.
-    pub(crate) fn of_rows(&self, rows: &RowArrays) -> Self {
-        LayerGradients {
-            hidden: rows.d_hidden,
-            residual: rows.d_context,
-            ..self.first_rows(rows.d_hidden.rows)
         }
     }
 }
@@ -699,14 +531,8 @@ pub trait Backend {
             keep.context,
             keep.log_sum,
         );
-        let (input, context, keys) = match rows {
-            Some(OutputRows { rows, keys, arrays }) => {
-                self.gather_rows(input, *rows, arrays.input);
-                self.gather_rows(keep.context, *rows, arrays.context);
-                (arrays.input, arrays.context, keys)
-            }
-            None => (input, keep.context, &sequences.keys),
-        };
+        let behind = BehindAttention::gathered(self, rows, sequences, input, keep);
+        let (input, context, keys) = (behind.input, behind.context, &behind.keys);
         // The branch is written where the layer's output will stand, and is gone by then.
         let branch = keep.output;
         self.linear(params, context, &layer.attention_output, branch);
@@ -754,11 +580,9 @@ pub trait Backend {
         d: &LayerGradients,
         grads: &mut Self::Flat,
     ) {
-        let (hidden, all) = (spec.hidden, d);
-        let (d, context, keys) = match rows {
-            Some(rows) => (&all.of_rows(&rows.arrays), rows.arrays.context, &rows.keys),
-            None => (all, keep.context, &sequences.keys),
-        };
+        let BehindAttention { context, keys, .. } =
+            BehindAttention::new(rows, sequences, input, keep);
+        let (hidden, keys, all, d) = (spec.hidden, &keys, d, &d.behind_attention(rows));
         self.layer_norm_backward(
             params,
             keep.output_sum,
@@ -814,13 +638,8 @@ pub trait Backend {
         };
         self.linear_backward_params(context, branch, &layer.attention_output, grads);
         self.linear_backward_input(params, branch, &layer.attention_output, d.residual, false);
+        all.scatter(self, rows);
         let d = all;
-        if let Some(OutputRows { rows, arrays, .. }) = rows {
-            for (from, to) in [(arrays.d_hidden, d.hidden), (arrays.d_context, d.residual)] {
-                self.zero(to);
-                self.scatter_add_rows(from, *rows, to);
-            }
-        }
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
         self.attention_backward(
             thirds(keep.qkv),

@@ -2,7 +2,7 @@
 //! threads that this machine can run.
 
 use electra_engine::backend::*;
-use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision};
+use electra_engine::cpu::{Cpu, CpuOptions, CpuParams, Isa, Precision};
 use electra_engine::params::{Init, ParamLayout};
 use electra_engine::reference::Reference;
 use electra_engine::rng::Rng;
@@ -325,13 +325,23 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// Output of an encoder layer of this width and intermediate width and the gradient by its input, for
-/// sequences of these numbers.
-fn through_a_layer(
-    backend: &mut Cpu,
-    [hidden, width]: [usize; 2],
-    sequences: &[usize],
-) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+/// An encoder layer with dropout, and sequences to go through it.
+struct Layer {
+    spec: LayerSpec,
+    layout: ParamLayout,
+    layer: LayerParams,
+    params: CpuParams,
+    packed: Sequences,
+    dropout: LayerDropout,
+    /// Of each row.
+    examples: Vec<u32>,
+    positions: Vec<u32>,
+    cu: Vec<u32>,
+    inputs: Vec<f32>,
+}
+
+/// A layer of this width and intermediate width, and sequences of these numbers.
+fn layer(backend: &mut Cpu, [hidden, width]: [usize; 2], sequences: &[usize]) -> Layer {
     const LENGTHS: [usize; 5] = [3, 130, 1, 57, 100];
     let spec = LayerSpec {
         hidden,
@@ -367,7 +377,6 @@ fn through_a_layer(
     let values: Vec<f32> = (0..layout.len()).map(wave).collect();
     let params = backend.params(&layout, &values);
 
-    let tokens: usize = sequences.iter().map(|&s| LENGTHS[s]).sum();
     let (mut cu, mut examples, mut positions, mut inputs) = (vec![0], vec![], vec![], vec![]);
     for &s in sequences {
         let len = LENGTHS[s];
@@ -399,42 +408,124 @@ fn through_a_layer(
         attention_output: drop(1),
         output: drop(2),
     };
-    let keep = backend.layer_arrays(&spec, tokens);
-    let d = backend.layer_gradients(&spec, tokens);
+    Layer {
+        spec,
+        layout,
+        layer,
+        params,
+        packed,
+        dropout,
+        examples,
+        positions,
+        cu,
+        inputs,
+    }
+}
+
+/// Output of such a layer and the gradient by its input, sequence by sequence.
+fn through_a_layer(
+    backend: &mut Cpu,
+    widths: [usize; 2],
+    sequences: &[usize],
+) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let l = layer(backend, widths, sequences);
+    let (hidden, tokens) = (l.spec.hidden, l.examples.len());
+    let keep = backend.layer_arrays(&l.spec, tokens);
+    let d = backend.layer_gradients(&l.spec, tokens);
     let input = backend.array(tokens, hidden);
-    backend.write(input, &inputs);
+    backend.write(input, &l.inputs);
+    let (dropout, packed) = (Some(&l.dropout), &l.packed);
     backend.layer(
-        &params,
-        &spec,
-        &layer,
-        &packed,
-        Some(&dropout),
-        None,
-        input,
-        &keep,
+        &l.params, &l.spec, &l.layer, packed, dropout, None, input, &keep,
     );
-    backend.write(d.hidden, &inputs);
-    let mut grads = backend.flat(layout.len());
+    backend.write(d.hidden, &l.inputs);
+    let mut grads = backend.flat(l.layout.len());
     backend.layer_backward(
-        &params,
-        &spec,
-        &layer,
-        &packed,
-        Some(&dropout),
-        None,
-        input,
-        &keep,
-        &d,
-        &mut grads,
+        &l.params, &l.spec, &l.layer, packed, dropout, None, input, &keep, &d, &mut grads,
     );
     let mut split = |array: Array| {
         let mut values = vec![0.0; tokens * hidden];
         backend.read(array, &mut values);
-        cu.windows(2)
+        l.cu.windows(2)
             .map(|w| values[w[0] as usize * hidden..w[1] as usize * hidden].to_vec())
             .collect()
     };
     (split(keep.output), split(d.hidden))
+}
+
+#[test]
+fn rows_that_are_read_alone_have_the_same_bits() {
+    for (isa, precision) in kinds() {
+        for threads in [1, 2] {
+            let mut backend = cpu(isa, precision, threads);
+            // Whole sequences a thread, and one sequence that all threads share.
+            for sequences in [&[0, 1, 2, 3, 4, 4, 3, 1][..], &[1]] {
+                let l = layer(&mut backend, [64, 128], sequences);
+                let tokens = l.examples.len() as u32;
+                let all = read_alone(&mut backend, &l, None);
+                let firsts = l.cu[..l.cu.len() - 1].to_vec();
+                let thirds = (0..tokens).filter(|t| t % 3 == 1).collect();
+                for rows in [firsts, thirds, vec![tokens - 1], vec![]] {
+                    let some = read_alone(&mut backend, &l, Some(&rows));
+                    for (what, all, some) in [
+                        ("training", &all[0], &some[0]),
+                        ("inference", &all[1], &some[1]),
+                    ] {
+                        let same = rows
+                            .iter()
+                            .zip(some)
+                            .all(|(&row, some)| same_bits(&all[row as usize], some));
+                        let of = (isa, precision, threads, sequences.len(), rows.len());
+                        assert!(some.len() == rows.len() && same, "{what} {of:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the layer's output in training, and of two such layers' in inference.
+fn read_alone(backend: &mut Cpu, l: &Layer, chosen: Option<&[u32]>) -> [Vec<Vec<f32>>; 2] {
+    let (hidden, tokens) = (l.spec.hidden, l.examples.len());
+    let input = backend.array(tokens, hidden);
+    backend.write(input, &l.inputs);
+    let even = backend.layer_arrays(&l.spec, tokens);
+    let odd = backend.layer_arrays(&l.spec, tokens);
+    let mut upload = |values: Vec<u32>| {
+        let ints = backend.ints(values.len());
+        backend.write_ints(ints, &values);
+        ints
+    };
+    let rows = chosen.map(|chosen| {
+        let of = |values: &[u32]| chosen.iter().map(|&row| values[row as usize]).collect();
+        let keys = RowKeys {
+            example: upload(of(&l.examples)),
+            position: upload(of(&l.positions)),
+        };
+        (upload(chosen.to_vec()), keys)
+    });
+    let rows = rows.map(|(rows, keys)| OutputRows {
+        rows,
+        keys,
+        arrays: backend.row_arrays(&l.spec, rows.len),
+    });
+    let (rows, dropout) = (rows.as_ref(), Some(&l.dropout));
+    let keep = match rows {
+        Some(rows) => even.with_output_rows(rows.rows.len),
+        None => even,
+    };
+    backend.layer(
+        &l.params, &l.spec, &l.layer, &l.packed, dropout, rows, input, &keep,
+    );
+    let split = |backend: &mut Cpu, array: Array| -> Vec<Vec<f32>> {
+        let mut values = vec![0.0; array.rows * hidden];
+        backend.read(array, &mut values);
+        values.chunks_exact(hidden).map(<[f32]>::to_vec).collect()
+    };
+    let trained = split(backend, keep.output);
+    let (layers, work) = ([l.layer; 2], [even, odd]);
+    let inferred = backend.infer_layers(&l.params, &l.spec, &layers, &l.packed, rows, input, &work);
+    [trained, split(backend, inferred)]
 }
 
 #[test]

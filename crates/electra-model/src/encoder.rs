@@ -552,7 +552,7 @@ impl Encoder {
                     layer,
                     sequences,
                     dropout,
-                    rows,
+                    None,
                     layer_input,
                     keep,
                 );

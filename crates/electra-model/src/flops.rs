@@ -4,7 +4,8 @@
 //!
 //! - [`matmul_flops_per_token`] and [`train_flops_per_token`]: what the hardware has to do. Only
 //!   matrix products, a multiply and an add each; embedding lookups are free; behind the last
-//!   attention only tokens count that the head reads; backward is twice forward. Divided by time and by the peak rate this is the utilization (MFU).
+//!   attention only tokens count that the head reads; backward is twice forward. Divided by time and by
+//!   the peak rate this is the utilization (MFU).
 //! - [`published`]: what the authors of ELECTRA counted for the figures of their paper, to
 //!   compare with those. Every elementwise operation counts, a lookup is a product with a one-hot
 //!   vector over the whole vocabulary, and backward costs as much as forward.
@@ -59,8 +60,11 @@ pub enum Head {
         /// Share of the tokens that it predicts, 0 to 1.
         predicted: f64,
     },
-    /// A class or a number for a whole text: dense on its first token.
-    Text,
+    /// Classes, or a number, for a whole text: dense on its first token, then `outputs` logits.
+    Text {
+        /// Classes, or 1.
+        outputs: usize,
+    },
 }
 
 impl NetSize {
@@ -91,8 +95,7 @@ impl NetSize {
             Head::None => 0,
             Head::Discriminator => h * h + h + h + 1,
             Head::Generator { .. } => h * e + e + 2 * e + v,
-            // And a row of the output layer for each class.
-            Head::Text => h * h + h,
+            Head::Text { outputs } => h * h + h + outputs as u64 * (h + 1),
         }
     }
 
@@ -127,7 +130,7 @@ pub fn matmul_flops_per_token(net: &NetSize, head: Head, length: usize) -> f64 {
         Head::None => (1.0, 0.0),
         Head::Discriminator => (1.0, h * h + h),
         Head::Generator { predicted } => (predicted, h * e + e * v),
-        Head::Text => (1.0 / s, h * h),
+        Head::Text { outputs } => (1.0 / s, h * h + outputs as f64 * h),
     };
     2.0 * (l * layer + projection - (1.0 - read) * after_attention + read * head)
 }
@@ -283,10 +286,10 @@ mod tests {
         let forward = matmul_flops_per_token(&d, Head::None, 128);
         assert!((forward / 20.5e6 - 1.0).abs() < 5e-3, "{forward}");
         // Of a text's last layer, output and feed-forward are the first token's alone.
-        let text = matmul_flops_per_token(&d, Head::Text, 128);
+        let text = matmul_flops_per_token(&d, Head::Text { outputs: 2 }, 128);
         let unread = 127.0 / 128.0 * 2.0 * 9.0 * 256.0 * 256.0;
-        let dense = 2.0 * 256.0 * 256.0 / 128.0;
-        assert!((text - (forward - unread + dense)).abs() < 1.0, "{text}");
+        let head = 2.0 * 258.0 * 256.0 / 128.0;
+        assert!((text - (forward - unread + head)).abs() < 1.0, "{text}");
         let trained = train_flops_per_token(Some(&d), Some(&g), 19.0 / 128.0, 128);
         assert!((trained / 69e6 - 1.0).abs() < 2e-2, "{trained}");
     }

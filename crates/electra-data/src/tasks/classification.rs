@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::spec::Metric;
+use super::metric::Metric;
 use super::{LabelSet, TaskError};
 use crate::metrics::Prf;
 use crate::metrics::classification::{Confusion, MultiLabel, multi_label};

@@ -25,6 +25,8 @@ mod labels;
 mod layout;
 mod line_ends;
 mod literal;
+mod metric;
+mod named;
 pub mod question;
 mod rows;
 mod spec;
@@ -47,7 +49,8 @@ pub use examples::{Examples, LabelColumn, OpenOptions};
 pub use featurizer::{FeatureCounts, FeatureOptions, Featurizer, Overflow, Questions};
 pub use labels::LabelSet;
 pub use layout::FileFormat;
-pub use spec::{Metric, OwnTask, TaskSpec};
+pub use metric::Metric;
+pub use spec::{OwnTask, TaskSpec};
 
 /// What a head predicts; one value a family of tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::classification::{Scores, collect};
 use super::featurizer::{FeatureCounts, Featurizer, wrong_gold};
-use super::spec::Metric;
+use super::metric::Metric;
 use super::{Answer, Example, Features, Gold, Input, Sequence, Target, TaskError, TaskSpec};
 use crate::metrics::answers::{
     AnswerScore, Judged, best_threshold, cmrc, mean, squad, squad2, with_threshold,

@@ -17,6 +17,7 @@ use super::linear::{left_side, left_words, packed_step, source};
 use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
+use super::rows::chosen_rows;
 use super::view::{Blocks, View, part};
 use crate::backend::{Array, Ints, LayerParams, LayerSpec, Sequences};
 use std::ops::Range;
@@ -75,7 +76,9 @@ impl Run<'_> {
         let these = place(rows.start)..place(rows.end);
         for (to, &row) in wanted.rows[these.clone()].iter().enumerate() {
             let (row, to) = (row as usize, rows.start + to);
-            assert!(to <= row && row < rows.end, "rows that are wanted ascend");
+            if to == row {
+                continue;
+            }
             let (context, first) = (between.context, between.first);
             // SAFETY: as the caller says.
             unsafe {
@@ -313,10 +316,8 @@ impl Cpu {
         assert!(x.cols == spec.hidden && view.stride == spec.hidden);
         let to = wanted.map(|(_, to)| self.view(to));
         let wanted = wanted.zip(to).map(|((rows, _), to)| {
-            let rows = &self.ints[rows.slot as usize][..rows.len];
+            let rows = chosen_rows(&self.ints, rows, tokens);
             assert!(to.rows == rows.len() && to.cols == spec.hidden && !to.overlaps(&view));
-            // Tasks share them out by that.
-            assert!(rows.windows(2).all(|pair| pair[0] < pair[1]));
             Wanted { rows, to }
         });
         let run = Run {

@@ -16,6 +16,7 @@ use super::isa::Isa;
 use super::layer_rows::AddNorm;
 use super::linear::{left_side, left_words, source};
 use super::params::CpuParams;
+use super::rows::chosen_rows;
 use super::view::{Blocks, View};
 use crate::backend::*;
 use crate::rng::Purpose;
@@ -114,45 +115,29 @@ impl Cpu {
             unsafe { forward.project(blocks.rows(task), scratch) };
         });
         let attention_dropout = dropout.map(|d| &d.attention);
-        let context = keep.context;
-        let heads = Heads::new(
-            &self.ints,
-            sequences,
-            spec.heads,
-            context,
-            attention_dropout,
-        );
+        let (ints, context) = (&self.ints, keep.context);
+        let heads = Heads::new(ints, sequences, spec.heads, context, attention_dropout);
         self.pool.run(heads.tasks(), |task, scratch| {
             // SAFETY: nobody writes to q, k, v; this head's rows of the context and its column of
             // log_sum are this task's.
             unsafe { forward.attend(&heads.task(task), scratch) };
         });
-        let gathered = rows.map(|rows| {
-            let [input, context] =
-                [rows.arrays.input, rows.arrays.context].map(|array| self.view(array));
-            assert!(input.rows == count && input.cols == hidden && input.stride == hidden);
-            assert!(context.rows == count && context.cols == hidden);
-            assert!(!context.overlaps(&forward.kept.context) && !input.overlaps(&forward.input));
-            let from = std::mem::replace(&mut forward.input, input);
-            let of_all = std::mem::replace(&mut forward.kept.context, context);
-            assert!(forward.kept.apart(&[input]));
-            [(from, input), (of_all, context)]
+        let arrays = rows.map(|rows| {
+            let arrays = [rows.arrays.input, rows.arrays.context];
+            arrays.map(|array| self.view(array))
         });
-        let ids = rows.map_or(&[][..], |rows| {
-            &self.ints[rows.rows.slot as usize][..rows.rows.len]
+        let whole = rows.zip(arrays).map(|(rows, arrays)| {
+            let ids = chosen_rows(&self.ints, rows.rows, tokens);
+            (ids, forward.read_alone(arrays, count))
         });
         let blocks = self.blocks(spec, count);
         self.pool.run(blocks.count(), |task, scratch| {
             let rows = blocks.rows(task);
-            // SAFETY: nobody writes to the input and the context; these rows of all other arrays
-            // are this task's.
+            // SAFETY: nobody writes to what is gathered from, nor, where nothing is, to the input and the
+            // context; these rows of all other arrays are this task's.
             unsafe {
-                if let Some(copies) = &gathered {
-                    for (from, to) in copies {
-                        for row in rows.clone() {
-                            from.copy_row(ids[row] as usize, to, row);
-                        }
-                    }
+                if let Some((ids, whole)) = &whole {
+                    forward.gather(whole, ids, rows.clone());
                 }
                 forward.finish(rows, scratch);
             }
@@ -174,7 +159,7 @@ struct Forward<'a> {
     form: Form,
     spec: &'a LayerSpec,
     weights: LayerWeights<'a>,
-    /// `[T, H]`
+    /// `[T, H]`, and behind attention `[M, H]` where rows are read alone; so is the context that is kept.
     input: View,
     kept: Kept,
     drops: Drops<'a>,
@@ -182,6 +167,37 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
+    /// Goes on with rows of the input and of the context that are read alone, in these arrays; returns
+    /// those of all rows.
+    fn read_alone(&mut self, [input, context]: [View; 2], count: usize) -> [View; 2] {
+        let hidden = self.spec.hidden;
+        assert!(input.rows == count && input.cols == hidden && input.stride == hidden);
+        assert!(context.rows == count && context.cols == hidden);
+        // Tasks read any row of the whole while others write theirs.
+        assert!(self.kept.apart(&[self.input, input, context]));
+        let pairs = [(self.input, input), (self.input, context), (input, context)];
+        assert!(pairs.iter().all(|(a, b)| !a.overlaps(b)));
+        [
+            std::mem::replace(&mut self.input, input),
+            std::mem::replace(&mut self.kept.context, context),
+        ]
+    }
+
+    /// Some of the rows that are read alone, from the whole input and context; `ids` are theirs there.
+    ///
+    /// # Safety
+    /// Nobody writes to the whole, nor uses these rows of what they are gathered in.
+    unsafe fn gather(&self, whole: &[View; 2], ids: &[u32], rows: Range<usize>) {
+        let [input, context] = whole;
+        for row in rows {
+            // SAFETY: as the caller says.
+            unsafe {
+                input.copy_row(ids[row] as usize, &self.input, row);
+                context.copy_row(ids[row] as usize, &self.kept.context, row);
+            }
+        }
+    }
+
     /// Query, key and value of some rows.
     ///
     /// # Safety

@@ -11,6 +11,7 @@ use super::layer::{Drops, Kept};
 use super::layer_rows::NormGradient;
 use super::linear::{left_side, left_words, source};
 use super::params::CpuParams;
+use super::rows::chosen_rows;
 use super::view::{Shared, View};
 use super::{Cpu, Flat};
 use crate::backend::*;
@@ -35,10 +36,9 @@ impl Cpu {
             [&layer.output, &layer.intermediate, &layer.attention_output]
                 .map(|linear| self.backward_panels(params, linear.weight));
         let (tokens, hidden, all) = (d.hidden.rows, spec.hidden, d);
-        let (d, context, keys) = match rows {
-            Some(rows) => (&all.of_rows(&rows.arrays), rows.arrays.context, &rows.keys),
-            None => (all, keep.context, &sequences.keys),
-        };
+        let BehindAttention { context, keys, .. } =
+            BehindAttention::new(rows, sequences, input, keep);
+        let d = &all.behind_attention(rows);
         let count = d.hidden.rows;
         let kept = Kept::new(self, keep);
         let gradients = Gradients::new(self, d);
@@ -60,7 +60,7 @@ impl Cpu {
             attention_norm: NormWeights::new(params, &layer.attention_norm),
             kept,
             d: gradients,
-            drops: Drops::new(&self.ints, keys, dropout, count),
+            drops: Drops::new(&self.ints, &keys, dropout, count),
             clock: &self.clock,
         };
         self.pool.run(blocks.count(), |task, scratch| {
@@ -85,10 +85,7 @@ impl Cpu {
         }
 
         if let Some(rows) = rows {
-            self.spread_rows(
-                rows.rows,
-                [(d.hidden, all.hidden), (d.residual, all.residual)],
-            );
+            self.spread_rows(rows, [(d.hidden, all.hidden), (d.residual, all.residual)]);
         }
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * hidden, hidden));
         self.attend_backward(
@@ -112,10 +109,10 @@ impl Cpu {
         self.linear_backward(params, all.qkv, &layer.qkv, all.hidden, true);
     }
 
-    /// For each pair, rows to their places in a larger array, which is zero beside them; `places` ascend.
-    fn spread_rows(&mut self, places: Ints, pairs: [(Array, Array); 2]) {
-        let places = &self.ints[places.slot as usize][..places.len];
+    /// For each pair, rows to their places in a larger array, which is zero beside them.
+    fn spread_rows(&mut self, rows: &OutputRows, pairs: [(Array, Array); 2]) {
         for (from, to) in pairs {
+            let places = chosen_rows(&self.ints, rows.rows, to.rows);
             assert!(from.rows == places.len() && from.cols == to.cols);
             let (from, to) = (self.view(from), self.view(to));
             assert!(!from.overlaps(&to));

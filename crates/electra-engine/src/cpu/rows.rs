@@ -16,6 +16,16 @@ fn add(y: &mut [f32], x: &[f32]) {
     }
 }
 
+/// Rows that are chosen of so many, in their order: tasks share them out by that.
+///
+/// # Panics
+/// If there is no such row, or they do not ascend.
+pub(super) fn chosen_rows(ints: &[Vec<u32>], rows: Ints, of: usize) -> &[u32] {
+    let chosen = &ints[rows.slot as usize][..rows.len];
+    assert!(chosen.is_sorted_by(|a, b| a < b) && chosen.last().is_none_or(|&r| (r as usize) < of));
+    chosen
+}
+
 impl Cpu {
     pub(super) fn embed_sum(&mut self, params: &CpuParams, tables: &[(ParamView, Ints)], y: Array) {
         assert!(

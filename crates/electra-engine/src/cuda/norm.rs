@@ -235,14 +235,8 @@ impl Cuda {
             keep.context,
             keep.log_sum,
         );
-        let (input, context, keys) = match rows {
-            Some(OutputRows { rows, keys, arrays }) => {
-                self.gather(input, *rows, arrays.input);
-                self.gather(keep.context, *rows, arrays.context);
-                (arrays.input, arrays.context, keys)
-            }
-            None => (input, keep.context, &sequences.keys),
-        };
+        let behind = BehindAttention::gathered(self, rows, sequences, input, keep);
+        let (input, context, keys) = (behind.input, behind.context, &behind.keys);
         // The branch is written where the layer's output will stand, and is gone by then.
         let branch = keep.output;
         self.linear_forward(params, context, &layer.attention_output, branch);
@@ -286,11 +280,9 @@ impl Cuda {
         d: &LayerGradients,
         grads: &mut Flat,
     ) {
-        let all = d;
-        let (d, context, keys) = match rows {
-            Some(rows) => (&all.of_rows(&rows.arrays), rows.arrays.context, &rows.keys),
-            None => (all, keep.context, &sequences.keys),
-        };
+        let BehindAttention { context, keys, .. } =
+            BehindAttention::new(rows, sequences, input, keep);
+        let (keys, all, d) = (&keys, d, &d.behind_attention(rows));
         let (normed, inner) = (keep.attention_normed, d.intermediate);
         self.norm_backward_with_bias(
             params,
@@ -324,13 +316,8 @@ impl Cuda {
         let branch = dropout.map_or(d.hidden, |_| d.attention_branch);
         self.weight_gradient(context, branch, &layer.attention_output, grads);
         self.linear_backward(params, branch, &layer.attention_output, d.residual, false);
+        all.scatter(self, rows);
         let d = all;
-        if let Some(OutputRows { rows, arrays, .. }) = rows {
-            for (from, to) in [(arrays.d_hidden, d.hidden), (arrays.d_context, d.residual)] {
-                self.zero(to);
-                self.scatter_add(from, *rows, to);
-            }
-        }
         let thirds = |a: Array| [0, 1, 2].map(|i| a.columns(i * spec.hidden, spec.hidden));
         self.attend_backward(
             thirds(keep.qkv),

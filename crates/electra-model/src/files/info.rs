@@ -98,6 +98,9 @@ pub fn describe(dir: impl AsRef<Path>) -> Result<ModelInfo, FileError> {
         ModelKind::Generator => Head::Generator {
             predicted: PREDICTED,
         },
+        ModelKind::SequenceClassification => Head::Text {
+            outputs: config.num_labels(),
+        },
         _ => Head::None,
     };
     let classifies = matches!(

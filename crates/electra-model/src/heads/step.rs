@@ -185,7 +185,8 @@ impl TaskStep {
             return TaskOutput::default();
         };
         let (device, rows) = arrays.upload(backend, input);
-        arrays.cut.cut(&arrays.encoder, tokens, Some(rows));
+        let alone = (rows.rows.len < tokens).then_some(rows);
+        arrays.cut.cut(&arrays.encoder, tokens, alone);
         let encoder = &mut arrays.cut;
         let hidden = network
             .encoder

@@ -165,6 +165,10 @@ impl Examples {
             what,
         };
         let value = match row.cell(&found.label[0]) {
+            // Tables have it for an empty cell, and that is a question without an answer.
+            Some(Value::Null) if self.spec.unanswerable => {
+                return Ok(Label::Gold(Gold::Answers(Vec::new())));
+            }
             Some(Value::Null) => return Ok(Label::Unlabelled),
             Some(value) => value,
             None => {

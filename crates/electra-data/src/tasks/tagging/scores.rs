@@ -3,7 +3,7 @@
 use crate::metrics::entities::{EntityCounts, StrictScheme, strict_entities};
 use crate::tasks::TaskError;
 use crate::tasks::classification::{Scores, collect, of_average};
-use crate::tasks::spec::Metric;
+use crate::tasks::metric::Metric;
 use crate::tasks::tagging::entities;
 
 /// Scores of sentences' tags. Precision, recall and F1 are those of entities in `seqeval`'s default

@@ -77,6 +77,9 @@ fn a_cell_of_answers_is_a_text_or_written_as_json_or_python() {
             assert_eq!(found, Ok(vec![expected.to_owned()]), "{name}: {cell}");
         }
     }
+    let null = r#"{"context": "in Paris", "question": "where", "answers": null}"#;
+    let spec = own().with_unanswerable().unwrap();
+    assert_eq!(answers_of(&spec, "a.jsonl", null), Ok(vec!["".to_owned()]));
     // Where each question has an answer an empty cell is none.
     let m = answers_of(&own(), "a.csv", &table("a.csv", "")).unwrap_err();
     assert!(

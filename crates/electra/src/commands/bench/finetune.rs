@@ -146,12 +146,12 @@ impl Measured for Finetune<'_> {
 impl Finetune<'_> {
     /// What one pass over all batches works through: backward is twice forward.
     fn work(&self) -> Done {
-        let net = NetSize::from(&self.config);
+        let (net, head) = (NetSize::from(&self.config), Head::Text { outputs: 2 });
         let (mut tokens, mut flops) = (0.0, 0.0);
         for sequence in self.batches.iter().flatten().flat_map(|f| &f.sequences) {
             let length = sequence.token_ids.len();
             tokens += length as f64;
-            flops += 3.0 * length as f64 * matmul_flops_per_token(&net, Head::Text, length);
+            flops += 3.0 * length as f64 * matmul_flops_per_token(&net, head, length);
         }
         Done {
             tokens,
