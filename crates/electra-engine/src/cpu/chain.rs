@@ -5,7 +5,7 @@
 use super::finish::{Finish, TILE_ROWS, Taken, ask_for};
 use super::gemm::{BESIDE_WORDS, Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
-use super::linear::Left;
+use super::linear::{Left, Rounded};
 use super::norm;
 use super::params::{CpuParams, Weight};
 use super::simd::{LANES, Simd};
@@ -252,26 +252,41 @@ pub(super) unsafe fn by_panels<F: Finish>(
     }
 }
 
-/// `x = norm(x + y)`, row by row; both have `x`'s columns.
+/// `x = norm(x + y)`, row by row; both have `x`'s columns. A row is rounded for the product that reads it
+/// next while it is in the L1 cache.
 pub(super) struct AddNorm<'a> {
     pub(super) x: &'a mut [f32],
     pub(super) y: &'a [f32],
     pub(super) norm: NormWeights<'a>,
+    /// None where the product reads f32, or there is none.
+    pub(super) rounded: Option<Rounded<'a>>,
+}
+
+impl AddNorm<'_> {
+    pub(super) fn run_on(self, isa: Isa) {
+        match self.rounded.as_ref().map(|rounded| rounded.left().form) {
+            Some(Form::Bf16) => isa.run_bf16(self),
+            _ => isa.run(self),
+        }
+    }
 }
 
 impl Kernel for AddNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) {
+    fn run<S: Simd>(mut self) {
         let NormWeights { weight, bias, eps } = self.norm;
         let rows = self.x.chunks_exact_mut(weight.len());
-        for (x, y) in rows.zip(self.y.chunks_exact(weight.len())) {
+        for (row, (x, y)) in rows.zip(self.y.chunks_exact(weight.len())).enumerate() {
             for (x, y) in x.chunks_mut(LANES).zip(y.chunks(LANES)) {
                 let sum = S::add(S::read(x), S::read(y));
                 S::write(x, sum);
             }
             norm::forward_in_place::<S>(x, weight, bias, eps);
+            if let Some(rounded) = &mut self.rounded {
+                rounded.write::<S>(row, x);
+            }
         }
     }
 }

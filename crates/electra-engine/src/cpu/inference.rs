@@ -7,13 +7,13 @@
 use super::Cpu;
 use super::attention::{HeadRoom, Heads, attend_head};
 use super::chain::{
-    AddNorm, LayerWeights, Right, block_rows, by_panels, multiply_rows, tile_words,
+    AddNorm, LayerWeights, NormWeights, Right, block_rows, by_panels, multiply_rows, tile_words,
 };
 use super::clock::{Part, PartClock};
 use super::finish::{Accuracy, Place, Store};
 use super::gemm::{Form, STRIP};
 use super::isa::Isa;
-use super::linear::{left_side, left_words, packed_step, source};
+use super::linear::{Left, Rounded, left_side, left_words, packed_step, source};
 use super::pack::Source;
 use super::params::CpuParams;
 use super::pool::Pool;
@@ -147,11 +147,11 @@ impl Run<'_> {
         source(self.x, rows.clone())
     }
 
-    /// Query, key and value of some rows, at most a block.
+    /// Query, key and value of some rows, at most a block, of the first layer.
     ///
     /// # Safety
     /// Nobody else uses these rows of x and of what is between.
-    unsafe fn project(
+    unsafe fn begin(
         &self,
         layer: &LayerWeights,
         rows: Range<usize>,
@@ -159,25 +159,73 @@ impl Run<'_> {
         room: &mut [&mut [f32]; 5],
     ) {
         let [packed, tile, ..] = room;
-        let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
             let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
-            let first = rows.start - to.first;
-            let place = Place::new(to.qkv, &(first..first + rows.len()));
-            let right = Right::Weight(&layer.qkv);
-            by_panels(self.isa, left, right, tile, Store::plain(place));
+            self.project(layer, left, rows, to, tile);
         }
+    }
+
+    /// Query, key and value of some rows, at most a block, from these as left side.
+    ///
+    /// # Safety
+    /// Nobody else uses these rows of what is between.
+    unsafe fn project(
+        &self,
+        layer: &LayerWeights,
+        left: Left,
+        rows: Range<usize>,
+        to: Between,
+        tile: &mut [f32],
+    ) {
+        let mut lap = self.clock.start();
+        let first = rows.start - to.first;
+        let place = Place::new(to.qkv, &(first..first + rows.len()));
+        let right = Right::Weight(&layer.qkv);
+        // SAFETY: as the caller says.
+        unsafe { by_panels(self.isa, left, right, tile, Store::plain(place)) };
         lap.done(Part::Qkv);
     }
 
-    /// What follows attention, for some rows, at most a block.
+    /// `x = norm(x + y)` for some rows. Returns them as left side of a product in a form.
     ///
     /// # Safety
-    /// As for [`project`](Run::project).
+    /// Nobody else uses these rows of x.
+    unsafe fn add_norm(
+        &self,
+        rows: &Range<usize>,
+        y: &[f32],
+        norm: NormWeights,
+        form: Form,
+        room: &mut [f32],
+    ) -> Left {
+        let (count, hidden) = (rows.len(), self.spec.hidden);
+        let rounded = (form != Form::F32).then(|| Rounded::new(form, count, hidden, room));
+        let left = match &rounded {
+            Some(rounded) => rounded.left(),
+            None => Left::of(self.input(rows)),
+        };
+        let x = self.x.at(rows.start, 0);
+        AddNorm {
+            // SAFETY: as the caller says; products read these rows through pointers, before and after.
+            x: unsafe { std::slice::from_raw_parts_mut(x, count * hidden) },
+            y,
+            norm,
+            rounded,
+        }
+        .run_on(self.isa);
+        left
+    }
+
+    /// What follows attention, for some rows, at most a block, and query, key and value of the next layer,
+    /// if there is one.
+    ///
+    /// # Safety
+    /// Nobody else uses these rows of x and of what is between.
     unsafe fn finish(
         &self,
         layer: &LayerWeights,
+        next: Option<&LayerWeights>,
         rows: Range<usize>,
         from: Between,
         room: &mut [&mut [f32]; 5],
@@ -190,9 +238,6 @@ impl Run<'_> {
         let mut lap = self.clock.start();
         // SAFETY: as the caller says.
         unsafe {
-            // Borrowed anew for each use: products read these rows through pointers in between.
-            let x =
-                || std::slice::from_raw_parts_mut(self.x.at(rows.start, 0), count * spec.hidden);
             let context = source(from.context, rows.start - from.first..rows.end - from.first);
             let left = left_side(isa, layer.attention_output.form, context, packed);
             multiply_rows(
@@ -203,14 +248,9 @@ impl Run<'_> {
                 spec.hidden,
             );
             lap.done(Part::AttentionOutput);
-            isa.run(AddNorm {
-                x: x(),
-                y: branch,
-                norm: layer.attention_norm,
-            });
-            lap.done(Part::Norm);
             let form = layer.intermediate.form;
-            let left = left_side(isa, form, self.input(&rows), packed);
+            let left = self.add_norm(&rows, branch, layer.attention_norm, form, packed);
+            lap.done(Part::Norm);
             let right = Right::Weight(&layer.intermediate);
             let middle = View::spread(
                 middle_form,
@@ -229,12 +269,12 @@ impl Run<'_> {
             let left = left_side(isa, layer.output.form, source(middle, 0..count), bytes);
             multiply_rows(isa, left, &layer.output, branch.as_mut_ptr(), spec.hidden);
             lap.done(Part::Output);
-            isa.run(AddNorm {
-                x: x(),
-                y: branch,
-                norm: layer.output_norm,
-            });
+            let form = next.map_or(Form::F32, |next| next.qkv.form);
+            let left = self.add_norm(&rows, branch, layer.output_norm, form, packed);
             lap.done(Part::Norm);
+            if let Some(next) = next {
+                self.project(next, left, rows, from, tile);
+            }
         }
     }
 
@@ -384,7 +424,7 @@ fn layer_by_layer(
         let mut room = scratch.split(run.room());
         let rows = blocks.rows(task);
         // SAFETY: these rows are this task's.
-        unsafe { run.project(first, rows, between, &mut room) };
+        unsafe { run.begin(first, rows, between, &mut room) };
     });
     let qkv = between.parts();
     // Halves of a head's queries where the heads do not go round.
@@ -416,12 +456,10 @@ fn layer_by_layer(
             let rows = blocks.rows(task);
             // SAFETY: these rows are this task's.
             unsafe {
-                run.finish(layer, rows.clone(), between, &mut room);
+                let next = weights.get(i + 1);
+                run.finish(layer, next, rows.clone(), between, &mut room);
                 if let Some(wanted) = wanted {
                     run.deliver(wanted, rows.clone(), rows.start);
-                }
-                if let Some(next) = weights.get(i + 1) {
-                    run.project(next, rows, between, &mut room);
                 }
             }
         });
@@ -474,11 +512,14 @@ fn whole_sequences(
         (0..all.count()).map(move |index| of_group(all.rows(index)))
     };
     let views = between.parts();
+    let Some(first) = weights.first() else {
+        return;
+    };
+    for rows in blocks(count) {
+        // SAFETY: these rows are this task's.
+        unsafe { run.begin(first, rows, between, &mut room) };
+    }
     for (i, layer) in weights.iter().enumerate() {
-        for rows in blocks(count) {
-            // SAFETY: these rows are this task's.
-            unsafe { run.project(layer, rows, between, &mut room) };
-        }
         let mut lap = run.clock.start();
         for task in group.start * heads.heads..group.end * heads.heads {
             let mut head = heads.task(task);
@@ -497,7 +538,7 @@ fn whole_sequences(
         let these = wanted.map(|wanted| unsafe { run.keep_wanted(wanted, &rows, between) });
         for rows in blocks(these.as_ref().map_or(count, Range::len)) {
             // SAFETY: these rows are this task's.
-            unsafe { run.finish(layer, rows, between, &mut room) };
+            unsafe { run.finish(layer, weights.get(i + 1), rows, between, &mut room) };
         }
         if let (Some(wanted), Some(these)) = (wanted, these) {
             // SAFETY: these rows are this task's, and so are those that are wanted of them.

@@ -5,9 +5,11 @@ use super::clock::Part;
 use super::gemm::{Form, PANEL, Panels, Product, Start};
 use super::isa::Isa;
 use super::pack::{
-    Source, Strips, add_column_sums, pack_rows, pack_rows_bf16, pack_strips, quantize_rows,
+    Source, Strips, add_column_sums, pack_rows, pack_rows_bf16, pack_strips, quantize_row,
+    quantize_rows,
 };
 use super::params::CpuParams;
+use super::simd::{LANES, Simd};
 use super::view::{Blocks, Shared, View, part, spread};
 use super::{Cpu, Flat};
 use crate::backend::{Array, Linear};
@@ -47,6 +49,18 @@ pub(super) struct Left {
 }
 
 impl Left {
+    /// Rows that are multiplied as they are.
+    pub(super) fn of(source: Source) -> Left {
+        Left {
+            form: source.form,
+            data: source.data,
+            rows: source.rows,
+            row_step: source.stride,
+            units: source.form.units(source.cols),
+            ranges: std::ptr::null(),
+        }
+    }
+
     /// Some of the rows.
     pub(super) fn part(self, rows: Range<usize>) -> Left {
         assert!(rows.end <= self.rows);
@@ -78,32 +92,83 @@ pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
 /// # Safety
 /// The source can be read.
 pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut [f32]) -> Left {
-    let mut left = Left {
-        form,
-        data: source.data,
-        rows: source.rows,
-        row_step: source.stride,
-        units: form.units(source.cols),
-        ranges: std::ptr::null(),
-    };
     if source.form == form {
-        return left;
+        return Left::of(source);
     }
-    left.row_step = packed_step(form, source.cols);
-    let (words, rest) = room.split_at_mut(source.rows * left.row_step);
+    let rounded = Rounded::new(form, source.rows, source.cols, room);
+    let left = rounded.left();
+    let Rounded {
+        step,
+        words,
+        ranges,
+        ..
+    } = rounded;
     match form {
         // SAFETY: as the caller says.
-        Form::Bf16 => unsafe { pack_rows_bf16(isa, source, left.row_step, words) },
-        Form::Int8 => {
-            let ranges = &mut rest[..2 * source.rows];
-            // SAFETY: as the caller says.
-            unsafe { quantize_rows(isa, source, left.row_step, words, ranges) };
-            left.ranges = ranges.as_ptr();
-        }
+        Form::Bf16 => unsafe { pack_rows_bf16(isa, source, step, words) },
+        // SAFETY: as the caller says.
+        Form::Int8 => unsafe { quantize_rows(isa, source, step, words, ranges) },
         Form::F32 => unreachable!("values that are kept as bf16 are multiplied as bf16"),
     }
-    left.data = words.as_ptr();
     left
+}
+
+/// Where rows of f32 are rounded for a product.
+pub(super) struct Rounded<'a> {
+    form: Form,
+    /// Values of a row.
+    cols: usize,
+    /// Words from row to row.
+    step: usize,
+    words: &'a mut [f32],
+    /// For bytes, step and least value of each row.
+    ranges: &'a mut [f32],
+}
+
+impl<'a> Rounded<'a> {
+    /// Room for rows in bf16 or bytes, of [`left_words`].
+    pub(super) fn new(form: Form, rows: usize, cols: usize, room: &'a mut [f32]) -> Self {
+        let step = packed_step(form, cols);
+        let (words, rest) = room.split_at_mut(rows * step);
+        let ranges = match form {
+            Form::Int8 => &mut rest[..2 * rows],
+            _ => &mut [],
+        };
+        Rounded {
+            form,
+            cols,
+            step,
+            words,
+            ranges,
+        }
+    }
+
+    /// They as left side.
+    pub(super) fn left(&self) -> Left {
+        Left {
+            form: self.form,
+            data: self.words.as_ptr(),
+            rows: self.words.len() / self.step,
+            row_step: self.step,
+            units: self.form.units(self.cols),
+            ranges: self.ranges.as_ptr(),
+        }
+    }
+
+    /// Rounds a row, in a kernel that may write words of this form.
+    #[inline(always)]
+    pub(super) fn write<S: Simd>(&mut self, row: usize, x: &[f32]) {
+        let to = &mut self.words[row * self.step..][..self.form.units(self.cols)];
+        match self.form {
+            Form::Int8 => quantize_row::<S>(x, to, &mut self.ranges[2 * row..][..2]),
+            _ => {
+                for (x, to) in x.chunks(2 * LANES).zip(to.chunks_mut(LANES)) {
+                    let high = S::read(&x[x.len().min(LANES)..]);
+                    S::write(to, S::row_bf16(S::read(x), high));
+                }
+            }
+        }
+    }
 }
 
 /// Rows `rows` of a view to pack.

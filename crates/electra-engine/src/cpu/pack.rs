@@ -3,7 +3,7 @@
 mod bytes;
 mod strips;
 
-pub(crate) use bytes::{pack_panel_int8, quantize_rows};
+pub(crate) use bytes::{pack_panel_int8, quantize_row, quantize_rows};
 pub(crate) use strips::{Strips, pack_strips};
 
 use super::gemm::{Form, PANEL, Panels};

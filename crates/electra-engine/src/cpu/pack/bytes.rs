@@ -49,39 +49,44 @@ impl Kernel for Quantize<'_> {
         let units = cols.div_ceil(4);
         let rows = self.to.chunks_exact_mut(self.step.max(1));
         for (row, (to, range)) in rows.zip(self.ranges.chunks_exact_mut(2)).enumerate() {
-            let to = &mut to[..units];
             // SAFETY: the caller of `quantize_rows` says that the source can be read.
             let x = unsafe { std::slice::from_raw_parts(data.add(row * stride), cols) };
-            let (full, rest) = x.split_at(cols / LANES * LANES);
-            let (mut least, mut greatest) = (S::splat(f32::INFINITY), S::splat(f32::NEG_INFINITY));
-            let mut poison = S::splat(0.0);
-            for x in full.chunks_exact(LANES) {
-                let x = S::read(x);
-                least = S::min(least, x);
-                greatest = S::max(greatest, x);
-                poison = S::fma(x, S::splat(0.0), poison);
-            }
-            let (mut least, mut greatest) = (S::least(least), S::greatest(greatest));
-            let mut poison = S::sum(poison);
-            for &x in rest {
-                least = least.min(x);
-                greatest = greatest.max(x);
-                poison += x * 0.0;
-            }
-            // What is no number, or infinite, makes the step no number, and so all results.
-            let step = (greatest - least) / 255.0 + poison;
-            let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-            range.copy_from_slice(&[step, least]);
-            let (scale, shift) = (S::splat(inverse), S::splat(least));
-            for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
-                let mut steps = [S::splat(0.0); 4];
-                for (i, steps) in steps.iter_mut().enumerate() {
-                    let x = S::read(&x[x.len().min(i * LANES)..]);
-                    *steps = S::mul(S::sub(x, shift), scale);
-                }
-                S::write(to, S::bytes(steps));
-            }
+            quantize_row::<S>(x, &mut to[..units], range);
         }
+    }
+}
+
+/// A row of f32 as bytes, four a word; `range` gets its step and its least value.
+#[inline(always)]
+pub(crate) fn quantize_row<S: Simd>(x: &[f32], to: &mut [f32], range: &mut [f32]) {
+    let (full, rest) = x.split_at(x.len() / LANES * LANES);
+    let (mut least, mut greatest) = (S::splat(f32::INFINITY), S::splat(f32::NEG_INFINITY));
+    let mut poison = S::splat(0.0);
+    for x in full.chunks_exact(LANES) {
+        let x = S::read(x);
+        least = S::min(least, x);
+        greatest = S::max(greatest, x);
+        poison = S::fma(x, S::splat(0.0), poison);
+    }
+    let (mut least, mut greatest) = (S::least(least), S::greatest(greatest));
+    let mut poison = S::sum(poison);
+    for &x in rest {
+        least = least.min(x);
+        greatest = greatest.max(x);
+        poison += x * 0.0;
+    }
+    // What is no number, or infinite, makes the step no number, and so all results.
+    let step = (greatest - least) / 255.0 + poison;
+    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    range.copy_from_slice(&[step, least]);
+    let (scale, shift) = (S::splat(inverse), S::splat(least));
+    for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
+        let mut steps = [S::splat(0.0); 4];
+        for (i, steps) in steps.iter_mut().enumerate() {
+            let x = S::read(&x[x.len().min(i * LANES)..]);
+            *steps = S::mul(S::sub(x, shift), scale);
+        }
+        S::write(to, S::bytes(steps));
     }
 }
 
