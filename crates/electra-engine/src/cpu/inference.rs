@@ -123,7 +123,7 @@ impl Run<'_> {
         View::spread(form, data, rows, hidden, packed_step(form, hidden))
     }
 
-    /// Words that [`project`](Run::project) and [`finish`](Run::finish) need for a block.
+    /// Words that [`begin`](Run::begin) and [`finish`](Run::finish) need for a block.
     fn room(&self) -> [usize; 5] {
         let (rows, spec) = (self.block, self.spec);
         let left = |depth| {
