@@ -589,6 +589,11 @@ fn what_the_cpu_has_not_is_said() {
         "{notice}"
     );
     assert_eq!(cpu(Isa::Portable, Precision::F32, 1).notice(), None);
+    let best = cpu(Isa::available()[0], Precision::Bf16, 1);
+    match best.precision() {
+        Precision::Bf16 => assert_eq!(best.notice(), None),
+        _ => assert!(best.notice().expect("so is this one").contains("f32")),
+    }
     for isa in Isa::available() {
         assert_eq!(Isa::from_name(isa.name()), Some(isa));
     }

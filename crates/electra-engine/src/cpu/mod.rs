@@ -158,13 +158,18 @@ impl Cpu {
         }
     }
 
-    /// What the user should know once: a precision that this CPU has not.
+    /// What the user should know once: a precision that this CPU has not, or not to advantage.
     pub fn notice(&self) -> Option<String> {
-        (self.precision() != self.precision).then(|| {
-            format!(
-                "bf16 products need AVX512_BF16, which {} has not: computing in f32",
-                self.isa.name()
-            )
+        let name = self.isa.name();
+        (self.precision() != self.precision).then(|| match self.isa.avoids_bf16() {
+            true => format!(
+                "computing in f32 with {name}: products of bf16 would take this CPU longer; \
+                 ELECTRA_ISA={} computes in bf16, in less memory",
+                Isa::Avx512Bf16.name()
+            ),
+            false => {
+                format!("bf16 products need AVX512_BF16, which {name} has not: computing in f32")
+            }
         })
     }
 

@@ -114,4 +114,22 @@ mod tests {
             assert!(held, "{isa:?}");
         }
     }
+
+    /// Dot products of bf16 come before those of f32 where they are the faster ones.
+    #[test]
+    fn the_best_comes_first() {
+        let sets = Isa::available();
+        let place = |isa| sets.iter().position(|&other| other == isa);
+        let Some(bf16) = place(Isa::Avx512Bf16) else {
+            return;
+        };
+        let first = Some(bf16) < place(Isa::Avx512Vnni);
+        // Again, for a neighbour's sake.
+        let held = (0..10).any(|_| {
+            let [f32, bf16] = [Precision::F32, Precision::Bf16]
+                .map(|precision| Isa::Avx512Bf16.peak_gflops(precision));
+            first == (bf16 > f32)
+        });
+        assert!(held, "{sets:?}");
+    }
 }
