@@ -2,7 +2,8 @@
 
     python bench/peers/load.py --models DIR --peer openvino --precision bf16 --seq 16 --threads 2
 
-The forms are those that export_model.py wrote. OpenVINO compiles for the shape asked.
+The forms are those that export_model.py wrote. OpenVINO compiles for the shape asked; with --cached it keeps what it compiled
+in a folder, and reads that.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def load_openvino(args: argparse.Namespace) -> tuple[str, Callable[[], object]]:
     import openvino as ov
 
     core = ov.Core()
+    if args.cached:
+        core.set_property({"CACHE_DIR": str(args.models / args.preset / "cache")})
     name = "full-int8.xml" if args.precision == "int8" else "full.xml"
     ids = batches(args)[0].ids
     hint = "f32" if args.precision == "f32" else "bf16"
@@ -76,6 +79,7 @@ def main() -> None:
     p.add_argument("--preset", choices=SIZES, default="small")
     p.add_argument("--peer", choices=PEERS, required=True)
     p.add_argument("--precision", choices=["f32", "bf16", "int8"], default="f32")
+    p.add_argument("--cached", action="store_true")
     p.add_argument("--seq", type=int, default=16)
     p.add_argument("--threads", type=int, default=2)
     add_repetitions(p)

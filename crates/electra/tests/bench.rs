@@ -2,7 +2,8 @@
 
 mod run;
 
-use run::{electra, golden, write};
+use electra_engine::cpu::Isa;
+use run::{command, electra, golden, write};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -150,6 +151,38 @@ fn finetune_times_the_whole_step_on_ragged_batches() {
     assert!((tokens - 8.5).abs() < 0.01, "{tokens} tokens a batch");
 }
 
+#[test]
+fn the_environment_forces_an_instruction_set() {
+    let with = |isa: &str| {
+        let output = command()
+            .args(["bench", "infer", "--preset", "tiny", "--batch", "1"])
+            .args(["--seq", "16", "--json"])
+            .args(SHORT)
+            .env("ELECTRA_ISA", isa)
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8(output.stderr).expect("stderr is UTF-8");
+        (output.status.success(), output.stdout, said)
+    };
+    let (done, line, said) = with("portable");
+    assert!(done && said.contains("ELECTRA_ISA=portable"), "{said}");
+    let line: Value = serde_json::from_slice(&line).expect("an object");
+    assert_eq!(line["isa"], "portable");
+    let (done, _, said) = with("sse9");
+    assert!(
+        !done && said.contains("sse9") && said.contains("portable"),
+        "{said}"
+    );
+    let here = Isa::available();
+    for isa in Isa::ALL.into_iter().filter(|isa| !here.contains(isa)) {
+        let (done, _, said) = with(isa.name());
+        assert!(
+            !done && said.contains(isa.name()) && said.contains("portable"),
+            "{said}"
+        );
+    }
+}
+
 /// Lines of `bench gemm` that are a product's.
 fn products(lines: &[Value]) -> Vec<&Value> {
     let products = lines.iter().filter(|line| line["weight"].is_array());
@@ -295,6 +328,12 @@ fn what_cannot_be_measured_is_refused() {
     ] {
         electra(&[&["bench"], &arguments[..], &["--repetitions", "1"]].concat()).fails(1, &parts);
     }
+    let three = write(dir.path(), "three", "5\n9\n3\n");
+    for subject in ["gemm", "operators"] {
+        let shape = ["--preset", "tiny", "--batch", "2", "--lengths", &three];
+        electra(&[&["bench", subject], &shape[..]].concat()).fails(1, &["3 sequences", "--batch"]);
+    }
+    electra(&["bench", "infer", "--lengths", &three, "--seq", "9"]).fails(2, &["--seq"]);
     for subject in ["train", "finetune", "operators"] {
         let shape = ["--preset", "tiny", "--batch", "1", "--precision", "int8"];
         electra(&[&["bench", subject], &shape[..]].concat()).fails(1, &["int8", "f32 or bf16"]);

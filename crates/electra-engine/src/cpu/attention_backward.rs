@@ -4,7 +4,7 @@ use super::Cpu;
 use super::attention::{Head, Heads, multiply, narrow, pack_head, power};
 use super::clock::Part;
 use super::dropout::{GROUP, RowDropout};
-use super::finish::{Place, store_rows};
+use super::epilogue::{Place, store_rows};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::pack::{Columns, Source, Strips, pack_strips, zip_rows};

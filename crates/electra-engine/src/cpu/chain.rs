@@ -1,8 +1,8 @@
 //! What happens to rows of tokens between two attentions, a block of them at a time, so that
-//! nothing in between leaves the cache: products whose results are taken up panel by panel,
+//! nothing in between leaves the cache: products with their epilogue panel by panel,
 //! residual sums with their norm, activations.
 
-use super::finish::{Finish, TILE_ROWS, Taken, ask_for};
+use super::epilogue::{Epilogue, PanelEpilogue, TILE_ROWS, prefetch_rows};
 use super::gemm::{BESIDE_WORDS, Form, PANEL, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::{Left, Rounded};
@@ -20,7 +20,7 @@ const BLOCK_VALUES_OF_TILES: usize = 512 << 10;
 const MIN_ROWS: usize = 24;
 const MAX_ROWS: usize = 132;
 /// Rows of a tile where products of the matrix unit do not fill its registers, in whole blocks; the
-/// vectors' own are [`Finish::ROWS`].
+/// vectors' own are [`Epilogue::ROWS`].
 const TILE_ROWS_OF_TILES: usize = 2 * LANES;
 
 /// Rows that are taken through a chain at once, at most: as many as the L2 cache allows, since the
@@ -179,31 +179,31 @@ pub(super) fn tile_words(isa: Isa) -> usize {
     }
 }
 
-/// A product for a block of rows whose results are taken up panel by panel, some rows at a time.
+/// A product for a block of rows whose epilogue is applied panel by panel, some rows at a time.
 ///
 /// # Safety
-/// Both sides and the bias can be read, and nobody else uses the places of `finish`.
+/// Both sides and the bias can be read, and nobody else uses the places of `epilogue`.
 ///
 /// # Panics
 /// If these are not as large as the results.
-pub(super) unsafe fn by_panels<F: Finish>(
+pub(super) unsafe fn by_panels<F: Epilogue>(
     isa: Isa,
     left: Left,
     right: Right,
     tile: &mut [f32],
-    finish: F,
+    epilogue: F,
 ) {
     const { assert!(F::ROWS <= TILE_ROWS, "a tile has no room for so many") };
     let panels = right.panels();
-    assert!(tile.len() >= tile_words(isa) && finish.fits(left.rows, panels.cols));
-    if let Some(to) = finish.as_they_are() {
+    assert!(tile.len() >= tile_words(isa) && epilogue.fits(left.rows, panels.cols));
+    if let Some(to) = epilogue.as_they_are() {
         let all = product(left, panels, right.start(&left), to.data, to.stride);
         // SAFETY: as the caller says; the place is large enough.
         return unsafe { all.run(isa, left.form) };
     }
     let whole = product(left, panels, right.start(&left), tile.as_mut_ptr(), PANEL);
     // SAFETY: as the caller says; the tile is large enough.
-    let done = unsafe { whole.run_beside(isa, left.form, finish) };
+    let done = unsafe { whole.run_beside(isa, left.form, epilogue) };
     if done == left.rows {
         return;
     }
@@ -213,18 +213,18 @@ pub(super) unsafe fn by_panels<F: Finish>(
         false => F::ROWS,
     };
     let parts = rows.div_ceil(size);
-    let ask = |panel: usize, index: usize| {
+    let prefetch = |panel: usize, index: usize| {
         let (part, column) = (part(rows, size, index), panel * PANEL);
         let cols = PANEL.min(panels.cols - column);
-        ask_for(&finish, done + part.start..done + part.end, column, cols);
+        prefetch_rows(&epilogue, done + part.start..done + part.end, column, cols);
     };
-    ask(0, 0);
+    prefetch(0, 0);
     for panel in 0..panels.count() {
         let column = panel * PANEL;
         for index in 0..parts {
             match index + 1 {
-                next if next < parts => ask(panel, next),
-                _ if panel + 1 < panels.count() => ask(panel + 1, 0),
+                next if next < parts => prefetch(panel, next),
+                _ if panel + 1 < panels.count() => prefetch(panel + 1, 0),
                 _ => {}
             }
             let rows = part(rows, size, index);
@@ -239,9 +239,9 @@ pub(super) unsafe fn by_panels<F: Finish>(
             // SAFETY: as the caller says; the panel's columns land in the tile.
             unsafe { product.run(isa, left.form) };
             isa.run_in(
-                finish.form(),
-                Taken {
-                    finish,
+                epilogue.form(),
+                PanelEpilogue {
+                    epilogue,
                     values: &tile[..rows.len() * PANEL],
                     stride: PANEL,
                     cols: PANEL.min(panels.cols - column),

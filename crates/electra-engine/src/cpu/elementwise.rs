@@ -1,7 +1,7 @@
 //! Activation functions and the binary cross-entropy.
 
 use super::Cpu;
-use super::finish::Accuracy;
+use super::epilogue::Accuracy;
 use super::isa::Kernel;
 use super::math::{gelu_slope_bf16, normal_cdf, normal_cdf_bf16, sigmoid};
 use super::simd::{LANES, Simd};

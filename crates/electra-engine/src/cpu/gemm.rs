@@ -3,11 +3,11 @@
 //! Each element of the result is summed over the depth in order, by itself, whatever stands
 //! around it; so neither the number of rows nor the split into tasks changes a bit.
 
-use super::finish::Finish;
+use super::epilogue::Epilogue;
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 #[cfg(target_arch = "x86_64")]
-use super::tiles::{FinishedTiles, Tiles};
+use super::tiles::{EpilogueTiles, Tiles};
 use super::view::{LINE, prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -55,13 +55,13 @@ pub(crate) enum Start {
     Sum,
     /// A bias, one f32 a column.
     Bias(*const f32),
-    /// For bytes: a value of row `i` stands for `step_i · byte + least_i`, one of column `j` for
-    /// `step_j · byte`; `sum_j` is the sum of the values of the column.
+    /// For bytes: a value of row `i` stands for `scale_i · byte + offset_i`, one of column `j`
+    /// for `scale_j · byte`; `sum_j` is the sum of the values of the column.
     Scaled {
-        /// `[rows, 2]` step and least value of each row.
+        /// `[rows, 2]` scale and offset of each row.
         rows: *const f32,
-        /// Step of each column.
-        steps: *const f32,
+        /// Scale of each column.
+        scales: *const f32,
         /// Sum of each column.
         sums: *const f32,
         /// Bias of each column.
@@ -155,9 +155,9 @@ pub(crate) struct Product {
     pub(crate) c: *mut f32,
     pub(crate) c_stride: usize,
     pub(crate) start: Start,
-    /// Words of the panel behind each that are asked for while it is multiplied: weights come from
-    /// far away, and the tiles would wait for them. Products of the matrix unit ask for nothing, unless
-    /// their results are taken up beside them.
+    /// Words of the panel behind each that are prefetched while it is multiplied: weights come from far
+    /// away, and the tiles would wait for them. Products of the matrix unit prefetch nothing, unless an
+    /// epilogue is applied beside them.
     pub(crate) ahead: Range<usize>,
 }
 
@@ -186,26 +186,26 @@ impl Product {
         }
     }
 
-    /// Lets `finish` take the results of the first rows while the next are multiplied, as far as the
+    /// Applies an epilogue to the results of the first rows while the next are multiplied, as far as the
     /// matrix unit can; says how many rows that were. The result is [`BESIDE_WORDS`] of room, of `PANEL`
-    /// words a row; the next panel is asked for ahead.
+    /// words a row; the next panel is prefetched.
     ///
     /// # Safety
-    /// As for [`run`](Product::run), and for [`Finish::take`] of all results.
+    /// As for [`run`](Product::run), and for [`Epilogue::apply`] of all results.
     ///
     /// # Panics
     /// If the product starts from what stands in the result.
-    pub(crate) unsafe fn run_beside<F: Finish>(self, isa: Isa, form: Form, finish: F) -> usize {
+    pub(crate) unsafe fn run_beside<F: Epilogue>(self, isa: Isa, form: Form, epilogue: F) -> usize {
         self.check(isa, form);
         assert!(!matches!(self.start, Start::Sum) && self.c_stride == PANEL);
         #[cfg(target_arch = "x86_64")]
         if isa.multiplies_tiles(form) {
-            let tiles = FinishedTiles::new(self, form, finish);
+            let tiles = EpilogueTiles::new(self, form, epilogue);
             let rows = tiles.rows();
             isa.run_bf16(tiles);
             return rows;
         }
-        let _ = finish;
+        let _ = epilogue;
         0
     }
 }
@@ -267,7 +267,7 @@ impl<U: Unit> Kernel for Blocked<U> {
                 let width = p.b.width(panel);
                 let first = panel * PANEL;
                 let b = p.b.at(panel, p.first_unit + done);
-                // Each part of the depth asks for its part of what is asked for.
+                // Each part of the depth prefetches its part.
                 let [from, to] = [done, done + depth]
                     .map(|units| p.ahead.start + p.ahead.len() * units / p.depth.max(1));
                 let next =
@@ -292,12 +292,12 @@ impl<U: Unit> Kernel for Blocked<U> {
                             Start::Bias(bias) => Start::Bias(bias.wrapping_add(first)),
                             Start::Scaled {
                                 rows,
-                                steps,
+                                scales,
                                 sums,
                                 bias,
                             } => Start::Scaled {
                                 rows: rows.wrapping_add(2 * row),
-                                steps: steps.wrapping_add(first),
+                                scales: scales.wrapping_add(first),
                                 sums: sums.wrapping_add(first),
                                 bias: bias.wrapping_add(first),
                             },
@@ -320,7 +320,7 @@ impl<U: Unit> Kernel for Blocked<U> {
 #[derive(Clone, Copy)]
 struct Tile {
     depth: usize,
-    /// What to ask for meanwhile, and how many cache lines of it.
+    /// What to prefetch meanwhile, and how many cache lines of it.
     ahead: *const f32,
     lines: usize,
     a: *const f32,
@@ -426,20 +426,20 @@ impl Tile {
             }
             if let Start::Scaled {
                 rows,
-                steps,
+                scales,
                 sums,
                 bias,
             } = self.start
             {
                 for j in 0..VECTORS {
                     let at = first + j * LANES;
-                    let steps = S::load_first(steps.add(at), lanes(j));
+                    let scales = S::load_first(scales.add(at), lanes(j));
                     let sums = S::load_first(sums.add(at), lanes(j));
                     let bias = S::load_first(bias.add(at), lanes(j));
                     for i in 0..ROWS {
-                        let least = S::fma(S::splat(*rows.add(2 * i + 1)), sums, bias);
-                        let step = S::mul(S::splat(*rows.add(2 * i)), steps);
-                        acc[i][j] = S::fma(S::from_int(acc[i][j]), step, least);
+                        let offset = S::fma(S::splat(*rows.add(2 * i + 1)), sums, bias);
+                        let scale = S::mul(S::splat(*rows.add(2 * i)), scales);
+                        acc[i][j] = S::fma(S::from_int(acc[i][j]), scale, offset);
                     }
                 }
             }

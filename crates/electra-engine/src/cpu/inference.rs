@@ -10,7 +10,7 @@ use super::chain::{
     AddNorm, LayerWeights, NormWeights, Right, block_rows, by_panels, multiply_rows, tile_words,
 };
 use super::clock::{Part, PartClock};
-use super::finish::{Accuracy, Place, Store};
+use super::epilogue::{Accuracy, Place, Store};
 use super::gemm::{Form, STRIP};
 use super::isa::Isa;
 use super::linear::{Left, Rounded, left_side, left_words, packed_step, source};
@@ -161,7 +161,9 @@ impl Run<'_> {
         let [packed, tile, ..] = room;
         // SAFETY: as the caller says.
         unsafe {
+            let mut lap = self.clock.start();
             let left = left_side(self.isa, layer.qkv.form, self.input(&rows), packed);
+            lap.done(Part::Qkv);
             self.project(layer, left, rows, to, tile);
         }
     }

@@ -10,10 +10,10 @@ use super::buffer::Scratch;
 use super::chain::{LayerWeights, Right, block_rows, by_panels, multiply_rows, tile_words};
 use super::clock::{Part, PartClock};
 use super::dropout::RowDropout;
-use super::finish::{Accuracy, Place, Store, store_rows};
+use super::epilogue::{Accuracy, Place, Store, store_rows};
 use super::gemm::Form;
 use super::isa::Isa;
-use super::layer_rows::AddNorm;
+use super::layer_rows::DropAddNorm;
 use super::linear::{left_side, left_words, source};
 use super::params::CpuParams;
 use super::rows::chosen_rows;
@@ -260,7 +260,7 @@ impl Forward<'_> {
             multiply_rows(isa, left, &self.weights.attention_output, to, hidden);
             lap.done(Part::AttentionOutput);
             let from = self.input.at(rows.start, 0);
-            let add = AddNorm {
+            let add = DropAddNorm {
                 rows: rows.clone(),
                 branch: &mut *branch,
                 residual: std::slice::from_raw_parts(from, count * hidden),
@@ -287,7 +287,7 @@ impl Forward<'_> {
             multiply_rows(isa, left, &self.weights.output, to, hidden);
             lap.done(Part::Output);
             let to = kept.output.at(rows.start, 0);
-            let add = AddNorm {
+            let add = DropAddNorm {
                 rows,
                 branch,
                 residual: normed,

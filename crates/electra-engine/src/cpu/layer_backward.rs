@@ -4,7 +4,7 @@
 use super::buffer::Scratch;
 use super::chain::{NormWeights, Right, by_panels, check_sizes, product, tile_words};
 use super::clock::{Part, PartClock};
-use super::finish::{Accuracy, ActivationGradient, Place, Store};
+use super::epilogue::{Accuracy, ActivationGradient, Place, Store};
 use super::gemm::{Form, Panels, Start};
 use super::isa::Isa;
 use super::layer::{Drops, Kept};

@@ -12,7 +12,7 @@ use super::view::View;
 use std::ops::Range;
 
 /// `normed = norm(residual + dropout(branch))` for some rows; keeps the sum and its statistics.
-pub(super) struct AddNorm<'a> {
+pub(super) struct DropAddNorm<'a> {
     pub(super) rows: Range<usize>,
     pub(super) branch: &'a mut [f32],
     pub(super) residual: &'a [f32],
@@ -23,7 +23,7 @@ pub(super) struct AddNorm<'a> {
     pub(super) normed: &'a mut [f32],
 }
 
-impl AddNorm<'_> {
+impl DropAddNorm<'_> {
     /// # Safety
     /// Nobody else uses these rows of sum and statistics.
     pub(super) unsafe fn run_on(self, isa: Isa) {
@@ -31,7 +31,7 @@ impl AddNorm<'_> {
     }
 }
 
-impl Kernel for AddNorm<'_> {
+impl Kernel for DropAddNorm<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -96,7 +96,7 @@ unsafe fn write_row<S: Simd>(from: &[f32], view: View, row: usize) {
     }
 }
 
-/// Backward of [`AddNorm`] for some rows: the gradient by the residual, which is that by the norm's
+/// Backward of [`DropAddNorm`] for some rows: the gradient by the residual, which is that by the norm's
 /// input, and through dropout the gradient by the branch.
 pub(super) struct NormGradient<'a> {
     pub(super) rows: Range<usize>,

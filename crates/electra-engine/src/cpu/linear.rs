@@ -44,7 +44,7 @@ pub(super) struct Left {
     pub(super) rows: usize,
     pub(super) row_step: usize,
     pub(super) units: usize,
-    /// For bytes, step and least value of each row.
+    /// For bytes, scale and offset of each row.
     pub(super) ranges: *const f32,
 }
 
@@ -121,7 +121,7 @@ pub(super) struct Rounded<'a> {
     /// Words from row to row.
     step: usize,
     words: &'a mut [f32],
-    /// For bytes, step and least value of each row.
+    /// For bytes, scale and offset of each row.
     ranges: &'a mut [f32],
 }
 

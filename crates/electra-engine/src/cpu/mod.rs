@@ -13,7 +13,7 @@ mod chain;
 mod clock;
 mod dropout;
 mod elementwise;
-mod finish;
+mod epilogue;
 mod gemm;
 mod inference;
 mod isa;
@@ -62,8 +62,8 @@ pub enum Precision {
     F32,
     /// Both sides rounded to bf16, to the nearest, summed in f32.
     Bf16,
-    /// For inference: the layers' products in bytes, a step and a least value for each token, a
-    /// step for each output, summed exactly; all others as in `Bf16`.
+    /// For inference: the layers' products in bytes, a scale and an offset for each token, a
+    /// scale for each output, summed exactly; all others as in `Bf16`.
     Int8,
 }
 

@@ -12,7 +12,7 @@ use super::simd::{LANES, Simd};
 use super::view::{LINE, prefetch};
 use std::ops::Range;
 
-/// Units of depth that are asked for ahead.
+/// Units of depth that are prefetched.
 const AHEAD: usize = 8;
 
 /// A matrix to pack, of f32 or of pairs of bf16: row `r` starts at word `r · stride`.
@@ -188,9 +188,9 @@ unsafe fn zipped<S: Simd, W: Way>(row: *const f32, stride: usize) -> (S::V, S::V
     }
 }
 
-/// Asks for `words` words of each of some rows that will be read soon.
+/// Prefetches `words` words of each of some rows that will be read soon.
 #[inline(always)]
-fn ask(mut row: *const f32, rows: usize, stride: usize, words: usize) {
+fn prefetch_ahead(mut row: *const f32, rows: usize, stride: usize, words: usize) {
     for _ in 0..rows {
         for word in (0..words).step_by(LINE) {
             prefetch(row.wrapping_add(word));
@@ -309,7 +309,7 @@ impl PackRows {
         for unit in 0..whole {
             let mut row = source.word(unit * values, full.start * PANEL);
             let ahead = row.wrapping_add(AHEAD * values * source.stride);
-            ask(ahead, values, source.stride, full.len() * words);
+            prefetch_ahead(ahead, values, source.stride, full.len() * words);
             let mut panel = to.at(full.start, unit).cast_mut();
             for _ in full.clone() {
                 // SAFETY: as the caller says; inside the source.
@@ -416,7 +416,7 @@ impl Transpose {
                 let col = unit * W::FORM.values();
                 let mut row = source.word(first, col);
                 let ahead = row.wrapping_add(LANES * source.stride);
-                ask(ahead, LANES, source.stride, W::SOURCE.units(values));
+                prefetch_ahead(ahead, LANES, source.stride, W::SOURCE.units(values));
                 let inside = first + LANES <= source.rows && col + values <= source.cols;
                 let mut block = [S::splat(0.0); LANES];
                 for i in 0..LANES {

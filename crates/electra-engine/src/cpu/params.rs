@@ -55,7 +55,7 @@ impl Side {
 pub(crate) struct Packed {
     form: Form,
     panels: Panels,
-    /// Of bytes, the step of each column, then the sum of each.
+    /// Of bytes, the scale of each column, then the sum of each.
     scales: Buffer,
 }
 
@@ -73,9 +73,9 @@ impl Packed {
         unsafe {
             match self.form {
                 Form::Int8 => {
-                    let steps = self.scales.as_ptr();
-                    let sums = steps.add(self.panels.cols);
-                    pack_panel_int8(source, self.panels(), index, steps, sums);
+                    let scales = self.scales.as_ptr();
+                    let sums = scales.add(self.panels.cols);
+                    pack_panel_int8(source, self.panels(), index, scales, sums);
                 }
                 form => pack_panel(isa, form, source, columns, self.panels(), index),
             }
@@ -89,7 +89,7 @@ pub(super) struct Weight {
     pub(super) form: Form,
     pub(super) panels: Panels,
     bias: Shared,
-    steps: Shared,
+    scales: Shared,
     sums: Shared,
 }
 
@@ -100,7 +100,7 @@ impl Weight {
         match self.form {
             Form::Int8 => Start::Scaled {
                 rows: left.ranges,
-                steps: self.steps.0,
+                scales: self.scales.0,
                 sums: self.sums.0,
                 bias: self.bias.0,
             },
@@ -337,13 +337,13 @@ impl Cpu {
     pub(super) fn weight(&mut self, params: &CpuParams, linear: &Linear, form: Form) -> Weight {
         let side = params.linear(linear.weight).inference_side(form);
         let packed = self.packed(params, linear.weight, side);
-        let steps = Shared(packed.scales.as_ptr());
+        let scales = Shared(packed.scales.as_ptr());
         Weight {
             form: packed.form,
             panels: packed.panels(),
             bias: Shared(params.slice(linear.bias).as_ptr().cast_mut()),
-            steps,
-            sums: Shared(steps.add(packed.panels.cols)),
+            scales,
+            sums: Shared(scales.add(packed.panels.cols)),
         }
     }
 

@@ -7,7 +7,7 @@
 
 mod beside;
 
-pub(super) use beside::FinishedTiles;
+pub(super) use beside::EpilogueTiles;
 
 use super::amx::{Dot, Fours, Pairs, SIDE, configure, load, store, zero};
 use super::gemm::{Form, PANEL, Product, Start};
@@ -297,7 +297,7 @@ impl Part<'_> {
         let p = self.product;
         let Start::Scaled {
             rows,
-            steps,
+            scales,
             sums,
             bias,
         } = p.start
@@ -309,14 +309,14 @@ impl Part<'_> {
             let column = block.column + first;
             // SAFETY: as the caller says.
             unsafe {
-                let steps = S::load_first(steps.add(column), count);
+                let scales = S::load_first(scales.add(column), count);
                 let sums = S::load_first(sums.add(column), count);
                 let bias = S::load_first(bias.add(column), count);
                 for row in block.row..block.row + block.rows {
                     let to = p.c.add(row * p.c_stride + column);
-                    let least = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);
-                    let step = S::mul(S::splat(*rows.add(2 * row)), steps);
-                    let value = S::fma(S::from_int(S::load_first(to, count)), step, least);
+                    let offset = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);
+                    let scale = S::mul(S::splat(*rows.add(2 * row)), scales);
+                    let value = S::fma(S::from_int(S::load_first(to, count)), scale, offset);
                     S::store_first(to, count, value);
                 }
             }

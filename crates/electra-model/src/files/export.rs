@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 
-use electra_engine::quantize::{quantize, row_step};
+use electra_engine::quantize::{quantize, row_scale};
 
 use super::atomic::{make_directory, replace_file};
 use super::dtype::{Dtype, f32_to_bf16};
 use super::error::FileError;
 use super::model_dir::{ModelDir, TOKENIZER_FILES, Wanted};
-use super::quantization::{self, Quantization, steps_of};
+use super::quantization::{self, Quantization, scales_of};
 use super::safetensors_file::{TensorHeader, write_tensors};
 use crate::config::ElectraConfig;
 
@@ -86,8 +86,8 @@ enum Content {
     Tensor(String),
     /// Its bytes.
     Bytes(String),
-    /// The steps of its rows.
-    Steps(String),
+    /// The scales of its rows.
+    Scales(String),
 }
 
 fn write_weights(from: &ModelDir, stored: &StoredAs, path: &Path) -> Result<(), FileError> {
@@ -113,8 +113,8 @@ fn write_weights(from: &ModelDir, stored: &StoredAs, path: &Path) -> Result<(), 
         let module = name.strip_suffix(".weight");
         match stored {
             StoredAs::Int8(q) if module.is_some_and(|m| q.covers(m)) && shape.len() == 2 => {
-                let steps = header(&steps_of(written), Dtype::F32, &shape[..1]);
-                tensors.push((steps, Content::Steps(own())));
+                let scales = header(&scales_of(written), Dtype::F32, &shape[..1]);
+                tensors.push((scales, Content::Scales(own())));
                 tensors.push((header(written, Dtype::I8, shape), Content::Bytes(own())));
             }
             _ => {
@@ -135,7 +135,7 @@ fn write_weights(from: &ModelDir, stored: &StoredAs, path: &Path) -> Result<(), 
     write_tensors(path, &headers, |i, out| {
         let (header, content) = &tensors[i];
         bytes.clear();
-        let (Content::Tensor(name) | Content::Bytes(name) | Content::Steps(name)) = content;
+        let (Content::Tensor(name) | Content::Bytes(name) | Content::Scales(name)) = content;
         read(from, name, &mut values)?;
         let cols = from
             .shape(name)
@@ -143,17 +143,17 @@ fn write_weights(from: &ModelDir, stored: &StoredAs, path: &Path) -> Result<(), 
             .unwrap_or(0)
             .max(1);
         match content {
-            Content::Steps(_) => {
+            Content::Scales(_) => {
                 bytes.extend(
                     values
                         .chunks(cols)
-                        .flat_map(|row| row_step(row).to_le_bytes()),
+                        .flat_map(|row| row_scale(row).to_le_bytes()),
                 );
             }
             Content::Bytes(_) => {
                 let mut row_bytes = vec![0; cols];
                 for row in values.chunks_exact(cols) {
-                    quantize(row, row_step(row), &mut row_bytes);
+                    quantize(row, row_scale(row), &mut row_bytes);
                     bytes.extend(row_bytes.iter().map(|b| *b as u8));
                 }
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::dtype::Dtype;
 use super::error::FileError;
 use super::kind::ModelKind;
-use super::quantization::{Quantization, steps_of};
+use super::quantization::{Quantization, scales_of};
 use super::safetensors_file::{NamedTensor, write_safetensors};
 use super::tensors::{Read, TensorFile};
 use crate::config::ElectraConfig;
@@ -59,8 +59,8 @@ pub struct ModelDir {
     /// Present name to the name in the file.
     names: BTreeMap<String, String>,
     quantization: Option<Quantization>,
-    /// Of weights in bytes, the name in the file to the steps of its rows.
-    steps: BTreeMap<String, Vec<f32>>,
+    /// Of weights in bytes, the name in the file to the scales of its rows.
+    scales: BTreeMap<String, Vec<f32>>,
 }
 
 impl ModelDir {
@@ -70,9 +70,9 @@ impl ModelDir {
         let config = read_config(path)?;
         let quantization = Quantization::of(&config, path)?;
         let file = TensorFile::open(weights_in(path)?)?;
-        let steps = read_steps(&file, quantization.is_some())?;
-        let steps_names: HashSet<String> = steps.keys().map(|weight| steps_of(weight)).collect();
-        let is_weight = |name: &&str| !is_stray(name) && !steps_names.contains(*name);
+        let scales = read_scales(&file, quantization.is_some())?;
+        let scales_names: HashSet<String> = scales.keys().map(|weight| scales_of(weight)).collect();
+        let is_weight = |name: &&str| !is_stray(name) && !scales_names.contains(*name);
         let mut names = BTreeMap::new();
         for stored in file.names().filter(is_weight) {
             let present = present_name(stored);
@@ -98,7 +98,7 @@ impl ModelDir {
             file,
             names,
             quantization,
-            steps,
+            scales,
         })
     }
 
@@ -237,10 +237,10 @@ impl ModelDir {
             let (out, tail) = tail.split_at_mut(range.len());
             (rest, end) = (tail, range.end);
             if let Some(stored) = self.names.get(name) {
-                let steps = self.steps.get(stored).map(Vec::as_slice);
+                let scales = self.scales.get(stored).map(Vec::as_slice);
                 reads.push(Read {
                     name: stored,
-                    steps,
+                    scales,
                     out,
                 });
             }
@@ -253,7 +253,7 @@ impl ModelDir {
         values.resize(self.file.elements(stored).unwrap_or(0), 0.0);
         self.file.read_all(vec![Read {
             name: stored,
-            steps: self.steps.get(stored).map(Vec::as_slice),
+            scales: self.scales.get(stored).map(Vec::as_slice),
             out: values,
         }])
     }
@@ -300,9 +300,12 @@ impl ModelDir {
     }
 }
 
-/// The steps of every weight in bytes.
-fn read_steps(file: &TensorFile, quantized: bool) -> Result<BTreeMap<String, Vec<f32>>, FileError> {
-    let mut steps = BTreeMap::new();
+/// The scales of every weight in bytes.
+fn read_scales(
+    file: &TensorFile,
+    quantized: bool,
+) -> Result<BTreeMap<String, Vec<f32>>, FileError> {
+    let mut scales = BTreeMap::new();
     let of_bytes = |name: &&str| file.dtype(name) == Some(Dtype::I8);
     for weight in file.names().filter(of_bytes) {
         let wrong = |problem: String| {
@@ -315,7 +318,7 @@ fn read_steps(file: &TensorFile, quantized: bool) -> Result<BTreeMap<String, Vec
                            read";
             return Err(wrong(problem.into()));
         }
-        let name = steps_of(weight);
+        let name = scales_of(weight);
         let rows = match file.shape(weight) {
             Some([rows, _]) => *rows,
             other => {
@@ -328,21 +331,21 @@ fn read_steps(file: &TensorFile, quantized: bool) -> Result<BTreeMap<String, Vec
             (Some([found]), Some(Dtype::F32)) if *found == rows => {}
             (Some(found), Some(dtype)) => {
                 return Err(wrong(format!(
-                    "and its steps {name} have shape {found:?} in {dtype} instead of [{rows}] in \
+                    "and its scales {name} have shape {found:?} in {dtype} instead of [{rows}] in \
                      f32; export the model again"
                 )));
             }
             _ => {
                 return Err(wrong(format!(
-                    "and its steps {name} are missing; export the model again"
+                    "and its scales {name} are missing; export the model again"
                 )));
             }
         }
         let mut values = vec![0.0; rows];
         file.read_finite(&name, &mut values)?;
-        steps.insert(weight.to_owned(), values);
+        scales.insert(weight.to_owned(), values);
     }
-    Ok(steps)
+    Ok(scales)
 }
 
 /// Read a folder's `config.json`; where there is none, say what the folder is instead.

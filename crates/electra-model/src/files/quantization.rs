@@ -10,7 +10,7 @@ use crate::config::ElectraConfig;
 
 /// The key of `config.json`.
 const KEY: &str = "quantization_config";
-/// What follows the name of a weight in bytes in the name of its steps, one a row.
+/// What follows the name of a weight in bytes in the name of its scales, one a row.
 const STEPS: &str = "_scale";
 /// Linear layers of an encoder layer, by their names in it.
 const LINEARS: [&str; 6] = [
@@ -25,8 +25,8 @@ const LINEARS: [&str; 6] = [
 /// The form that this reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Format {
-    /// Weights of the layers `[out, in]` from −127 to 127, each row with a step; a weight is byte
-    /// times step.
+    /// Weights of the layers `[out, in]` from −127 to 127, each row with a scale; a weight is byte
+    /// times scale.
     #[serde(rename = "electra_int8")]
     ElectraInt8,
 }
@@ -101,8 +101,8 @@ impl Quantization {
     }
 }
 
-/// The name of the steps of the weight called `weight`.
-pub(crate) fn steps_of(weight: &str) -> String {
+/// The name of the scales of the weight called `weight`.
+pub(crate) fn scales_of(weight: &str) -> String {
     format!("{weight}{STEPS}")
 }
 

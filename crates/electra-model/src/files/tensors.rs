@@ -243,7 +243,7 @@ impl TensorFile {
     pub fn read_finite(&self, name: &str, out: &mut [f32]) -> Result<(), FileError> {
         self.read_all(vec![Read {
             name,
-            steps: None,
+            scales: None,
             out,
         }])
     }
@@ -257,7 +257,7 @@ impl TensorFile {
         for (number, read) in reads.into_iter().enumerate() {
             let (tensor, bytes) = self.find(read.name)?;
             self.check_len(read.name, tensor, read.out.len())?;
-            pieces.extend(Piece::of(number, tensor, bytes, read.steps, read.out));
+            pieces.extend(Piece::of(number, tensor, bytes, read.scales, read.out));
         }
         match read_pieces(pieces) {
             None => Ok(()),
@@ -276,7 +276,7 @@ pub(crate) struct Read<'a> {
     /// Its name in the file.
     pub name: &'a str,
     /// Of a matrix in bytes, what each row is multiplied with.
-    pub steps: Option<&'a [f32]>,
+    pub scales: Option<&'a [f32]>,
     /// As long as the tensor.
     pub out: &'a mut [f32],
 }
@@ -298,7 +298,7 @@ struct Piece<'a> {
     /// From the first element on.
     bytes: &'a [u8],
     /// Of whole rows in bytes.
-    steps: Option<&'a [f32]>,
+    scales: Option<&'a [f32]>,
     out: &'a mut [f32],
 }
 
@@ -314,11 +314,11 @@ impl<'a> Piece<'a> {
         number: usize,
         tensor: &'a Stored,
         bytes: &'a [u8],
-        steps: Option<&'a [f32]>,
+        scales: Option<&'a [f32]>,
         out: &'a mut [f32],
     ) -> Vec<Self> {
-        let row = steps
-            .map_or(1, |steps| out.len() / steps.len().max(1))
+        let row = scales
+            .map_or(1, |scales| out.len() / scales.len().max(1))
             .max(1);
         let size = if contiguous(&tensor.shape).as_ref() == Some(&tensor.strides) {
             PIECE.next_multiple_of(row)
@@ -332,7 +332,8 @@ impl<'a> Piece<'a> {
             bytes: bytes
                 .get(i * size * tensor.dtype.size()..)
                 .unwrap_or_default(),
-            steps: steps.and_then(|steps| steps.get(i * size / row..(i * size + out.len()) / row)),
+            scales: scales
+                .and_then(|scales| scales.get(i * size / row..(i * size + out.len()) / row)),
             out,
         };
         out.chunks_mut(size).enumerate().map(cut).collect()
@@ -351,16 +352,16 @@ impl<'a> Piece<'a> {
             gather(*dtype, shape, strides, self.bytes, self.out);
         }
         let row = self
-            .steps
-            .map_or(BLOCK, |steps| self.out.len() / steps.len().max(1));
+            .scales
+            .map_or(BLOCK, |scales| self.out.len() / scales.len().max(1));
         let row = row.max(1);
         for (i, out) in self.out.chunks_mut(row).enumerate() {
             if !strided {
                 let bytes = self.bytes.get(i * row * dtype.size()..).unwrap_or_default();
                 dtype.decode_run(bytes, out);
             }
-            if let Some(step) = self.steps.and_then(|steps| steps.get(i)) {
-                out.iter_mut().for_each(|x| *x *= step);
+            if let Some(scale) = self.scales.and_then(|scales| scales.get(i)) {
+                out.iter_mut().for_each(|x| *x *= scale);
             }
             if let Some(at) = first_not_finite(out) {
                 return Some(Bad {

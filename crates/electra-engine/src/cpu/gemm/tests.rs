@@ -5,7 +5,7 @@ use super::super::linear::packed_step;
 use super::*;
 use crate::backend::Activation;
 use crate::cpu::buffer::Buffer;
-use crate::cpu::finish::{Accuracy, ActivationGradient, Place, Store, Taken};
+use crate::cpu::epilogue::{Accuracy, ActivationGradient, PanelEpilogue, Place, Store};
 use crate::cpu::pack::{
     Columns, Source, pack_panel, pack_panel_int8, pack_rows_bf16, quantize_rows, zip_rows,
 };
@@ -91,10 +91,10 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
             Form::F32 => x[at].into(),
             Form::Bf16 => bf16(x[at]),
             Form::Int8 => {
-                let [step, least] = [ranges[2 * row], ranges[2 * row + 1]].map(f64::from);
-                let value = step * f64::from(byte(row, k)) + least;
+                let [scale, offset] = [ranges[2 * row], ranges[2 * row + 1]].map(f64::from);
+                let value = scale * f64::from(byte(row, k)) + offset;
                 let off = (value - f64::from(x[at])).abs();
-                assert!(off <= 0.501 * step, "{isa:?}: {} became {value}", x[at]);
+                assert!(off <= 0.501 * scale, "{isa:?}: {} became {value}", x[at]);
                 value
             }
         }
@@ -134,11 +134,11 @@ fn turned(isa: Isa, form: Form, x: &[f32], shape @ [rows, depth]: [usize; 2]) ->
     }
 }
 
-/// A right side `[depth, cols]` in a form, with step and sum of each column, and the values that it
+/// A right side `[depth, cols]` in a form, with scale and sum of each column, and the values that it
 /// stands for.
 struct RightSide {
     words: Buffer,
-    steps: Vec<f32>,
+    scales: Vec<f32>,
     sums: Vec<f32>,
     stands_for: Vec<f64>,
 }
@@ -146,7 +146,7 @@ struct RightSide {
 fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSide {
     let units = form.units(depth);
     let words = Buffer::zeroed(Panels::words(units, cols));
-    let (mut steps, mut sums) = (vec![0.0; cols], vec![0.0; cols]);
+    let (mut scales, mut sums) = (vec![0.0; cols], vec![0.0; cols]);
     let panels = Panels::new(isa, form, words.as_ptr(), [units, cols]);
     let across: Vec<f32> = (0..depth * cols)
         .map(|at| w[at % depth * cols + at / depth])
@@ -157,7 +157,7 @@ fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSid
             match form {
                 Form::Int8 => {
                     let rows = source(Form::F32, &across, cols, depth);
-                    pack_panel_int8(rows, panels, index, steps.as_mut_ptr(), sums.as_mut_ptr());
+                    pack_panel_int8(rows, panels, index, scales.as_mut_ptr(), sums.as_mut_ptr());
                 }
                 form => {
                     let rows = source(Form::F32, w, depth, cols);
@@ -179,14 +179,14 @@ fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSid
                 // SAFETY: a word of the panels, which are ours.
                 let word = unsafe { *lanes.wrapping_add(place % LANES) };
                 let byte = word.to_bits().to_le_bytes()[k % 4] as i8;
-                f64::from(steps[col]) * f64::from(byte)
+                f64::from(scales[col]) * f64::from(byte)
             }
         }
     });
     RightSide {
         stands_for: stands_for.collect(),
         words,
-        steps,
+        scales,
         sums,
     }
 }
@@ -217,7 +217,7 @@ fn product(
         start: match (form, start) {
             (Form::Int8, _) => Start::Scaled {
                 rows: a.ranges.as_ptr(),
-                steps: b.steps.as_ptr(),
+                scales: b.scales.as_ptr(),
                 sums: b.sums.as_ptr(),
                 bias: bias.as_ptr(),
             },
@@ -293,15 +293,15 @@ fn place(form: Form, words: &mut [f32], [rows, cols]: [usize; 2]) -> Place {
     Place::new(View::of(form, words.as_mut_ptr(), rows, cols), &(0..rows))
 }
 
-/// Lets `finish` of some places take a product's results, once all of them after the product and once
-/// as far as they are taken while it goes on, and compares what is in the places.
-fn check_finish<F: Finish>(
+/// Applies an epilogue to a product's results, once to all of them after the product and once as far as it
+/// can be while the product goes on, and compares what is in the places.
+fn check_epilogue<F: Epilogue>(
     isa: Isa,
     form: Form,
     [rows, depth, cols]: [usize; 3],
     to: Form,
     biased: bool,
-    finish: impl Fn([Place; 2]) -> F,
+    epilogue: impl Fn([Place; 2]) -> F,
 ) {
     let x = values(rows * depth, 1);
     let (a, b) = (
@@ -316,19 +316,19 @@ fn check_finish<F: Finish>(
         |c: &mut [f32], stride| product(isa, form, shape, (&a, &b), (start, &bias), (c, stride));
     let words = rows * to.units(cols);
     let mut places = [0, 1].map(|_| [5, 6].map(|seed| values(words, seed)));
-    let finishes = places
+    let epilogues = places
         .each_mut()
-        .map(|both| finish(both.each_mut().map(|words| place(to, words, [rows, cols]))));
+        .map(|both| epilogue(both.each_mut().map(|words| place(to, words, [rows, cols]))));
     // SAFETY: both sides and all places are as large as the shape says, and ours.
     let done = unsafe {
         into(&mut results, cols).run(isa, form);
-        into(&mut [0.0; BESIDE_WORDS], PANEL).run_beside(isa, form, finishes[1])
+        into(&mut [0.0; BESIDE_WORDS], PANEL).run_beside(isa, form, epilogues[1])
     };
-    for (finish, first) in finishes.into_iter().zip([0, done]) {
+    for (epilogue, first) in epilogues.into_iter().zip([0, done]) {
         isa.run_in(
             to,
-            Taken {
-                finish,
+            PanelEpilogue {
+                epilogue,
                 values: &results[first * cols..],
                 stride: cols,
                 cols,
@@ -363,12 +363,12 @@ fn results_that_are_taken_while_the_product_goes_on_have_the_same_bits() {
                 for to in [Form::F32, Form::Bf16] {
                     let shape = [rows, depth, cols];
                     let kind = (Activation::Gelu, Accuracy::Bf16);
-                    check_finish(isa, form, shape, to, true, |[plain, _]| Store::plain(plain));
-                    check_finish(isa, form, shape, to, true, |[plain, activated]| Store {
+                    check_epilogue(isa, form, shape, to, true, |[plain, _]| Store::plain(plain));
+                    check_epilogue(isa, form, shape, to, true, |[plain, activated]| Store {
                         plain: Some(plain),
                         activated: Some((activated, kind.0, kind.1)),
                     });
-                    check_finish(isa, form, shape, to, false, |[z, d]| ActivationGradient {
+                    check_epilogue(isa, form, shape, to, false, |[z, d]| ActivationGradient {
                         activation: kind.0,
                         accuracy: kind.1,
                         z,

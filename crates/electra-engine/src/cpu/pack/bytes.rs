@@ -4,13 +4,13 @@ use super::Source;
 use crate::cpu::gemm::{Form, PANEL, Panels};
 use crate::cpu::isa::{Isa, Kernel};
 use crate::cpu::simd::{LANES, Simd};
-use crate::quantize::{quantize, row_step};
+use crate::quantize::{quantize, row_scale};
 
 /// Weights of a row that are made bytes at once.
 const QUANTIZED: usize = 256;
 
-/// Rows of f32 as bytes: a value stands for `step · byte + least`. `to` gets `rows` rows of
-/// `cols.div_ceil(4)` words, `step` words apart, `ranges` step and least value of each row.
+/// Rows of f32 as bytes: a value stands for `scale · byte + offset`. `to` gets `rows` rows of
+/// `cols.div_ceil(4)` words, `step` words apart, `ranges` scale and offset of each row.
 ///
 /// # Safety
 /// The source can be read.
@@ -56,7 +56,7 @@ impl Kernel for Quantize<'_> {
     }
 }
 
-/// A row of f32 as bytes, four a word; `range` gets its step and its least value.
+/// A row of f32 as bytes, four a word; `range` gets its scale and its offset, which is its least value.
 #[inline(always)]
 pub(crate) fn quantize_row<S: Simd>(x: &[f32], to: &mut [f32], range: &mut [f32]) {
     let (full, rest) = x.split_at(x.len() / LANES * LANES);
@@ -75,32 +75,32 @@ pub(crate) fn quantize_row<S: Simd>(x: &[f32], to: &mut [f32], range: &mut [f32]
         greatest = greatest.max(x);
         poison += x * 0.0;
     }
-    // What is no number, or infinite, makes the step no number, and so all results.
-    let step = (greatest - least) / 255.0 + poison;
-    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-    range.copy_from_slice(&[step, least]);
-    let (scale, shift) = (S::splat(inverse), S::splat(least));
+    // What is no number, or infinite, makes the scale no number, and so all results.
+    let scale = (greatest - least) / 255.0 + poison;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    range.copy_from_slice(&[scale, least]);
+    let (inverse, offset) = (S::splat(inverse), S::splat(least));
     for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
-        let mut steps = [S::splat(0.0); 4];
-        for (i, steps) in steps.iter_mut().enumerate() {
+        let mut scaled = [S::splat(0.0); 4];
+        for (i, scaled) in scaled.iter_mut().enumerate() {
             let x = S::read(&x[x.len().min(i * LANES)..]);
-            *steps = S::mul(S::sub(x, shift), scale);
+            *scaled = S::mul(S::sub(x, offset), inverse);
         }
-        S::write(to, S::bytes(steps));
+        S::write(to, S::bytes(scaled));
     }
 }
 
 /// Packs panel `index` of `to` with the rows of a matrix of f32 as columns of bytes: a value stands
-/// for `step · byte`. `steps` and `sums` get the steps and the sums of the values that the bytes
+/// for `scale · byte`. `scales` and `sums` get the scales and the sums of the values that the bytes
 /// stand for, of every column of `to`.
 ///
 /// # Safety
-/// The source can be read, and nobody else uses the panel and its part of steps and sums meanwhile.
+/// The source can be read, and nobody else uses the panel and its part of scales and sums meanwhile.
 pub(crate) unsafe fn pack_panel_int8(
     source: Source,
     to: Panels,
     index: usize,
-    steps: *mut f32,
+    scales: *mut f32,
     sums: *mut f32,
 ) {
     assert!(source.form == Form::F32);
@@ -116,12 +116,12 @@ pub(crate) unsafe fn pack_panel_int8(
         unsafe {
             let from = source.data.add((first + j) * source.stride);
             let row = std::slice::from_raw_parts(from, source.cols);
-            let step = row_step(row);
+            let scale = row_scale(row);
             let mut sum = 0;
             let mut bytes = [0; QUANTIZED];
             for (chunk, row) in row.chunks(QUANTIZED).enumerate() {
                 bytes[row.len()..].fill(0);
-                sum += quantize(row, step, &mut bytes[..row.len()]);
+                sum += quantize(row, scale, &mut bytes[..row.len()]);
                 let fours = bytes.chunks_exact(4).take(row.len().div_ceil(4));
                 for (unit, four) in fours.enumerate() {
                     let word =
@@ -131,8 +131,8 @@ pub(crate) unsafe fn pack_panel_int8(
                     panel.add(at).write(f32::from_bits(word));
                 }
             }
-            steps.add(first + j).write(step);
-            sums.add(first + j).write(step * sum as f32);
+            scales.add(first + j).write(scale);
+            sums.add(first + j).write(scale * sum as f32);
         }
     }
 }

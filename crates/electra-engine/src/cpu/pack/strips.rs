@@ -1,6 +1,6 @@
 //! A left side for the matrix unit whose depth runs over rows.
 
-use super::{Pairs, Rounded, Source, Way, ask, zipped};
+use super::{Pairs, Rounded, Source, Way, prefetch_ahead, zipped};
 use crate::cpu::gemm::Form;
 use crate::cpu::isa::{Isa, Kernel};
 use crate::cpu::simd::{LANES, Simd};
@@ -118,7 +118,7 @@ impl PackStrip<'_> {
         let (source, first) = (self.source, self.first);
         let mut row = source.word(2 * unit, first);
         let ahead = row.wrapping_add(2 * LANES * source.stride);
-        ask(
+        prefetch_ahead(
             ahead,
             2 * LANES,
             source.stride,

@@ -1,11 +1,11 @@
-//! What the vectors do while the matrix unit multiplies: they take up the results of the block before.
+//! What the vectors do while the matrix unit multiplies: the epilogue of the block before.
 //!
-//! Each would wait for the other otherwise: a core looks some hundred instructions ahead, and taking up a
-//! block is thousands.
+//! Each would wait for the other otherwise: a core looks some hundred instructions ahead, and the epilogue
+//! of a block is thousands.
 
 use super::{BLOCK, DEPTH, Sides, sum};
 use crate::cpu::amx::{Dot, Fours, Pairs, SIDE, configure};
-use crate::cpu::finish::{Finish, TAKEN};
+use crate::cpu::epilogue::{AT_ONCE, Epilogue};
 use crate::cpu::gemm::{BESIDE_WORDS, Form, PANEL, Product, Start};
 use crate::cpu::isa::Kernel;
 use crate::cpu::simd::{LANES, Simd};
@@ -18,7 +18,7 @@ pub(super) trait Beside {
     unsafe fn some<S: Simd>(&mut self);
 }
 
-/// Products whose results are taken up later.
+/// Products without an epilogue.
 pub(super) struct Nothing;
 
 impl Beside for Nothing {
@@ -28,24 +28,24 @@ impl Beside for Nothing {
 
 /// Results of a block of rows of a panel on their way, while those of the next are multiplied.
 struct Pending<'a, F> {
-    finish: &'a F,
+    epilogue: &'a F,
     start: Start,
     /// `PANEL` words a row.
     from: *const f32,
     /// Row and column of the first, and of the first that is multiplied meanwhile.
     first: [usize; 2],
     next: [usize; 2],
-    /// Times [`TAKEN`] values, how many of them are done, and how many are taken after a step.
+    /// Times [`AT_ONCE`] values, how many of them are done, and how many are taken after a step.
     all: usize,
     done: usize,
     each: usize,
-    /// What is left of the next panel to be asked for, and how many cache lines of it after a step: so
+    /// What is left of the next panel to prefetch, and how many cache lines of it after a step: so
     /// much stands between two of the unit's loads now that the core does not look far enough ahead.
     ahead: *const f32,
     lines: usize,
 }
 
-impl<F: Finish> Pending<'_, F> {
+impl<F: Epilogue> Pending<'_, F> {
     /// Takes what is left.
     ///
     /// # Safety
@@ -57,13 +57,17 @@ impl<F: Finish> Pending<'_, F> {
     }
 
     /// # Safety
-    /// As for [`Finish::take`]; the results, and of bytes the scales, can be read.
+    /// As for [`Epilogue::apply`]; the results, and of bytes the scales, can be read.
     #[inline(always)]
     unsafe fn until<S: Simd>(&mut self, end: usize) {
         for index in self.done..end {
-            let (row, column) = (index / (PANEL / TAKEN), index % (PANEL / TAKEN) * TAKEN);
+            let (row, column) = (
+                index / (PANEL / AT_ONCE),
+                index % (PANEL / AT_ONCE) * AT_ONCE,
+            );
             let [next_row, next_column] = self.next;
-            self.finish.ask(next_row + row, next_column + column, TAKEN);
+            self.epilogue
+                .prefetch(next_row + row, next_column + column, AT_ONCE);
             let [first_row, first_column] = self.first;
             // SAFETY: as the caller says.
             unsafe {
@@ -74,14 +78,14 @@ impl<F: Finish> Pending<'_, F> {
                     value::<S>(&self.start, sums[0], row, column),
                     value::<S>(&self.start, sums[1], row, column + LANES),
                 ];
-                self.finish.take::<S>(values, row, column, TAKEN);
+                self.epilogue.apply::<S>(values, row, column, AT_ONCE);
             }
         }
         self.done = self.done.max(end);
     }
 }
 
-impl<F: Finish> Beside for Pending<'_, F> {
+impl<F: Epilogue> Beside for Pending<'_, F> {
     #[inline(always)]
     unsafe fn some<S: Simd>(&mut self) {
         for _ in 0..self.lines {
@@ -101,7 +105,7 @@ impl<F: Finish> Beside for Pending<'_, F> {
 unsafe fn value<S: Simd>(start: &Start, sum: S::V, row: usize, column: usize) -> S::V {
     let Start::Scaled {
         rows,
-        steps,
+        scales,
         sums,
         bias,
     } = start
@@ -110,41 +114,41 @@ unsafe fn value<S: Simd>(start: &Start, sum: S::V, row: usize, column: usize) ->
     };
     // SAFETY: as the caller says.
     unsafe {
-        let (steps, sums) = (S::load(steps.add(column)), S::load(sums.add(column)));
+        let (scales, sums) = (S::load(scales.add(column)), S::load(sums.add(column)));
         let bias = S::load(bias.add(column));
-        let least = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);
-        let step = S::mul(S::splat(*rows.add(2 * row)), steps);
-        S::fma(S::from_int(sum), step, least)
+        let offset = S::fma(S::splat(*rows.add(2 * row + 1)), sums, bias);
+        let scale = S::mul(S::splat(*rows.add(2 * row)), scales);
+        S::fma(S::from_int(sum), scale, offset)
     }
 }
 
-const _: () = assert!(BESIDE_WORDS == 2 * BLOCK * PANEL && PANEL.is_multiple_of(TAKEN));
+const _: () = assert!(BESIDE_WORDS == 2 * BLOCK * PANEL && PANEL.is_multiple_of(AT_ONCE));
 
-/// A product whose results are taken up by the vectors while the unit multiplies on, as far as its
+/// A product whose epilogue the vectors apply while the unit multiplies on, as far as its
 /// sides fill registers.
-pub(in crate::cpu) struct FinishedTiles<F> {
+pub(in crate::cpu) struct EpilogueTiles<F> {
     product: Product,
     form: Form,
-    finish: F,
+    epilogue: F,
     rows: usize,
 }
 
-impl<F: Finish> FinishedTiles<F> {
+impl<F: Epilogue> EpilogueTiles<F> {
     /// The product's result is room for two blocks of rows of a panel.
-    pub(in crate::cpu) fn new(product: Product, form: Form, finish: F) -> Self {
+    pub(in crate::cpu) fn new(product: Product, form: Form, epilogue: F) -> Self {
         let p = &product;
         let fills = p.depth.is_multiple_of(SIDE) && p.depth <= DEPTH && p.depth > 0;
         let fills = fills && p.b.cols.is_multiple_of(PANEL) && p.unit_step == 1;
         let rows = if fills { p.rows / SIDE * SIDE } else { 0 };
-        FinishedTiles {
+        EpilogueTiles {
             product,
             form,
-            finish,
+            epilogue,
             rows,
         }
     }
 
-    /// Rows whose results are taken up.
+    /// Rows to which the epilogue is applied.
     pub(in crate::cpu) fn rows(&self) -> usize {
         self.rows
     }
@@ -158,14 +162,14 @@ impl<F: Finish> FinishedTiles<F> {
         // A step of each half of the columns but the last one is followed by some.
         let times = (PANEL / BLOCK) * (steps - 1).max(1);
         let mut pending = Pending {
-            finish: &self.finish,
+            epilogue: &self.epilogue,
             start: p.start,
             from: p.c.cast_const(),
             first: [0; 2],
             next: [0; 2],
             all: 0,
             done: 0,
-            each: (BLOCK * PANEL / TAKEN).div_ceil(times),
+            each: (BLOCK * PANEL / AT_ONCE).div_ceil(times),
             ahead: p.b.data,
             lines: (p.depth * PANEL / LINE).div_ceil(times * self.rows.div_ceil(BLOCK)),
         };
@@ -207,7 +211,7 @@ impl<F: Finish> FinishedTiles<F> {
                 unsafe { pending.rest::<S>() };
                 pending.from = to[0];
                 pending.first = [row, column];
-                (pending.all, pending.done) = (count * (PANEL / TAKEN), 0);
+                (pending.all, pending.done) = (count * (PANEL / AT_ONCE), 0);
                 to.swap(0, 1);
             }
         }
@@ -216,7 +220,7 @@ impl<F: Finish> FinishedTiles<F> {
     }
 }
 
-impl<F: Finish> Kernel for FinishedTiles<F> {
+impl<F: Epilogue> Kernel for EpilogueTiles<F> {
     type Output = ();
 
     #[inline(always)]

@@ -25,7 +25,7 @@ pub struct BatchArgs {
     #[arg(long, value_name = "L", default_value = "128")]
     pub seq: NonZeroUsize,
     /// A file with the length of one sequence a line, instead of --seq: ragged batches in its order
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "seq")]
     pub lengths: Option<PathBuf>,
 }
 
@@ -48,6 +48,26 @@ impl BatchArgs {
             bail!("--seq {seq}: a sequence has from {least} to {most} tokens here");
         }
         Ok(vec![seq; batch])
+    }
+
+    /// As [`lengths`](BatchArgs::lengths), for what times a single batch.
+    ///
+    /// # Errors
+    /// As there; or the file has more sequences than a batch.
+    pub fn lengths_of_one(
+        &self,
+        batch: usize,
+        allowed: RangeInclusive<usize>,
+    ) -> Result<Vec<usize>> {
+        let lengths = self.lengths(batch, allowed)?;
+        match (&self.lengths, lengths.len()) {
+            (Some(path), count) if count > batch => bail!(
+                "{}: {count} sequences, and one batch of {batch} is timed here; shorten the file or \
+                 raise --batch",
+                path.display()
+            ),
+            _ => Ok(lengths),
+        }
     }
 
     /// Adds the shape to `fields`, and returns it for people.

@@ -36,10 +36,9 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
     let preset = PretrainConfig::preset(&args.batch.preset)?;
     let (generator, discriminator) = preset.networks(made_up::VOCABULARY)?;
     let batch = args.batch.batch.map_or(BATCH, NonZeroUsize::get);
-    let mut lengths = args
+    let lengths = args
         .batch
-        .lengths(batch, 1..=discriminator.max_position_embeddings)?;
-    lengths.truncate(batch);
+        .lengths_of_one(batch, 1..=discriminator.max_position_embeddings)?;
     let tokens: usize = lengths.iter().sum();
     let masked = ((tokens as f64 * preset.mask_prob) as usize).max(1);
     let mut products = products("discriminator", &discriminator, tokens);
@@ -212,8 +211,8 @@ impl Gemm<'_> {
     }
 
     /// Products in bytes, which there are inside of whole layers alone: a layer is timed, and the
-    /// time shared out as its parts took it. A product's part has the making of bytes, and what is
-    /// done with its results.
+    /// time shared out as its parts took it. A product's part has its epilogue, and the quantization of
+    /// its input, but where a norm does that.
     fn in_layer<B: Backend>(
         &self,
         backend: &mut B,

@@ -6,7 +6,7 @@ use electra_engine::cpu::{Isa, Precision};
 use electra_train::interrupt::StopFlag;
 use std::num::NonZeroUsize;
 use std::ops::AddAssign;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// How often to measure.
@@ -191,15 +191,20 @@ impl<'a> Clock<'a> {
     }
 }
 
-/// Billions of multiplies and adds a second of `threads` cores at once, in registers.
+/// Billions of multiplies and adds a second of `threads` cores at once, in registers; of fewer where the
+/// system grants fewer threads.
 pub fn register_peak(isa: Isa, threads: usize, precision: Precision) -> f64 {
-    let together = Barrier::new(threads);
+    let together = AtomicBool::new(false);
     let one = || {
-        together.wait();
+        while !together.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
         isa.peak_gflops(precision)
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(one)).collect();
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, one).ok();
+        let others: Vec<_> = (1..threads).map_while(spawn).collect();
+        together.store(true, Ordering::Release);
         let own = one();
         own + others
             .into_iter()

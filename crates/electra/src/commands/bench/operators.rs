@@ -36,10 +36,9 @@ pub fn run(args: Args, stop: &StopFlag) -> Result<()> {
     let preset = PretrainConfig::preset(&args.batch.preset)?;
     let config = preset.networks(made_up::VOCABULARY)?.1;
     let batch = args.batch.batch.map_or(BATCH, NonZeroUsize::get);
-    let mut lengths = args
+    let lengths = args
         .batch
-        .lengths(batch, 1..=config.max_position_embeddings)?;
-    lengths.truncate(batch);
+        .lengths_of_one(batch, 1..=config.max_position_embeddings)?;
     let words = 40 * config.hidden_size + 6 * config.intermediate_size;
     check_memory(lengths.iter().sum(), words)?;
     args.device.run(Operators {

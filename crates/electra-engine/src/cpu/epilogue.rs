@@ -1,7 +1,5 @@
-//! What becomes of a product's results where they are taken up, thirty-two values of a row at a time.
-//!
-//! The vectors do it while the results are in the L1 cache; with the matrix unit, while it multiplies
-//! on.
+//! Epilogues of products: what becomes of results while they are in the L1 cache, thirty-two values of a
+//! row at a time; with the matrix unit, while it multiplies on.
 
 use super::elementwise::activate;
 use super::gemm::{Form, STRIP};
@@ -11,14 +9,14 @@ use super::view::{LINE, View, prefetch_to_write};
 use crate::backend::Activation;
 use std::ops::Range;
 
-/// Values that are taken up at once.
-pub(super) const TAKEN: usize = 2 * LANES;
-/// Rows of a panel that the vectors take up at once, at most: they stay in the L1 cache.
+/// Values that an epilogue is applied to at once.
+pub(super) const AT_ONCE: usize = 2 * LANES;
+/// Rows of a panel between product and epilogue, at most: they stay in the L1 cache.
 pub(super) const TILE_ROWS: usize = 4 * STRIP;
 
-/// What is done with results. Rows and columns are counted from the product's first.
-pub(super) trait Finish: Copy {
-    /// Rows of a panel that the vectors take up at once: fewer where more would be asked for than can be
+/// What is fused to a product. Rows and columns are counted from the product's first.
+pub(super) trait Epilogue: Copy {
+    /// Rows of a panel between product and epilogue: fewer where more would be prefetched than can be
     /// under way.
     const ROWS: usize = TILE_ROWS;
 
@@ -33,15 +31,15 @@ pub(super) trait Finish: Copy {
         None
     }
 
-    /// Takes `count` ≤ [`TAKEN`] values of a row, from an even column on. It is `#[inline(always)]`, and
+    /// Takes `count` ≤ [`AT_ONCE`] values of a row, from an even column on. It is `#[inline(always)]`, and
     /// so is what it calls with vectors: a part of a kernel that is not inlined lacks the instruction set.
     ///
     /// # Safety
-    /// The places [`fit`](Finish::fits) the row and the columns, and nobody else uses them.
-    unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize);
+    /// The places [`fit`](Epilogue::fits) the row and the columns, and nobody else uses them.
+    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize);
 
-    /// Asks for where `count` values of a row go to.
-    fn ask(&self, row: usize, column: usize, count: usize);
+    /// Prefetches the places of `count` values of a row.
+    fn prefetch(&self, row: usize, column: usize, count: usize);
 }
 
 /// How closely an activation is computed.
@@ -98,7 +96,7 @@ impl Place {
     }
 
     /// # Safety
-    /// As for [`Finish::take`].
+    /// As for [`Epilogue::apply`].
     #[inline(always)]
     unsafe fn read<S: Simd>(&self, row: usize, column: usize, count: usize) -> [S::V; 2] {
         let words = self.form.units(count);
@@ -112,7 +110,7 @@ impl Place {
     }
 
     /// # Safety
-    /// As for [`Finish::take`].
+    /// As for [`Epilogue::apply`].
     #[inline(always)]
     unsafe fn write<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
         let words = self.form.units(count);
@@ -126,7 +124,7 @@ impl Place {
         S::write(second, values[1]);
     }
 
-    fn ask(&self, row: usize, column: usize, count: usize) {
+    fn prefetch(&self, row: usize, column: usize, count: usize) {
         let from = self.at(row, column);
         for word in (0..self.form.units(count)).step_by(LINE) {
             prefetch_to_write(from.wrapping_add(word));
@@ -157,7 +155,7 @@ impl Store {
     }
 }
 
-impl Finish for Store {
+impl Epilogue for Store {
     fn form(&self) -> Form {
         match self.places().any(|place| place.form == Form::Bf16) {
             true => Form::Bf16,
@@ -175,7 +173,7 @@ impl Finish for Store {
     }
 
     #[inline(always)]
-    unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
         // SAFETY: as the caller says.
         unsafe {
             if let Some(place) = &self.plain {
@@ -193,9 +191,9 @@ impl Finish for Store {
     }
 
     /// What goes through the activation is read again at once, and near.
-    fn ask(&self, row: usize, column: usize, count: usize) {
+    fn prefetch(&self, row: usize, column: usize, count: usize) {
         if let Some(place) = &self.plain {
-            place.ask(row, column, count);
+            place.prefetch(row, column, count);
         }
     }
 }
@@ -210,7 +208,7 @@ pub(super) struct ActivationGradient {
     pub(super) d: Place,
 }
 
-impl Finish for ActivationGradient {
+impl Epilogue for ActivationGradient {
     /// Both places lie far away, and of four strips they are 96 cache lines in bf16.
     const ROWS: usize = STRIP;
 
@@ -224,7 +222,7 @@ impl Finish for ActivationGradient {
     }
 
     #[inline(always)]
-    unsafe fn take<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
         // SAFETY: as the caller says.
         unsafe {
             let [first, second] = self.z.read::<S>(row, column, count);
@@ -239,15 +237,15 @@ impl Finish for ActivationGradient {
         }
     }
 
-    fn ask(&self, row: usize, column: usize, count: usize) {
-        self.z.ask(row, column, count);
-        self.d.ask(row, column, count);
+    fn prefetch(&self, row: usize, column: usize, count: usize) {
+        self.z.prefetch(row, column, count);
+        self.d.prefetch(row, column, count);
     }
 }
 
-/// Results of some rows of a panel, which are taken up all at once.
-pub(super) struct Taken<'a, F> {
-    pub(super) finish: F,
+/// An epilogue applied to some rows of a panel.
+pub(super) struct PanelEpilogue<'a, F> {
+    pub(super) epilogue: F,
     /// `stride` words a row.
     pub(super) values: &'a [f32],
     pub(super) stride: usize,
@@ -257,7 +255,7 @@ pub(super) struct Taken<'a, F> {
     pub(super) first: [usize; 2],
 }
 
-impl<F: Finish> Kernel for Taken<'_, F> {
+impl<F: Epilogue> Kernel for PanelEpilogue<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -265,11 +263,11 @@ impl<F: Finish> Kernel for Taken<'_, F> {
         let [first, column] = self.first;
         for (values, row) in self.values.chunks_exact(self.stride.max(1)).zip(first..) {
             let values = &values[..self.cols];
-            for (at, values) in values.chunks(TAKEN).enumerate() {
+            for (at, values) in values.chunks(AT_ONCE).enumerate() {
                 let pair = [S::read(values), S::read(&values[values.len().min(LANES)..])];
-                let column = column + at * TAKEN;
+                let column = column + at * AT_ONCE;
                 // SAFETY: whoever makes the kernel vouches for the places.
-                unsafe { self.finish.take::<S>(pair, row, column, values.len()) };
+                unsafe { self.epilogue.apply::<S>(pair, row, column, values.len()) };
             }
         }
     }
@@ -284,19 +282,24 @@ impl<F: Finish> Kernel for Taken<'_, F> {
 /// If it has fewer rows or columns.
 pub(super) unsafe fn store_rows(isa: Isa, values: &[f32], cols: usize, to: Place) {
     assert!(to.fits(values.len() / cols.max(1), cols));
-    let taken = Taken {
-        finish: Store::plain(to),
+    let rows = PanelEpilogue {
+        epilogue: Store::plain(to),
         values,
         stride: cols,
         cols,
         first: [0; 2],
     };
-    isa.run_in(to.form, taken);
+    isa.run_in(to.form, rows);
 }
 
-/// Asks for where some rows of a panel go to.
-pub(super) fn ask_for<F: Finish>(finish: &F, rows: Range<usize>, column: usize, cols: usize) {
+/// Prefetches the places of some rows of a panel.
+pub(super) fn prefetch_rows<F: Epilogue>(
+    epilogue: &F,
+    rows: Range<usize>,
+    column: usize,
+    cols: usize,
+) {
     for row in rows {
-        finish.ask(row, column, cols);
+        epilogue.prefetch(row, column, cols);
     }
 }
