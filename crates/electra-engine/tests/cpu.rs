@@ -64,6 +64,7 @@ fn instruction_sets_are_those_that_the_system_names() {
     let vnni = wide && has("avx512_vnni");
     for (isa, there) in [
         (Isa::Avx2, has("avx2") && has("fma")),
+        (Isa::Avx2Vnni, has("avx2") && has("fma") && has("avx_vnni")),
         (Isa::Avx512, wide),
         (Isa::Avx512Vnni, vnni),
         (Isa::Avx512Bf16, vnni && has("avx512_bf16")),

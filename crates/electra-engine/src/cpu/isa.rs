@@ -16,6 +16,8 @@ pub enum Isa {
     Avx512Vnni,
     /// AVX-512.
     Avx512,
+    /// AVX2 with FMA and dot products of bytes (AVX-VNNI).
+    Avx2Vnni,
     /// AVX2 with FMA.
     Avx2,
     /// Whatever the compiler makes of plain arrays for the target.
@@ -24,11 +26,12 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set that there is, the best first.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Amx,
         Isa::Avx512Bf16,
         Isa::Avx512Vnni,
         Isa::Avx512,
+        Isa::Avx2Vnni,
         Isa::Avx2,
         Isa::Portable,
     ];
@@ -63,6 +66,7 @@ impl Isa {
                 let wide = has!("avx512f") && has!("avx512bw");
                 Isa::Avx2.is_here() && wide && has!("avx512dq") && has!("avx512vl")
             }
+            Isa::Avx2Vnni => Isa::Avx2.is_here() && has!("avxvnni"),
             Isa::Avx2 => has!("avx2") && has!("fma"),
             Isa::Portable => true,
         }
@@ -80,6 +84,7 @@ impl Isa {
             Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Avx512Vnni => "avx512-vnni",
             Isa::Avx512 => "avx512",
+            Isa::Avx2Vnni => "avx2-vnni",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",
         }
@@ -122,7 +127,7 @@ impl Isa {
             Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            Isa::Avx2 => unsafe { avx2(kernel) },
+            Isa::Avx2Vnni | Isa::Avx2 => unsafe { avx2(kernel) },
             _ => kernel.run::<Portable>(),
         }
     }
@@ -145,6 +150,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe { avx512_vnni(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the CPU has the instructions.
+            Isa::Avx2Vnni => unsafe { avx2_vnni(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx512 | Isa::Avx2 => unsafe { avx2(kernel) },
@@ -212,5 +220,12 @@ fn avx512_vnni<K: Kernel>(kernel: K) -> K::Output {
 #[inline(never)]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx2>()
+    kernel.run::<Avx2<false>>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avxvnni,avx2,fma")]
+fn avx2_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2<true>>()
 }

@@ -102,7 +102,7 @@ mod tests {
     fn the_peak_is_one_of_products() {
         for isa in Isa::available().into_iter().filter(|isa| !isa.has_tiles()) {
             let most = match isa {
-                Isa::Avx512Bf16 | Isa::Avx512Vnni => 6.0,
+                Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx2Vnni => 6.0,
                 _ => 3.0,
             };
             // A neighbour may slow down one of them, but not each time.

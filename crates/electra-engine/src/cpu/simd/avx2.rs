@@ -3,9 +3,9 @@
 use super::{LANES, Simd};
 use std::arch::x86_64::*;
 
-/// AVX2 with FMA.
+/// AVX2 with FMA, and with dot products of bytes where `VNNI` says so.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const VNNI: bool>;
 
 /// To the nearest whole number, silently.
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -26,7 +26,7 @@ macro_rules! op {
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = [__m256; 2];
     type U = [__m256i; 2];
     const TILE: usize = 1;
@@ -191,8 +191,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_int8(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
-        // Even and odd bytes apart, as i16: no sum of theirs overflows.
         let [acc, a, b] = [acc, a, b].map(|v| halves!(_mm256_castps_si256(v)));
+        if VNNI {
+            let sum = halves!(_mm256_dpbusd_avx_epi32(acc, a, b));
+            return halves!(_mm256_castsi256_ps(sum));
+        }
+        // Even and odd bytes apart, as i16: no sum of theirs overflows.
         let low = op!([_mm256_set1_epi16(0xff); 2]);
         let a_even = halves!(_mm256_and_si256(a, low));
         let a_odd = halves!(_mm256_srli_epi16::<8>(a));
