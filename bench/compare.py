@@ -160,7 +160,7 @@ def rows(threads: int) -> Iterator[Row]:
         load = ["load.py", "--models", str(MODELS), "--preset", "small", "--precision", precision, "--peer"]
         peers = {
             f"OpenVINO {precision}": [*load, "openvino"],
-            f"OpenVINO {precision}, its compiled model cached": [*load, "openvino", "--cached"],
+            f"OpenVINO {precision}, cached": [*load, "openvino", "--cached"],
         }
         if precision != "bf16":
             peers[f"ONNX Runtime {precision}"] = [*load, "onnxruntime"]
@@ -304,6 +304,10 @@ class Comparison:
         unit = {"tokens_per_s": "tokens/s", "ms": "ms", "mb_per_s": "MB/s"}[row.measure]
         peaks = self.values(row, "electra", "fraction_of_peak")
         share = f", {statistics.median(peaks):.0%} of peak" if peaks else ""
+        results = [self.kept.get(row.name, "electra", i) for i in range(self.args.rounds)]
+        used = {r["precision"] for r in results if r and "precision" in r and "--precision" in row.ours}
+        for precision in sorted(used - set(row.ours)):
+            share += f", computed in {precision}"
         if data := self.values(row, "electra", "data_ms"):
             times = self.values(row, "electra", "ms")
             share += f", loading, masking and packing {statistics.median(data) / statistics.median(times):.2%}"

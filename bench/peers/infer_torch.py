@@ -30,8 +30,8 @@ def main() -> None:
     if half and args.bf16_weights:
         model = model.to(torch.bfloat16)
     autocast = torch.autocast("cpu", torch.bfloat16) if half and not args.bf16_weights else contextlib.nullcontext()
-    # Weights as constants, which the compiler may pack.
-    torch._inductor.config.freezing = args.compile
+    if args.compile:  # weights as constants, which the compiler may pack
+        torch._inductor.config.freezing = True
     run = torch.compile(model, dynamic=bool(args.lengths)) if args.compile else model
     made = batches(args)
     # Without a mask attention takes its fastest way.

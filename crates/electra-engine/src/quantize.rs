@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_a_step_are_zero() {
+    fn rows_without_a_scale_are_zero() {
         for row in [[0.0, -0.0], [1e-40, -1e-39]] {
             let mut bytes = [1; 2];
             assert_eq!(row_scale(&row), 0.0);

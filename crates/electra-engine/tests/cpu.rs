@@ -590,10 +590,23 @@ fn what_the_cpu_has_not_is_said() {
         "{notice}"
     );
     assert_eq!(cpu(Isa::Portable, Precision::F32, 1).notice(), None);
-    let best = cpu(Isa::available()[0], Precision::Bf16, 1);
-    match best.precision() {
-        Precision::Bf16 => assert_eq!(best.notice(), None),
-        _ => assert!(best.notice().expect("so is this one").contains("f32")),
+    let here = Isa::available();
+    for &isa in &here {
+        let backend = cpu(isa, Precision::Bf16, 1);
+        let Some(notice) = backend.notice() else {
+            assert_eq!(backend.precision(), Precision::Bf16);
+            continue;
+        };
+        assert!(notice.contains("computing in f32"), "{notice}");
+        // What a notice advises works, and only the best set has a choice.
+        if let Some((_, advice)) = notice.split_once("ELECTRA_ISA=") {
+            let name = advice.split(' ').next().unwrap_or_default();
+            let advised = Isa::from_name(name).expect("an instruction set");
+            assert!(
+                here.contains(&advised) && advised.has_bf16() && isa == here[0],
+                "{notice}"
+            );
+        }
     }
     for isa in Isa::available() {
         assert_eq!(Isa::from_name(isa.name()), Some(isa));

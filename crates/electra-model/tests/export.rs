@@ -241,18 +241,18 @@ fn join(path: &Path, header: &serde_json::Map<String, serde_json::Value>, data: 
 }
 
 #[test]
-fn steps_that_are_missing_misshaped_or_not_finite_are_named() {
+fn scales_that_are_missing_misshaped_or_not_finite_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("int8");
     export(&open(&golden("tiny-discriminator")), &int8(&[]), &to).unwrap();
     let file = to.join("model.safetensors");
     let (header, data) = parts(&file);
     let weight = format!("{LAYER}output.dense.weight");
-    let steps = format!("{weight}_scale");
+    let scales = format!("{weight}_scale");
     let message = || ModelDir::open(&to).unwrap_err().to_string();
 
     let mut other = header.clone();
-    let entry = other.remove(&steps).unwrap();
+    let entry = other.remove(&scales).unwrap();
     other.insert("electra.other".into(), entry.clone());
     join(&file, &other, &data);
     let text = message();
@@ -263,11 +263,11 @@ fn steps_that_are_missing_misshaped_or_not_finite_are_named() {
 
     let mut other = header.clone();
     let rows = entry["shape"][0].as_u64().unwrap();
-    other[&steps]["shape"] = json!([rows / 2, 2]);
+    other[&scales]["shape"] = json!([rows / 2, 2]);
     join(&file, &other, &data);
     let text = message();
     assert!(
-        text.contains(&steps) && text.contains(&format!("instead of [{rows}]")),
+        text.contains(&scales) && text.contains(&format!("instead of [{rows}]")),
         "{text}"
     );
 
@@ -277,7 +277,7 @@ fn steps_that_are_missing_misshaped_or_not_finite_are_named() {
     join(&file, &header, &damaged);
     let text = message();
     assert!(
-        text.contains(&steps) && text.contains("holds inf at element 1"),
+        text.contains(&scales) && text.contains("holds inf at element 1"),
         "{text}"
     );
     join(&file, &header, &data);

@@ -50,9 +50,10 @@ impl Isa {
         sets
     }
 
-    /// Whether this set has been put before one with products of bf16, because of those.
+    /// Whether this set is the best there is because products of bf16 are slow.
     pub(super) fn avoids_bf16(self) -> bool {
-        self == Isa::Avx512Vnni && has_slow_bf16()
+        let sets = Isa::available();
+        self == Isa::Avx512Vnni && sets[0] == self && sets.contains(&Isa::Avx512Bf16)
     }
 
     #[cfg(target_arch = "x86_64")]

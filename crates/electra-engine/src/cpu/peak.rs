@@ -124,12 +124,18 @@ mod tests {
             return;
         };
         let first = Some(bf16) < place(Isa::Avx512Vnni);
-        // Again, for a neighbour's sake.
-        let held = (0..10).any(|_| {
-            let [f32, bf16] = [Precision::F32, Precision::Bf16]
-                .map(|precision| Isa::Avx512Bf16.peak_gflops(precision));
-            first == (bf16 > f32)
-        });
-        assert!(held, "{sets:?}");
+        // The best of ten, in turn: a neighbour slows some of them.
+        let mut best = [0.0f64; 2];
+        for _ in 0..10 {
+            for (best, precision) in best.iter_mut().zip([Precision::F32, Precision::Bf16]) {
+                *best = best.max(Isa::Avx512Bf16.peak_gflops(precision));
+            }
+        }
+        let [f32, bf16] = best;
+        assert_eq!(
+            first,
+            bf16 > f32,
+            "`has_slow_bf16` does not hold for this CPU: {f32} GFLOP/s in f32, {bf16} in bf16"
+        );
     }
 }

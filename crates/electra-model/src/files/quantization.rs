@@ -11,7 +11,7 @@ use crate::config::ElectraConfig;
 /// The key of `config.json`.
 const KEY: &str = "quantization_config";
 /// What follows the name of a weight in bytes in the name of its scales, one a row.
-const STEPS: &str = "_scale";
+const SCALES: &str = "_scale";
 /// Linear layers of an encoder layer, by their names in it.
 const LINEARS: [&str; 6] = [
     "attention.self.query",
@@ -103,7 +103,7 @@ impl Quantization {
 
 /// The name of the scales of the weight called `weight`.
 pub(crate) fn scales_of(weight: &str) -> String {
-    format!("{weight}{STEPS}")
+    format!("{weight}{SCALES}")
 }
 
 /// Whether a module is a linear layer of an encoder's layer.
