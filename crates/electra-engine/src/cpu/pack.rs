@@ -1,9 +1,11 @@
 //! Packing: values into the order and the form in which a product reads them.
 
 mod bytes;
+mod rows;
 mod strips;
 
 pub(crate) use bytes::{pack_panel_int8, quantize_row, quantize_rows};
+pub(crate) use rows::{pack_rows_bf16, zip_rows};
 pub(crate) use strips::{Strips, pack_strips};
 
 use super::gemm::{Form, PANEL, Panels};
@@ -495,76 +497,6 @@ impl Kernel for ColumnSums<'_> {
             for (to, sum) in to.chunks_mut(LANES).zip(sums) {
                 let before = S::read(to);
                 S::write(to, S::add(before, sum));
-            }
-        }
-    }
-}
-
-/// Rows as pairs of bf16: `to` gets `rows` rows of `cols.div_ceil(2)` words, `step` words apart.
-///
-/// # Safety
-/// The source can be read.
-pub(crate) unsafe fn pack_rows_bf16(isa: Isa, source: Source, step: usize, to: &mut [f32]) {
-    assert!(to.len() == source.rows * step && step >= source.cols.div_ceil(2));
-    isa.run_bf16(RowsBf16 { source, step, to });
-}
-
-struct RowsBf16<'a> {
-    source: Source,
-    step: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for RowsBf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let units = self.source.cols.div_ceil(2);
-        for (row, to) in self.to.chunks_exact_mut(self.step.max(1)).enumerate() {
-            for (i, words) in to[..units].chunks_mut(LANES).enumerate() {
-                // SAFETY: the caller of `pack_rows_bf16` says that the source can be read.
-                let pairs = unsafe { self.source.pairs::<S>(row, 2 * i * LANES) };
-                S::write(words, pairs);
-            }
-        }
-    }
-}
-
-/// Pairs of rows as pairs of bf16: unit `u`, column `j` of `to` at `u · stride + j` holds rows `2u`
-/// and `2u + 1` of column `j`. A left side whose depth runs over the rows.
-///
-/// # Safety
-/// The source can be read.
-pub(crate) unsafe fn zip_rows(isa: Isa, source: Source, to: &mut [f32], stride: usize) {
-    assert!(stride >= source.cols && to.len() >= source.rows.div_ceil(2) * stride);
-    isa.run_bf16(ZipRows { source, to, stride });
-}
-
-struct ZipRows<'a> {
-    source: Source,
-    to: &'a mut [f32],
-    stride: usize,
-}
-
-impl Kernel for ZipRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let units = self.source.rows.div_ceil(2);
-        for (unit, to) in self
-            .to
-            .chunks_exact_mut(self.stride)
-            .take(units)
-            .enumerate()
-        {
-            for (i, to) in to[..self.source.cols].chunks_mut(2 * LANES).enumerate() {
-                // SAFETY: the caller of `zip_rows` says that the source can be read.
-                let (first, second) = unsafe { self.source.zipped::<S>(2 * unit, 2 * i * LANES) };
-                let (low, high) = to.split_at_mut(to.len().min(LANES));
-                S::write(low, first);
-                S::write(high, second);
             }
         }
     }
