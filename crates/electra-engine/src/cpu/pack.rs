@@ -1,11 +1,11 @@
 //! Packing: values into the order and the form in which a product reads them.
 
+mod bf16;
 mod bytes;
-mod rows;
 mod strips;
 
+pub(crate) use bf16::{pack_rows_bf16, zip_rows};
 pub(crate) use bytes::{pack_panel_int8, quantize_row, quantize_rows};
-pub(crate) use rows::{pack_rows_bf16, zip_rows};
 pub(crate) use strips::{Strips, pack_strips};
 
 use super::gemm::{Form, PANEL, Panels};
