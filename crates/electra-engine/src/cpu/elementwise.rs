@@ -6,6 +6,7 @@ use super::isa::Kernel;
 use super::math::{gelu_slope_bf16, normal_cdf, normal_cdf_bf16, sigmoid};
 use super::simd::{LANES, Simd};
 use crate::backend::{Activation, Array, Ints};
+use std::marker::PhantomData;
 
 /// √(2 / π)
 const ROOT: f32 = 0.797_884_6;
@@ -13,60 +14,99 @@ const CUBIC: f32 = 0.044715;
 /// 1 / √(2 π)
 const DENSITY: f32 = 0.398_942_3;
 
-/// f(z), within 3e-7 · max(1, |z|), and f'(z), within 3e-6; where products of bf16 or bytes can tell no
-/// more, as [`math`](super::math) says.
-#[inline(always)]
-pub(super) fn activate<S: Simd>(
-    activation: Activation,
-    accuracy: Accuracy,
-    z: S::V,
-) -> (S::V, S::V) {
-    match (activation, accuracy) {
-        (Activation::Gelu, Accuracy::Bf16) => {
-            (S::mul(z, normal_cdf_bf16::<S>(z)), gelu_slope_bf16::<S>(z))
-        }
-        (Activation::Gelu, Accuracy::F32) => {
-            let (cdf, bell) = normal_cdf::<S>(z);
-            let slope = S::fma(z, S::mul(bell, S::splat(DENSITY)), cdf);
-            (S::mul(z, cdf), slope)
-        }
-        (Activation::GeluTanh, _) => {
-            // (1 + tanh u) / 2 is the sigmoid s of 2 u; its slope is 2 s (1 − s) u'.
-            let square = S::mul(z, z);
-            let inner = S::fma(square, S::splat(CUBIC), S::splat(1.0));
-            let s = sigmoid::<S>(S::mul(S::mul(z, inner), S::splat(2.0 * ROOT)));
-            let slope = S::fma(square, S::splat(3.0 * CUBIC), S::splat(1.0));
-            let slope = S::mul(slope, S::splat(2.0 * ROOT));
-            let rise = S::mul(S::mul(s, S::sub(S::splat(1.0), s)), slope);
-            // z · rise vanishes for large |z|, where z³ may not be finite.
-            let rise = S::select_less(S::abs(z), S::splat(30.0), rise, S::splat(0.0));
-            (S::mul(z, s), S::fma(z, rise, s))
-        }
+/// An activation at an accuracy, as a type, so that a loop over values does not ask for it.
+pub(super) trait Function: Copy {
+    /// f(z) and f'(z).
+    fn both<S: Simd>(z: S::V) -> (S::V, S::V);
+}
+
+/// GELU within 3e-7 · max(1, |z|), its slope within 3e-6.
+#[derive(Clone, Copy)]
+pub(super) struct Gelu;
+
+/// GELU where products of bf16 or bytes can tell no more, as [`math`](super::math) says.
+#[derive(Clone, Copy)]
+pub(super) struct RoughGelu;
+
+/// GELU by its approximation with tanh, as closely as [`Gelu`].
+#[derive(Clone, Copy)]
+pub(super) struct TanhGelu;
+
+impl Function for Gelu {
+    #[inline(always)]
+    fn both<S: Simd>(z: S::V) -> (S::V, S::V) {
+        let (cdf, bell) = normal_cdf::<S>(z);
+        let slope = S::fma(z, S::mul(bell, S::splat(DENSITY)), cdf);
+        (S::mul(z, cdf), slope)
     }
 }
 
-struct Activate<'a>(Activation, &'a [f32], &'a mut [f32]);
+impl Function for RoughGelu {
+    #[inline(always)]
+    fn both<S: Simd>(z: S::V) -> (S::V, S::V) {
+        (S::mul(z, normal_cdf_bf16::<S>(z)), gelu_slope_bf16::<S>(z))
+    }
+}
 
-impl Kernel for Activate<'_> {
+impl Function for TanhGelu {
+    #[inline(always)]
+    fn both<S: Simd>(z: S::V) -> (S::V, S::V) {
+        // (1 + tanh u) / 2 is the sigmoid s of 2 u; its slope is 2 s (1 − s) u'.
+        let square = S::mul(z, z);
+        let inner = S::fma(square, S::splat(CUBIC), S::splat(1.0));
+        let s = sigmoid::<S>(S::mul(S::mul(z, inner), S::splat(2.0 * ROOT)));
+        let slope = S::fma(square, S::splat(3.0 * CUBIC), S::splat(1.0));
+        let slope = S::mul(slope, S::splat(2.0 * ROOT));
+        let rise = S::mul(S::mul(s, S::sub(S::splat(1.0), s)), slope);
+        // z · rise vanishes for large |z|, where z³ may not be finite.
+        let rise = S::select_less(S::abs(z), S::splat(30.0), rise, S::splat(0.0));
+        (S::mul(z, s), S::fma(z, rise, s))
+    }
+}
+
+/// An expression with an activation at an accuracy as a type.
+macro_rules! with_function {
+    ($activation:expr, $accuracy:expr, $function:ident => $body:expr) => {
+        match ($activation, $accuracy) {
+            (Activation::Gelu, Accuracy::F32) => {
+                type $function = Gelu;
+                $body
+            }
+            (Activation::Gelu, Accuracy::Bf16) => {
+                type $function = RoughGelu;
+                $body
+            }
+            (Activation::GeluTanh, _) => {
+                type $function = TanhGelu;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_function;
+
+struct Activate<'a, A>(&'a [f32], &'a mut [f32], PhantomData<A>);
+
+impl<A: Function> Kernel for Activate<'_, A> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for (z, y) in self.1.chunks(LANES).zip(self.2.chunks_mut(LANES)) {
-            S::write(y, activate::<S>(self.0, Accuracy::F32, S::read(z)).0);
+        for (z, y) in self.0.chunks(LANES).zip(self.1.chunks_mut(LANES)) {
+            S::write(y, A::both::<S>(S::read(z)).0);
         }
     }
 }
 
-struct ActivateBackward<'a>(Activation, &'a [f32], &'a mut [f32]);
+struct ActivateBackward<'a, A>(&'a [f32], &'a mut [f32], PhantomData<A>);
 
-impl Kernel for ActivateBackward<'_> {
+impl<A: Function> Kernel for ActivateBackward<'_, A> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for (z, d) in self.1.chunks(LANES).zip(self.2.chunks_mut(LANES)) {
-            let slope = activate::<S>(self.0, Accuracy::F32, S::read(z)).1;
+        for (z, d) in self.0.chunks(LANES).zip(self.1.chunks_mut(LANES)) {
+            let slope = A::both::<S>(S::read(z)).1;
             let product = S::mul(slope, S::read(d));
             S::write(d, product);
         }
@@ -82,7 +122,9 @@ impl Cpu {
             for r in rows {
                 // SAFETY: row r of y is this task's, and nobody writes to z.
                 let (z, y) = unsafe { (z.row(r), y.row_mut(r)) };
-                isa.run(Activate(activation, z, y));
+                with_function!(activation, Accuracy::F32, A => {
+                    isa.run(Activate::<A>(z, y, PhantomData))
+                });
             }
         });
     }
@@ -95,7 +137,9 @@ impl Cpu {
             for r in rows {
                 // SAFETY: row r of d is this task's, and nobody writes to z.
                 let (z, d) = unsafe { (z.row(r), d.row_mut(r)) };
-                isa.run(ActivateBackward(activation, z, d));
+                with_function!(activation, Accuracy::F32, A => {
+                    isa.run(ActivateBackward::<A>(z, d, PhantomData))
+                });
             }
         });
     }
@@ -139,16 +183,16 @@ mod tests {
     use super::*;
     use crate::cpu::isa::Isa;
 
-    struct Both<'a>(Activation, &'a [f32], &'a mut [f32], &'a mut [f32]);
+    struct Both<'a, A>(&'a [f32], [&'a mut [f32]; 2], PhantomData<A>);
 
-    impl Kernel for Both<'_> {
+    impl<A: Function> Kernel for Both<'_, A> {
         type Output = ();
 
         #[inline(always)]
         fn run<S: Simd>(self) {
-            let to = self.2.chunks_mut(LANES).zip(self.3.chunks_mut(LANES));
-            for (z, (y, slope)) in self.1.chunks(LANES).zip(to) {
-                let (value, by_z) = activate::<S>(self.0, Accuracy::F32, S::read(z));
+            let [y, slope] = self.1.map(|to| to.chunks_mut(LANES));
+            for (z, (y, slope)) in self.0.chunks(LANES).zip(y.zip(slope)) {
+                let (value, by_z) = A::both::<S>(S::read(z));
                 S::write(y, value);
                 S::write(slope, by_z);
             }
@@ -182,7 +226,10 @@ mod tests {
         let [mut y, mut slope] = [0, 1].map(|_| vec![0.0; z.len()]);
         for isa in Isa::available() {
             for activation in [Activation::Gelu, Activation::GeluTanh] {
-                isa.run(Both(activation, &z, &mut y, &mut slope));
+                let to = [&mut y[..], &mut slope[..]];
+                with_function!(activation, Accuracy::F32, A => {
+                    isa.run(Both::<A>(&z, to, PhantomData))
+                });
                 let (mut worst, mut worst_slope) = (0.0f64, 0.0f64);
                 for ((&z, &y), &slope) in z.iter().zip(&y).zip(&slope) {
                     let z = f64::from(z);

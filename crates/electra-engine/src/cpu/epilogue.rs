@@ -1,12 +1,13 @@
 //! Epilogues of products: what becomes of results while they are in the L1 cache, thirty-two values of a
 //! row at a time; with the matrix unit, while it multiplies on.
 
-use super::elementwise::activate;
+use super::elementwise::{Function, Gelu, RoughGelu, TanhGelu, with_function};
 use super::gemm::{Form, STRIP};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
 use super::view::{LINE, View, prefetch_to_write};
 use crate::backend::Activation;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Values that an epilogue is applied to at once.
@@ -31,15 +32,86 @@ pub(super) trait Epilogue: Copy {
         None
     }
 
+    /// Prefetches the places of `count` values of a row.
+    fn prefetch(&self, row: usize, column: usize, count: usize);
+
+    /// Calls `over` with form and activation as types.
+    fn typed<O: Over>(self, over: O);
+}
+
+/// An epilogue whose form and activation are types, so that a loop over values does not ask for them.
+pub(super) trait TypedEpilogue: Copy {
     /// Takes `count` ≤ [`AT_ONCE`] values of a row, from an even column on. It is `#[inline(always)]`, and
     /// so is what it calls with vectors: a part of a kernel that is not inlined lacks the instruction set.
     ///
     /// # Safety
     /// The places [`fit`](Epilogue::fits) the row and the columns, and nobody else uses them.
     unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize);
+}
 
-    /// Prefetches the places of `count` values of a row.
-    fn prefetch(&self, row: usize, column: usize, count: usize);
+/// A loop over values that an epilogue is applied to, inside a kernel.
+pub(super) trait Over {
+    fn run<E: TypedEpilogue>(self, epilogue: E);
+}
+
+/// Words of a form, two vectors of values at a time.
+trait Words: Copy {
+    const FORM: Form;
+    fn read<S: Simd>(from: &[f32]) -> [S::V; 2];
+    fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]);
+}
+
+#[derive(Clone, Copy)]
+struct F32Words;
+
+#[derive(Clone, Copy)]
+struct Bf16Words;
+
+impl Words for F32Words {
+    const FORM: Form = Form::F32;
+
+    #[inline(always)]
+    fn read<S: Simd>(from: &[f32]) -> [S::V; 2] {
+        [S::read(from), S::read(&from[from.len().min(LANES)..])]
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]) {
+        let (first, second) = to.split_at_mut(to.len().min(LANES));
+        S::write(first, values[0]);
+        S::write(second, values[1]);
+    }
+}
+
+impl Words for Bf16Words {
+    const FORM: Form = Form::Bf16;
+
+    #[inline(always)]
+    fn read<S: Simd>(from: &[f32]) -> [S::V; 2] {
+        S::values_bf16(S::read(from)).into()
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]) {
+        S::write(to, S::row_bf16(values[0], values[1]));
+    }
+}
+
+/// An expression with the words of a form as a type.
+macro_rules! with_words {
+    ($form:expr, $words:ident => $body:expr) => {
+        match $form {
+            Form::F32 => {
+                type $words = F32Words;
+                $body
+            }
+            Form::Bf16 => {
+                type $words = Bf16Words;
+                $body
+            }
+            Form::Int8 => unreachable!("no epilogue writes bytes"),
+        }
+    };
 }
 
 /// How closely an activation is computed.
@@ -90,49 +162,46 @@ impl Place {
     }
 
     #[inline(always)]
-    fn at(&self, row: usize, column: usize) -> *mut f32 {
+    fn at(&self, form: Form, row: usize, column: usize) -> *mut f32 {
         self.data
-            .wrapping_add(row * self.stride + self.form.units(column))
+            .wrapping_add(row * self.stride + form.units(column))
+    }
+
+    /// `count` values of a row, from `column` on, of words that are `W`.
+    ///
+    /// # Safety
+    /// As for [`TypedEpilogue::apply`].
+    #[inline(always)]
+    unsafe fn read<S: Simd, W: Words>(&self, row: usize, column: usize, count: usize) -> [S::V; 2] {
+        let (from, words) = (self.at(W::FORM, row, column), W::FORM.units(count));
+        // SAFETY: as the caller says.
+        W::read::<S>(unsafe { std::slice::from_raw_parts(from, words) })
     }
 
     /// # Safety
-    /// As for [`Epilogue::apply`].
+    /// As for [`TypedEpilogue::apply`].
     #[inline(always)]
-    unsafe fn read<S: Simd>(&self, row: usize, column: usize, count: usize) -> [S::V; 2] {
-        let words = self.form.units(count);
+    unsafe fn write<S: Simd, W: Words>(
+        &self,
+        values: [S::V; 2],
+        row: usize,
+        column: usize,
+        count: usize,
+    ) {
+        let (to, words) = (self.at(W::FORM, row, column), W::FORM.units(count));
         // SAFETY: as the caller says.
-        let from = unsafe { std::slice::from_raw_parts(self.at(row, column), words) };
-        if self.form == Form::Bf16 {
-            let (first, second) = S::values_bf16(S::read(from));
-            return [first, second];
-        }
-        [S::read(from), S::read(&from[words.min(LANES)..])]
-    }
-
-    /// # Safety
-    /// As for [`Epilogue::apply`].
-    #[inline(always)]
-    unsafe fn write<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
-        let words = self.form.units(count);
-        // SAFETY: as the caller says.
-        let to = unsafe { std::slice::from_raw_parts_mut(self.at(row, column), words) };
-        if self.form == Form::Bf16 {
-            return S::write(to, S::row_bf16(values[0], values[1]));
-        }
-        let (first, second) = to.split_at_mut(words.min(LANES));
-        S::write(first, values[0]);
-        S::write(second, values[1]);
+        W::write::<S>(unsafe { std::slice::from_raw_parts_mut(to, words) }, values);
     }
 
     fn prefetch(&self, row: usize, column: usize, count: usize) {
-        let from = self.at(row, column);
+        let from = self.at(self.form, row, column);
         for word in (0..self.form.units(count)).step_by(LINE) {
             prefetch_to_write(from.wrapping_add(word));
         }
     }
 }
 
-/// Results to their place; through an activation to another, or there alone.
+/// Results to their place; through an activation to another, or there alone. Both places have one form.
 #[derive(Clone, Copy)]
 pub(super) struct Store {
     /// As they are.
@@ -157,10 +226,10 @@ impl Store {
 
 impl Epilogue for Store {
     fn form(&self) -> Form {
-        match self.places().any(|place| place.form == Form::Bf16) {
-            true => Form::Bf16,
-            false => Form::F32,
-        }
+        let mut forms = self.places().map(|place| place.form);
+        let form = forms.next().unwrap_or(Form::F32);
+        assert!(forms.all(|other| other == form));
+        form
     }
 
     fn fits(&self, rows: usize, cols: usize) -> bool {
@@ -172,28 +241,71 @@ impl Epilogue for Store {
             .filter(|place| place.form == Form::F32 && self.activated.is_none())
     }
 
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
-        // SAFETY: as the caller says.
-        unsafe {
-            if let Some(place) = &self.plain {
-                place.write::<S>(values, row, column, count);
-            }
-            if let Some((place, activation, accuracy)) = self.activated {
-                let [first, second] = values;
-                let values = [
-                    activate::<S>(activation, accuracy, first).0,
-                    activate::<S>(activation, accuracy, second).0,
-                ];
-                place.write::<S>(values, row, column, count);
-            }
-        }
-    }
-
     /// What goes through the activation is read again at once, and near.
     fn prefetch(&self, row: usize, column: usize, count: usize) {
         if let Some(place) = &self.plain {
             place.prefetch(row, column, count);
+        }
+    }
+
+    #[inline(always)]
+    fn typed<O: Over>(self, over: O) {
+        with_words!(self.form(), W => match (self.plain, self.activated) {
+            (Some(to), None) => over.run(StoreIn::<W>(to, PhantomData)),
+            (plain, Some((to, activation, accuracy))) => with_function!(activation, accuracy, A => {
+                match plain {
+                    None => over.run(StoreActivated::<W, A>(to, PhantomData)),
+                    Some(plain) => over.run(StoreBoth::<W, A> {
+                        plain: StoreIn(plain, PhantomData),
+                        activated: StoreActivated(to, PhantomData),
+                    }),
+                }
+            }),
+            (None, None) => {}
+        });
+    }
+}
+
+/// Results to a place.
+#[derive(Clone, Copy)]
+struct StoreIn<W>(Place, PhantomData<W>);
+
+impl<W: Words> TypedEpilogue for StoreIn<W> {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+        // SAFETY: as the caller says.
+        unsafe { self.0.write::<S, W>(values, row, column, count) };
+    }
+}
+
+/// Results through an activation to a place.
+#[derive(Clone, Copy)]
+struct StoreActivated<W, A>(Place, PhantomData<(W, A)>);
+
+impl<W: Words, A: Function> TypedEpilogue for StoreActivated<W, A> {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+        let [first, second] = values;
+        let values = [A::both::<S>(first).0, A::both::<S>(second).0];
+        // SAFETY: as the caller says.
+        unsafe { self.0.write::<S, W>(values, row, column, count) };
+    }
+}
+
+/// Results to both.
+#[derive(Clone, Copy)]
+struct StoreBoth<W, A> {
+    plain: StoreIn<W>,
+    activated: StoreActivated<W, A>,
+}
+
+impl<W: Words, A: Function> TypedEpilogue for StoreBoth<W, A> {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
+        // SAFETY: as the caller says.
+        unsafe {
+            self.plain.apply::<S>(values, row, column, count);
+            self.activated.apply::<S>(values, row, column, count);
         }
     }
 }
@@ -221,25 +333,43 @@ impl Epilogue for ActivationGradient {
         self.z.fits(rows, cols) && self.d.fits(rows, cols)
     }
 
+    fn prefetch(&self, row: usize, column: usize, count: usize) {
+        self.z.prefetch(row, column, count);
+        self.d.prefetch(row, column, count);
+    }
+
+    #[inline(always)]
+    fn typed<O: Over>(self, over: O) {
+        let Self { z, d, .. } = self;
+        with_words!(self.form(), W => with_function!(self.activation, self.accuracy, A => {
+            over.run(GradientIn::<W, A> { z, d, types: PhantomData })
+        }));
+    }
+}
+
+/// [`ActivationGradient`] in words, of a function.
+#[derive(Clone, Copy)]
+struct GradientIn<W, A> {
+    z: Place,
+    d: Place,
+    types: PhantomData<(W, A)>,
+}
+
+impl<W: Words, A: Function> TypedEpilogue for GradientIn<W, A> {
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
         // SAFETY: as the caller says.
         unsafe {
-            let [first, second] = self.z.read::<S>(row, column, count);
-            let (first, first_slope) = activate::<S>(self.activation, self.accuracy, first);
-            let (second, second_slope) = activate::<S>(self.activation, self.accuracy, second);
-            self.z.write::<S>([first, second], row, column, count);
+            let [first, second] = self.z.read::<S, W>(row, column, count);
+            let (first, first_slope) = A::both::<S>(first);
+            let (second, second_slope) = A::both::<S>(second);
+            self.z.write::<S, W>([first, second], row, column, count);
             let d = [
                 S::mul(first_slope, values[0]),
                 S::mul(second_slope, values[1]),
             ];
-            self.d.write::<S>(d, row, column, count);
+            self.d.write::<S, W>(d, row, column, count);
         }
-    }
-
-    fn prefetch(&self, row: usize, column: usize, count: usize) {
-        self.z.prefetch(row, column, count);
-        self.d.prefetch(row, column, count);
     }
 }
 
@@ -260,14 +390,31 @@ impl<F: Epilogue> Kernel for PanelEpilogue<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let [first, column] = self.first;
-        for (values, row) in self.values.chunks_exact(self.stride.max(1)).zip(first..) {
-            let values = &values[..self.cols];
-            for (at, values) in values.chunks(AT_ONCE).enumerate() {
-                let pair = [S::read(values), S::read(&values[values.len().min(LANES)..])];
-                let column = column + at * AT_ONCE;
-                // SAFETY: whoever makes the kernel vouches for the places.
-                unsafe { self.epilogue.apply::<S>(pair, row, column, values.len()) };
+        let epilogue = self.epilogue;
+        epilogue.typed(OverPanel::<F, S>(self, PhantomData));
+    }
+}
+
+/// The loop of [`PanelEpilogue`] over vectors.
+struct OverPanel<'a, F, S>(PanelEpilogue<'a, F>, PhantomData<S>);
+
+impl<F, S: Simd> Over for OverPanel<'_, F, S> {
+    #[inline(always)]
+    fn run<E: TypedEpilogue>(self, epilogue: E) {
+        let panel = self.0;
+        let [first, column] = panel.first;
+        for (values, row) in panel.values.chunks_exact(panel.stride.max(1)).zip(first..) {
+            let (pairs, rest) = values[..panel.cols].as_chunks::<AT_ONCE>();
+            // SAFETY: whoever makes the kernel vouches for the places.
+            unsafe {
+                let mut column = column;
+                for pair in pairs {
+                    epilogue.apply::<S>(F32Words::read::<S>(pair), row, column, AT_ONCE);
+                    column += AT_ONCE;
+                }
+                if !rest.is_empty() {
+                    epilogue.apply::<S>(F32Words::read::<S>(rest), row, column, rest.len());
+                }
             }
         }
     }

@@ -59,17 +59,25 @@ impl Kernel for Quantize<'_> {
 /// A row of f32 as bytes, four a word; `range` gets its scale and its offset, which is its least value.
 #[inline(always)]
 pub(crate) fn quantize_row<S: Simd>(x: &[f32], to: &mut [f32], range: &mut [f32]) {
-    let (full, rest) = x.split_at(x.len() / LANES * LANES);
-    let (mut least, mut greatest) = (S::splat(f32::INFINITY), S::splat(f32::NEG_INFINITY));
-    let mut poison = S::splat(0.0);
-    for x in full.chunks_exact(LANES) {
-        let x = S::read(x);
-        least = S::min(least, x);
-        greatest = S::max(greatest, x);
-        poison = S::fma(x, S::splat(0.0), poison);
+    // Four vectors at a time: a sum of one would wait for itself.
+    let (fours, rest) = x.as_chunks::<{ 4 * LANES }>();
+    let mut least = [S::splat(f32::INFINITY); 4];
+    let mut greatest = [S::splat(f32::NEG_INFINITY); 4];
+    let mut poison = [S::splat(0.0); 4];
+    for four in fours {
+        for (i, x) in four.chunks_exact(LANES).enumerate() {
+            let x = S::read(x);
+            least[i] = S::min(least[i], x);
+            greatest[i] = S::max(greatest[i], x);
+            poison[i] = S::fma(x, S::splat(0.0), poison[i]);
+        }
     }
-    let (mut least, mut greatest) = (S::least(least), S::greatest(greatest));
-    let mut poison = S::sum(poison);
+    let [a, b, c, d] = least;
+    let mut least = S::least(S::min(S::min(a, b), S::min(c, d)));
+    let [a, b, c, d] = greatest;
+    let mut greatest = S::greatest(S::max(S::max(a, b), S::max(c, d)));
+    let [a, b, c, d] = poison;
+    let mut poison = S::sum(S::add(S::add(a, b), S::add(c, d)));
     for &x in rest {
         least = least.min(x);
         greatest = greatest.max(x);
@@ -80,14 +88,24 @@ pub(crate) fn quantize_row<S: Simd>(x: &[f32], to: &mut [f32], range: &mut [f32]
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     range.copy_from_slice(&[scale, least]);
     let (inverse, offset) = (S::splat(inverse), S::splat(least));
-    for (x, to) in x.chunks(4 * LANES).zip(to.chunks_mut(LANES)) {
-        let mut scaled = [S::splat(0.0); 4];
-        for (i, scaled) in scaled.iter_mut().enumerate() {
-            let x = S::read(&x[x.len().min(i * LANES)..]);
-            *scaled = S::mul(S::sub(x, offset), inverse);
-        }
-        S::write(to, S::bytes(scaled));
+    let (whole, last) = to.split_at_mut(fours.len() * LANES);
+    for (four, to) in fours.iter().zip(whole.chunks_exact_mut(LANES)) {
+        S::write(to, bytes::<S>(four, offset, inverse));
     }
+    if !rest.is_empty() {
+        S::write(last, bytes::<S>(rest, offset, inverse));
+    }
+}
+
+/// Up to sixty-four values as bytes in a row.
+#[inline(always)]
+fn bytes<S: Simd>(x: &[f32], offset: S::V, inverse: S::V) -> S::V {
+    let mut scaled = [S::splat(0.0); 4];
+    for (i, scaled) in scaled.iter_mut().enumerate() {
+        let x = S::read(&x[x.len().min(i * LANES)..]);
+        *scaled = S::mul(S::sub(x, offset), inverse);
+    }
+    S::bytes(scaled)
 }
 
 /// Packs panel `index` of `to` with the rows of a matrix of f32 as columns of bytes: a value stands

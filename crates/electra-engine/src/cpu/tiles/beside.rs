@@ -5,11 +5,12 @@
 
 use super::{BLOCK, DEPTH, Sides, sum};
 use crate::cpu::amx::{Dot, Fours, Pairs, SIDE, configure};
-use crate::cpu::epilogue::{AT_ONCE, Epilogue};
+use crate::cpu::epilogue::{AT_ONCE, Epilogue, Over, TypedEpilogue};
 use crate::cpu::gemm::{BESIDE_WORDS, Form, PANEL, Product, Start};
 use crate::cpu::isa::Kernel;
 use crate::cpu::simd::{LANES, Simd};
 use crate::cpu::view::{LINE, prefetch};
+use std::marker::PhantomData;
 
 /// What the vectors do while the unit multiplies, a little after each step.
 pub(super) trait Beside {
@@ -27,8 +28,10 @@ impl Beside for Nothing {
 }
 
 /// Results of a block of rows of a panel on their way, while those of the next are multiplied.
-struct Pending<'a, F> {
-    epilogue: &'a F,
+struct Pending<'a, F, E> {
+    /// What the product was given, and the same with form and activation as types.
+    whole: &'a F,
+    epilogue: E,
     start: Start,
     /// `PANEL` words a row.
     from: *const f32,
@@ -45,7 +48,7 @@ struct Pending<'a, F> {
     lines: usize,
 }
 
-impl<F: Epilogue> Pending<'_, F> {
+impl<F: Epilogue, E: TypedEpilogue> Pending<'_, F, E> {
     /// Takes what is left.
     ///
     /// # Safety
@@ -57,7 +60,7 @@ impl<F: Epilogue> Pending<'_, F> {
     }
 
     /// # Safety
-    /// As for [`Epilogue::apply`]; the results, and of bytes the scales, can be read.
+    /// As for [`TypedEpilogue::apply`]; the results, and of bytes the scales, can be read.
     #[inline(always)]
     unsafe fn until<S: Simd>(&mut self, end: usize) {
         for index in self.done..end {
@@ -66,7 +69,7 @@ impl<F: Epilogue> Pending<'_, F> {
                 index % (PANEL / AT_ONCE) * AT_ONCE,
             );
             let [next_row, next_column] = self.next;
-            self.epilogue
+            self.whole
                 .prefetch(next_row + row, next_column + column, AT_ONCE);
             let [first_row, first_column] = self.first;
             // SAFETY: as the caller says.
@@ -85,7 +88,7 @@ impl<F: Epilogue> Pending<'_, F> {
     }
 }
 
-impl<F: Epilogue> Beside for Pending<'_, F> {
+impl<F: Epilogue, E: TypedEpilogue> Beside for Pending<'_, F, E> {
     #[inline(always)]
     unsafe fn some<S: Simd>(&mut self) {
         for _ in 0..self.lines {
@@ -156,13 +159,14 @@ impl<F: Epilogue> EpilogueTiles<F> {
     /// # Safety
     /// As for [`Product::run_beside`].
     #[inline(always)]
-    unsafe fn blocks<S: Simd, U: Dot>(&self) {
+    unsafe fn blocks<S: Simd, U: Dot, E: TypedEpilogue>(&self, epilogue: E) {
         let p = &self.product;
         let steps = p.depth / SIDE;
         // A step of each half of the columns but the last one is followed by some.
         let times = (PANEL / BLOCK) * (steps - 1).max(1);
         let mut pending = Pending {
-            epilogue: &self.epilogue,
+            whole: &self.epilogue,
+            epilogue,
             start: p.start,
             from: p.c.cast_const(),
             first: [0; 2],
@@ -229,11 +233,22 @@ impl<F: Epilogue> Kernel for EpilogueTiles<F> {
             return;
         }
         configure();
+        let epilogue = self.epilogue;
+        epilogue.typed(OverBlocks::<F, S>(self, PhantomData));
+    }
+}
+
+/// The loop of [`EpilogueTiles`] over vectors.
+struct OverBlocks<F, S>(EpilogueTiles<F>, PhantomData<S>);
+
+impl<F: Epilogue, S: Simd> Over for OverBlocks<F, S> {
+    #[inline(always)]
+    fn run<E: TypedEpilogue>(self, epilogue: E) {
         // SAFETY: the caller of `Product::run_beside` vouches for all memory.
         unsafe {
-            match self.form {
-                Form::Bf16 => self.blocks::<S, Pairs>(),
-                Form::Int8 => self.blocks::<S, Fours>(),
+            match self.0.form {
+                Form::Bf16 => self.0.blocks::<S, Pairs, E>(epilogue),
+                Form::Int8 => self.0.blocks::<S, Fours, E>(epilogue),
                 Form::F32 => unreachable!("the unit has no products of f32"),
             }
         }
