@@ -1,7 +1,7 @@
 //! Activation functions and the binary cross-entropy.
 
 use super::Cpu;
-use super::epilogue::Accuracy;
+use super::gemm::Form;
 use super::isa::Kernel;
 use super::math::{gelu_slope_bf16, normal_cdf, normal_cdf_bf16, sigmoid};
 use super::simd::{LANES, Simd};
@@ -14,10 +14,29 @@ const CUBIC: f32 = 0.044715;
 /// 1 / √(2 π)
 const DENSITY: f32 = 0.398_942_3;
 
+/// How closely an activation is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accuracy {
+    /// As closely as f32 can.
+    F32,
+    /// As closely as products of bf16 or bytes can tell.
+    Bf16,
+}
+
+impl Accuracy {
+    /// What products of this form can tell.
+    pub(super) fn of(form: Form) -> Self {
+        match form {
+            Form::F32 => Accuracy::F32,
+            Form::Bf16 | Form::Int8 => Accuracy::Bf16,
+        }
+    }
+}
+
 /// An activation at an accuracy, as a type, so that a loop over values does not ask for it.
 pub(super) trait Function: Copy {
     /// f(z) and f'(z).
-    fn both<S: Simd>(z: S::V) -> (S::V, S::V);
+    fn value_and_slope<S: Simd>(z: S::V) -> (S::V, S::V);
 }
 
 /// GELU within 3e-7 · max(1, |z|), its slope within 3e-6.
@@ -34,7 +53,7 @@ pub(super) struct TanhGelu;
 
 impl Function for Gelu {
     #[inline(always)]
-    fn both<S: Simd>(z: S::V) -> (S::V, S::V) {
+    fn value_and_slope<S: Simd>(z: S::V) -> (S::V, S::V) {
         let (cdf, bell) = normal_cdf::<S>(z);
         let slope = S::fma(z, S::mul(bell, S::splat(DENSITY)), cdf);
         (S::mul(z, cdf), slope)
@@ -43,14 +62,14 @@ impl Function for Gelu {
 
 impl Function for RoughGelu {
     #[inline(always)]
-    fn both<S: Simd>(z: S::V) -> (S::V, S::V) {
+    fn value_and_slope<S: Simd>(z: S::V) -> (S::V, S::V) {
         (S::mul(z, normal_cdf_bf16::<S>(z)), gelu_slope_bf16::<S>(z))
     }
 }
 
 impl Function for TanhGelu {
     #[inline(always)]
-    fn both<S: Simd>(z: S::V) -> (S::V, S::V) {
+    fn value_and_slope<S: Simd>(z: S::V) -> (S::V, S::V) {
         // (1 + tanh u) / 2 is the sigmoid s of 2 u; its slope is 2 s (1 − s) u'.
         let square = S::mul(z, z);
         let inner = S::fma(square, S::splat(CUBIC), S::splat(1.0));
@@ -69,15 +88,15 @@ macro_rules! with_function {
     ($activation:expr, $accuracy:expr, $function:ident => $body:expr) => {
         match ($activation, $accuracy) {
             (Activation::Gelu, Accuracy::F32) => {
-                type $function = Gelu;
+                type $function = $crate::cpu::elementwise::Gelu;
                 $body
             }
             (Activation::Gelu, Accuracy::Bf16) => {
-                type $function = RoughGelu;
+                type $function = $crate::cpu::elementwise::RoughGelu;
                 $body
             }
             (Activation::GeluTanh, _) => {
-                type $function = TanhGelu;
+                type $function = $crate::cpu::elementwise::TanhGelu;
                 $body
             }
         }
@@ -93,7 +112,7 @@ impl<A: Function> Kernel for Activate<'_, A> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         for (z, y) in self.0.chunks(LANES).zip(self.1.chunks_mut(LANES)) {
-            S::write(y, A::both::<S>(S::read(z)).0);
+            S::write(y, A::value_and_slope::<S>(S::read(z)).0);
         }
     }
 }
@@ -106,7 +125,7 @@ impl<A: Function> Kernel for ActivateBackward<'_, A> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         for (z, d) in self.0.chunks(LANES).zip(self.1.chunks_mut(LANES)) {
-            let slope = A::both::<S>(S::read(z)).1;
+            let slope = A::value_and_slope::<S>(S::read(z)).1;
             let product = S::mul(slope, S::read(d));
             S::write(d, product);
         }
@@ -192,7 +211,7 @@ mod tests {
         fn run<S: Simd>(self) {
             let [y, slope] = self.1.map(|to| to.chunks_mut(LANES));
             for (z, (y, slope)) in self.0.chunks(LANES).zip(y.zip(slope)) {
-                let (value, by_z) = A::both::<S>(S::read(z));
+                let (value, by_z) = A::value_and_slope::<S>(S::read(z));
                 S::write(y, value);
                 S::write(slope, by_z);
             }

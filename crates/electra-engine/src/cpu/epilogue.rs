@@ -1,14 +1,18 @@
 //! Epilogues of products: what becomes of results while they are in the L1 cache, thirty-two values of a
 //! row at a time; with the matrix unit, while it multiplies on.
 
-use super::elementwise::{Function, Gelu, RoughGelu, TanhGelu, with_function};
+use super::elementwise::{Accuracy, Function, with_function};
 use super::gemm::{Form, STRIP};
 use super::isa::{Isa, Kernel};
 use super::simd::{LANES, Simd};
-use super::view::{LINE, View, prefetch_to_write};
 use crate::backend::Activation;
+use place::{F32Words, Words, with_words};
 use std::marker::PhantomData;
 use std::ops::Range;
+
+mod place;
+
+pub(super) use place::Place;
 
 /// Values that an epilogue is applied to at once.
 pub(super) const AT_ONCE: usize = 2 * LANES;
@@ -35,8 +39,8 @@ pub(super) trait Epilogue: Copy {
     /// Prefetches the places of `count` values of a row.
     fn prefetch(&self, row: usize, column: usize, count: usize);
 
-    /// Calls `over` with form and activation as types.
-    fn typed<O: Over>(self, over: O);
+    /// Runs a loop over the epilogue with form and activation as types.
+    fn run_loop<L: EpilogueLoop>(self, over_values: L);
 }
 
 /// An epilogue whose form and activation are types, so that a loop over values does not ask for them.
@@ -50,155 +54,8 @@ pub(super) trait TypedEpilogue: Copy {
 }
 
 /// A loop over values that an epilogue is applied to, inside a kernel.
-pub(super) trait Over {
+pub(super) trait EpilogueLoop {
     fn run<E: TypedEpilogue>(self, epilogue: E);
-}
-
-/// Words of a form, two vectors of values at a time.
-trait Words: Copy {
-    const FORM: Form;
-    fn read<S: Simd>(from: &[f32]) -> [S::V; 2];
-    fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]);
-}
-
-#[derive(Clone, Copy)]
-struct F32Words;
-
-#[derive(Clone, Copy)]
-struct Bf16Words;
-
-impl Words for F32Words {
-    const FORM: Form = Form::F32;
-
-    #[inline(always)]
-    fn read<S: Simd>(from: &[f32]) -> [S::V; 2] {
-        [S::read(from), S::read(&from[from.len().min(LANES)..])]
-    }
-
-    #[inline(always)]
-    fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]) {
-        let (first, second) = to.split_at_mut(to.len().min(LANES));
-        S::write(first, values[0]);
-        S::write(second, values[1]);
-    }
-}
-
-impl Words for Bf16Words {
-    const FORM: Form = Form::Bf16;
-
-    #[inline(always)]
-    fn read<S: Simd>(from: &[f32]) -> [S::V; 2] {
-        S::values_bf16(S::read(from)).into()
-    }
-
-    #[inline(always)]
-    fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]) {
-        S::write(to, S::row_bf16(values[0], values[1]));
-    }
-}
-
-/// An expression with the words of a form as a type.
-macro_rules! with_words {
-    ($form:expr, $words:ident => $body:expr) => {
-        match $form {
-            Form::F32 => {
-                type $words = F32Words;
-                $body
-            }
-            Form::Bf16 => {
-                type $words = Bf16Words;
-                $body
-            }
-            Form::Int8 => unreachable!("no epilogue writes bytes"),
-        }
-    };
-}
-
-/// How closely an activation is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accuracy {
-    /// As closely as f32 can.
-    F32,
-    /// As closely as products of bf16 or bytes can tell.
-    Bf16,
-}
-
-impl Accuracy {
-    /// What products of this form can tell.
-    pub(super) fn of(form: Form) -> Self {
-        match form {
-            Form::F32 => Accuracy::F32,
-            Form::Bf16 | Form::Int8 => Accuracy::Bf16,
-        }
-    }
-}
-
-/// Where rows of results lie.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    form: Form,
-    pub(super) data: *mut f32,
-    rows: usize,
-    cols: usize,
-    /// Words from row to row.
-    pub(super) stride: usize,
-}
-
-impl Place {
-    /// Some rows of a view.
-    pub(super) fn new(view: View, rows: &Range<usize>) -> Self {
-        assert!(rows.start < rows.end && rows.end <= view.rows);
-        Place {
-            form: view.form,
-            data: view.word(rows.start, 0),
-            rows: rows.len(),
-            cols: view.cols,
-            stride: view.stride,
-        }
-    }
-
-    fn fits(&self, rows: usize, cols: usize) -> bool {
-        rows <= self.rows && cols <= self.cols
-    }
-
-    #[inline(always)]
-    fn at(&self, form: Form, row: usize, column: usize) -> *mut f32 {
-        self.data
-            .wrapping_add(row * self.stride + form.units(column))
-    }
-
-    /// `count` values of a row, from `column` on, of words that are `W`.
-    ///
-    /// # Safety
-    /// As for [`TypedEpilogue::apply`].
-    #[inline(always)]
-    unsafe fn read<S: Simd, W: Words>(&self, row: usize, column: usize, count: usize) -> [S::V; 2] {
-        let (from, words) = (self.at(W::FORM, row, column), W::FORM.units(count));
-        // SAFETY: as the caller says.
-        W::read::<S>(unsafe { std::slice::from_raw_parts(from, words) })
-    }
-
-    /// # Safety
-    /// As for [`TypedEpilogue::apply`].
-    #[inline(always)]
-    unsafe fn write<S: Simd, W: Words>(
-        &self,
-        values: [S::V; 2],
-        row: usize,
-        column: usize,
-        count: usize,
-    ) {
-        let (to, words) = (self.at(W::FORM, row, column), W::FORM.units(count));
-        // SAFETY: as the caller says.
-        W::write::<S>(unsafe { std::slice::from_raw_parts_mut(to, words) }, values);
-    }
-
-    fn prefetch(&self, row: usize, column: usize, count: usize) {
-        let from = self.at(self.form, row, column);
-        for word in (0..self.form.units(count)).step_by(LINE) {
-            prefetch_to_write(from.wrapping_add(word));
-        }
-    }
 }
 
 /// Results to their place; through an activation to another, or there alone. Both places have one form.
@@ -249,13 +106,13 @@ impl Epilogue for Store {
     }
 
     #[inline(always)]
-    fn typed<O: Over>(self, over: O) {
+    fn run_loop<L: EpilogueLoop>(self, over_values: L) {
         with_words!(self.form(), W => match (self.plain, self.activated) {
-            (Some(to), None) => over.run(StoreIn::<W>(to, PhantomData)),
+            (Some(to), None) => over_values.run(StoreIn::<W>(to, PhantomData)),
             (plain, Some((to, activation, accuracy))) => with_function!(activation, accuracy, A => {
                 match plain {
-                    None => over.run(StoreActivated::<W, A>(to, PhantomData)),
-                    Some(plain) => over.run(StoreBoth::<W, A> {
+                    None => over_values.run(StoreActivated::<W, A>(to, PhantomData)),
+                    Some(plain) => over_values.run(StoreBoth::<W, A> {
                         plain: StoreIn(plain, PhantomData),
                         activated: StoreActivated(to, PhantomData),
                     }),
@@ -286,7 +143,10 @@ impl<W: Words, A: Function> TypedEpilogue for StoreActivated<W, A> {
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, values: [S::V; 2], row: usize, column: usize, count: usize) {
         let [first, second] = values;
-        let values = [A::both::<S>(first).0, A::both::<S>(second).0];
+        let values = [
+            A::value_and_slope::<S>(first).0,
+            A::value_and_slope::<S>(second).0,
+        ];
         // SAFETY: as the caller says.
         unsafe { self.0.write::<S, W>(values, row, column, count) };
     }
@@ -339,10 +199,10 @@ impl Epilogue for ActivationGradient {
     }
 
     #[inline(always)]
-    fn typed<O: Over>(self, over: O) {
+    fn run_loop<L: EpilogueLoop>(self, over_values: L) {
         let Self { z, d, .. } = self;
         with_words!(self.form(), W => with_function!(self.activation, self.accuracy, A => {
-            over.run(GradientIn::<W, A> { z, d, types: PhantomData })
+            over_values.run(GradientIn::<W, A> { z, d, types: PhantomData })
         }));
     }
 }
@@ -361,8 +221,8 @@ impl<W: Words, A: Function> TypedEpilogue for GradientIn<W, A> {
         // SAFETY: as the caller says.
         unsafe {
             let [first, second] = self.z.read::<S, W>(row, column, count);
-            let (first, first_slope) = A::both::<S>(first);
-            let (second, second_slope) = A::both::<S>(second);
+            let (first, first_slope) = A::value_and_slope::<S>(first);
+            let (second, second_slope) = A::value_and_slope::<S>(second);
             self.z.write::<S, W>([first, second], row, column, count);
             let d = [
                 S::mul(first_slope, values[0]),
@@ -391,14 +251,14 @@ impl<F: Epilogue> Kernel for PanelEpilogue<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let epilogue = self.epilogue;
-        epilogue.typed(OverPanel::<F, S>(self, PhantomData));
+        epilogue.run_loop(PanelLoop::<F, S>(self, PhantomData));
     }
 }
 
 /// The loop of [`PanelEpilogue`] over vectors.
-struct OverPanel<'a, F, S>(PanelEpilogue<'a, F>, PhantomData<S>);
+struct PanelLoop<'a, F, S>(PanelEpilogue<'a, F>, PhantomData<S>);
 
-impl<F, S: Simd> Over for OverPanel<'_, F, S> {
+impl<F, S: Simd> EpilogueLoop for PanelLoop<'_, F, S> {
     #[inline(always)]
     fn run<E: TypedEpilogue>(self, epilogue: E) {
         let panel = self.0;

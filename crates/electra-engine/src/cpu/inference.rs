@@ -10,7 +10,8 @@ use super::chain::{
     AddNorm, LayerWeights, NormWeights, Right, block_rows, by_panels, multiply_rows, tile_words,
 };
 use super::clock::{Part, PartClock};
-use super::epilogue::{Accuracy, Place, Store};
+use super::elementwise::Accuracy;
+use super::epilogue::{Place, Store};
 use super::gemm::{Form, STRIP};
 use super::isa::Isa;
 use super::linear::{Left, Rounded, left_side, left_words, packed_step, source};

@@ -4,7 +4,8 @@
 use super::buffer::Scratch;
 use super::chain::{NormWeights, Right, by_panels, check_sizes, product, tile_words};
 use super::clock::{Part, PartClock};
-use super::epilogue::{Accuracy, ActivationGradient, Place, Store};
+use super::elementwise::Accuracy;
+use super::epilogue::{ActivationGradient, Place, Store};
 use super::gemm::{Form, Panels, Start};
 use super::isa::Isa;
 use super::layer::{Drops, Kept};

@@ -5,7 +5,8 @@ use super::super::linear::packed_step;
 use super::*;
 use crate::backend::Activation;
 use crate::cpu::buffer::Buffer;
-use crate::cpu::epilogue::{Accuracy, ActivationGradient, PanelEpilogue, Place, Store};
+use crate::cpu::elementwise::Accuracy;
+use crate::cpu::epilogue::{ActivationGradient, PanelEpilogue, Place, Store};
 use crate::cpu::pack::{
     Columns, Source, pack_panel, pack_panel_int8, pack_rows_bf16, quantize_rows, zip_rows,
 };

@@ -5,7 +5,7 @@
 
 use super::{BLOCK, DEPTH, Sides, sum};
 use crate::cpu::amx::{Dot, Fours, Pairs, SIDE, configure};
-use crate::cpu::epilogue::{AT_ONCE, Epilogue, Over, TypedEpilogue};
+use crate::cpu::epilogue::{AT_ONCE, Epilogue, EpilogueLoop, TypedEpilogue};
 use crate::cpu::gemm::{BESIDE_WORDS, Form, PANEL, Product, Start};
 use crate::cpu::isa::Kernel;
 use crate::cpu::simd::{LANES, Simd};
@@ -29,8 +29,9 @@ impl Beside for Nothing {
 
 /// Results of a block of rows of a panel on their way, while those of the next are multiplied.
 struct Pending<'a, F, E> {
-    /// What the product was given, and the same with form and activation as types.
-    whole: &'a F,
+    /// What the product was given, which knows its places, and the same with form and activation as
+    /// types.
+    given: &'a F,
     epilogue: E,
     start: Start,
     /// `PANEL` words a row.
@@ -69,7 +70,7 @@ impl<F: Epilogue, E: TypedEpilogue> Pending<'_, F, E> {
                 index % (PANEL / AT_ONCE) * AT_ONCE,
             );
             let [next_row, next_column] = self.next;
-            self.whole
+            self.given
                 .prefetch(next_row + row, next_column + column, AT_ONCE);
             let [first_row, first_column] = self.first;
             // SAFETY: as the caller says.
@@ -165,7 +166,7 @@ impl<F: Epilogue> EpilogueTiles<F> {
         // A step of each half of the columns but the last one is followed by some.
         let times = (PANEL / BLOCK) * (steps - 1).max(1);
         let mut pending = Pending {
-            whole: &self.epilogue,
+            given: &self.epilogue,
             epilogue,
             start: p.start,
             from: p.c.cast_const(),
@@ -234,14 +235,14 @@ impl<F: Epilogue> Kernel for EpilogueTiles<F> {
         }
         configure();
         let epilogue = self.epilogue;
-        epilogue.typed(OverBlocks::<F, S>(self, PhantomData));
+        epilogue.run_loop(BlockLoop::<F, S>(self, PhantomData));
     }
 }
 
 /// The loop of [`EpilogueTiles`] over vectors.
-struct OverBlocks<F, S>(EpilogueTiles<F>, PhantomData<S>);
+struct BlockLoop<F, S>(EpilogueTiles<F>, PhantomData<S>);
 
-impl<F: Epilogue, S: Simd> Over for OverBlocks<F, S> {
+impl<F: Epilogue, S: Simd> EpilogueLoop for BlockLoop<F, S> {
     #[inline(always)]
     fn run<E: TypedEpilogue>(self, epilogue: E) {
         // SAFETY: the caller of `Product::run_beside` vouches for all memory.
