@@ -191,7 +191,7 @@ impl Product {
     /// words a row; the next panel is prefetched.
     ///
     /// # Safety
-    /// As for [`run`](Product::run), and for [`Epilogue::apply`] of all results.
+    /// As for [`run`](Product::run), and for [`TypedEpilogue::apply`](super::epilogue::TypedEpilogue::apply) of all results.
     ///
     /// # Panics
     /// If the product starts from what stands in the result.
