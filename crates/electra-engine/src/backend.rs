@@ -234,6 +234,14 @@ pub trait Backend {
     /// A flat f32 array of the layout's length: gradients, moments.
     type Flat;
 
+    /// What losses are multiplied by in training, beside a weight of which `weight` > 0 is the greatest, so
+    /// that their gradients stay inside the numbers that products are computed in; a power of two.
+    /// Gradients are this many times too large until the optimizer's step. Where one of them overflows,
+    /// less may do.
+    fn loss_scale(&self, _weight: f64) -> f64 {
+        1.0
+    }
+
     // ---- memory -------------------------------------------------------------------------
 
     /// A new array of zeros, `[rows, cols]`.

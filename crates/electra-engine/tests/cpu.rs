@@ -6,7 +6,7 @@ use electra_engine::cpu::{Cpu, CpuOptions, CpuParams, Isa, Precision};
 use electra_engine::params::{Init, ParamLayout};
 use electra_engine::reference::Reference;
 use electra_engine::rng::Rng;
-use electra_engine::selftest::{self, Products};
+use electra_engine::selftest;
 use std::io::Write;
 
 fn cpu(isa: Isa, precision: Precision, threads: usize) -> Cpu {
@@ -24,7 +24,7 @@ fn kinds() -> Vec<(Isa, Precision)> {
     for isa in Isa::available() {
         kinds.push((isa, Precision::F32));
         kinds.push((isa, Precision::Int8));
-        if isa.has_bf16() {
+        if isa.has_halves() {
             kinds.push((isa, Precision::Bf16));
         }
     }
@@ -68,6 +68,7 @@ fn instruction_sets_are_those_that_the_system_names() {
         (Isa::Avx512, wide),
         (Isa::Avx512Vnni, vnni),
         (Isa::Avx512Bf16, vnni && has("avx512_bf16")),
+        (Isa::Avx512Fp16, vnni && has("avx512_fp16")),
     ] {
         assert_eq!(here.contains(&isa), there, "{}", isa.name());
     }
@@ -78,12 +79,9 @@ fn every_operator_agrees_with_the_reference_by_the_same_bits_on_any_number_of_th
     let exact = selftest::exact();
     let mut failed = Vec::new();
     for (isa, precision) in kinds() {
-        let products = match precision {
-            Precision::F32 => Products::F32,
-            Precision::Bf16 => Products::Bf16,
-            Precision::Int8 => Products::Int8,
-        };
-        let alone = selftest::outputs(&mut cpu(isa, precision, 1));
+        let mut backend = cpu(isa, precision, 1);
+        let products = backend.products();
+        let alone = selftest::outputs(&mut backend);
         for o in selftest::compare(&alone, &exact, products) {
             if !o.passed() {
                 let (name, error, bound) = (&o.name, o.error, o.bound);
@@ -273,24 +271,33 @@ fn what_is_no_number_stays_so() {
 }
 
 /// More rows, columns and tokens than a task packs at once, none of them a multiple. Sixteenths make
-/// every product and sum exact in each precision, so that nothing may differ.
+/// every product and sum exact in each precision, so that nothing may differ; in f16, which are summed as
+/// such, whole numbers do.
 #[test]
 fn a_weights_gradient_of_many_tiles_is_exact() {
-    a_weights_gradient_is_exact(330, 602);
-    a_weights_gradient_is_exact(602, 330);
+    for [inputs, outputs] in [[330, 602], [602, 330]] {
+        a_weights_gradient_is_exact(inputs, outputs, 16, |isa| !isa.has_f16());
+        a_weights_gradient_is_exact(inputs, outputs, 1, Isa::has_f16);
+    }
 }
 
-fn a_weights_gradient_is_exact(inputs: usize, outputs: usize) {
+/// With values from −2 to 2 that are multiples of a part of one.
+fn a_weights_gradient_is_exact(
+    inputs: usize,
+    outputs: usize,
+    parts: usize,
+    which: fn(Isa) -> bool,
+) {
     const TOKENS: usize = 1101;
-    let sixteenths = |len: usize, seed: usize| -> Vec<f32> {
+    let values = |len: usize, seed: usize| -> Vec<f32> {
         (0..len)
-            .map(|i| ((i * 31 + i / 7 * 13 + seed) % 65) as f32 / 16.0 - 2.0)
+            .map(|i| {
+                let number = (i * 31 + i / 7 * 13 + seed) % (4 * parts + 1);
+                number as f32 / parts as f32 - 2.0
+            })
             .collect()
     };
-    let (x, dy) = (
-        sixteenths(TOKENS * inputs, 3),
-        sixteenths(TOKENS * outputs, 11),
-    );
+    let (x, dy) = (values(TOKENS * inputs, 3), values(TOKENS * outputs, 11));
     let mut layout = ParamLayout::new();
     let weight = layout.push("weight", &[outputs, inputs], Init::Zeros, 0);
     let bias = layout.push("bias", &[outputs], Init::Zeros, 0);
@@ -305,7 +312,7 @@ fn a_weights_gradient_is_exact(inputs: usize, outputs: usize) {
             }
         }
     }
-    for (isa, precision) in kinds() {
+    for (isa, precision) in kinds().into_iter().filter(|&(isa, _)| which(isa)) {
         for threads in [1, 3] {
             let mut cpu = cpu(isa, precision, threads);
             let (input, gradient) = (cpu.array(TOKENS, inputs), cpu.array(TOKENS, outputs));
@@ -593,20 +600,15 @@ fn what_the_cpu_has_not_is_said() {
     let here = Isa::available();
     for &isa in &here {
         let backend = cpu(isa, Precision::Bf16, 1);
-        let Some(notice) = backend.notice() else {
-            assert_eq!(backend.precision(), Precision::Bf16);
-            continue;
-        };
-        assert!(notice.contains("computing in f32"), "{notice}");
-        // What a notice advises works, and only the best set has a choice.
-        if let Some((_, advice)) = notice.split_once("ELECTRA_ISA=") {
-            let name = advice.split(' ').next().unwrap_or_default();
-            let advised = Isa::from_name(name).expect("an instruction set");
-            assert!(
-                here.contains(&advised) && advised.has_bf16() && isa == here[0],
-                "{notice}"
-            );
-        }
+        let notice = backend.notice().unwrap_or_default();
+        let said = |what| notice.contains(what);
+        assert_eq!(
+            said("f32"),
+            backend.precision() == Precision::F32,
+            "{notice}"
+        );
+        assert_eq!(said("f16, "), isa.has_f16(), "{notice}");
+        assert_eq!(backend.loss_scale(1e-3) > 1.0, isa.has_f16());
     }
     for isa in Isa::available() {
         assert_eq!(Isa::from_name(isa.name()), Some(isa));

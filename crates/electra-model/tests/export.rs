@@ -188,7 +188,7 @@ fn layers_that_are_kept_exact_are_computed_as_without_int8() {
     let none = mark("none", vec![]);
     let each: Vec<PathBuf> = modules.iter().map(|m| mark(m, named(m))).collect();
     for isa in Isa::available() {
-        let best = if isa.has_bf16() {
+        let best = if isa.has_halves() {
             Precision::Bf16
         } else {
             Precision::F32

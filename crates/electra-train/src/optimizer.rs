@@ -40,12 +40,16 @@ impl Default for OptimizerConfig {
     }
 }
 
+/// What a loss scale is divided by where gradients overflow, and how often in a step.
+const LESS: f64 = 16.0;
+const LOWERED: u32 = 3;
+
 /// Parameters, gradients and moments on a device.
 #[derive(Debug)]
 pub struct TrainingState<B: Backend> {
     /// Parameters.
     pub params: B::Params,
-    /// Gradients of the step under way.
+    /// Gradients of the step under way, times its loss scale.
     pub grads: B::Flat,
     /// Adam's first moment.
     pub first: B::Flat,
@@ -60,6 +64,10 @@ pub struct TrainingState<B: Backend> {
     squares: Vec<f64>,
     /// What the last step did, one a view.
     updates: Vec<ParamUpdate>,
+    /// What the losses of the step under way are multiplied by, and so its gradients.
+    loss_scale: f64,
+    /// How often that was lowered in this step.
+    lowered: u32,
 }
 
 /// The gradients of a step, measured.
@@ -85,6 +93,8 @@ impl<B: Backend> TrainingState<B> {
             lr_factors: vec![1.0; layout.params().len()],
             squares: vec![0.0; layout.params().len()],
             updates: Vec::with_capacity(layout.params().len()),
+            loss_scale: 1.0,
+            lowered: 0,
         }
     }
 
@@ -95,9 +105,32 @@ impl<B: Backend> TrainingState<B> {
         self.lr_factors = params.map(|p| factor(p.depth)).collect();
     }
 
-    /// Sets the gradients to zero.
-    pub fn zero_grads(&mut self, backend: &mut B) {
+    /// Begins a step: the gradients are zero, and losses are to be multiplied by
+    /// [`loss_scale`](TrainingState::loss_scale), beside a weight of `weight` at most.
+    pub fn begin(&mut self, backend: &mut B, weight: f64) {
+        self.loss_scale = match weight > 0.0 {
+            true => backend.loss_scale(weight),
+            false => 1.0,
+        };
+        self.lowered = 0;
         backend.zero_flat(&mut self.grads);
+    }
+
+    /// Begins the step again where gradients are not finite and a lower scale may help: says whether.
+    pub fn begin_again(&mut self, backend: &mut B, norm: &GradientNorm) -> bool {
+        let scaled = self.loss_scale != 1.0;
+        let again = norm.non_finite.is_some() && scaled && self.lowered < LOWERED;
+        if again {
+            self.loss_scale /= LESS;
+            self.lowered += 1;
+            backend.zero_flat(&mut self.grads);
+        }
+        again
+    }
+
+    /// What the losses of the step under way are to be multiplied by.
+    pub fn loss_scale(&self) -> f64 {
+        self.loss_scale
     }
 
     /// Norm of the gradients, and the first parameter where it is not finite.
@@ -106,7 +139,7 @@ impl<B: Backend> TrainingState<B> {
         backend.squared_norms(&self.grads, &self.views, squares);
         let non_finite = squares.iter().position(|s| !s.is_finite());
         GradientNorm {
-            norm: squares.iter().sum::<f64>().sqrt(),
+            norm: squares.iter().sum::<f64>().sqrt() / self.loss_scale,
             non_finite: non_finite.map(|i| self.names[i].clone()),
         }
     }
@@ -129,14 +162,15 @@ impl<B: Backend> TrainingState<B> {
         self.updates.extend(each.map(update));
         let (params, grads) = (&mut self.params, &mut self.grads);
         let (first, second) = (&mut self.first, &mut self.second);
-        let (adam, clip, updates) = (&config.adam, clip as f32, &self.updates);
+        let scale = (clip / self.loss_scale) as f32;
+        let (adam, updates) = (&config.adam, &self.updates);
         match config.kind {
             OptimizerKind::AdamW => {
-                backend.adamw(params, grads, first, second, adam, clip, updates);
+                backend.adamw(params, grads, first, second, adam, scale, updates);
             }
             OptimizerKind::Lamb => {
                 let adapted = &self.decays;
-                backend.lamb(params, grads, first, second, adam, clip, updates, adapted);
+                backend.lamb(params, grads, first, second, adam, scale, updates, adapted);
             }
         }
     }

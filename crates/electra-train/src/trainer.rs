@@ -97,48 +97,22 @@ impl<'a, B: Backend> Trainer<'a, B> {
     /// parameter.
     pub fn step(&mut self, backend: &mut B, index: u64, lr: f64) -> Result<Stepped, ExampleError> {
         let (job, config) = (self.job, &self.job.config);
-        let rng = Rng::new(config.seed, index);
         let place = (index, self.position.cursor);
         let ahead = self.ahead.take().filter(|made| made.place == place);
-        let StepBatch {
-            parts,
-            tokens,
-            attended,
-            next,
-        } = ahead.unwrap_or_else(|| Made::new(job, place)).batch?;
-        let masked: usize = parts.iter().map(|(part, _)| part.masked_rows.len()).sum();
-        self.training.zero_grads(backend);
-        let mut sums = StepSums::default();
-        // What was not finite in a part's forward pass: later parts leave nothing of it.
-        let mut in_forward = None;
-        for (i, (part, first)) in parts.iter().enumerate() {
-            let options = StepOptions {
-                rng,
-                dropout: true,
-                replacements: None,
-                temperature: config.temperature as f32,
-                disallow_correct: config.disallow_correct,
-                mlm_scale: (config.gen_weight / masked.max(1) as f64) as f32,
-                rtd_scale: (config.disc_weight / tokens.max(1) as f64) as f32,
-            };
-            let (params, grads) = (&self.training.params, &mut self.training.grads);
-            let launched = with_input(job, part, *first, options, |input, options| {
-                let networks = &job.networks;
-                let grads = Some(grads);
-                self.arrays
-                    .launch(backend, networks, params, input, options, grads, false)
-            });
-            if i + 1 == parts.len() {
-                self.ahead = Some(Made::new(job, (index + 1, next)));
+        let batch = ahead.unwrap_or_else(|| Made::new(job, place)).batch?;
+        let StepBatch { tokens, next, .. } = batch;
+        let masked: usize = batch.parts.iter().map(|(p, _)| p.masked_rows.len()).sum();
+        let weights = [(config.gen_weight, masked), (config.disc_weight, tokens)];
+        let [mlm_weight, rtd_weight] = weights.map(|(weight, n)| weight / n.max(1) as f64);
+        self.training.begin(backend, mlm_weight.max(rtd_weight));
+        let (sums, in_forward, norm) = loop {
+            let (sums, in_forward) =
+                self.gradients(backend, index, &batch, [mlm_weight, rtd_weight]);
+            let norm = self.training.gradient_norm(backend);
+            if in_forward.is_some() || !self.training.begin_again(backend, &norm) {
+                break (sums, in_forward, norm);
             }
-            if let Some(launched) = launched {
-                let part = self.arrays.finish(backend, launched, None);
-                if in_forward.is_none() && !(part.mlm + part.rtd).is_finite() {
-                    in_forward = self.arrays.first_not_finite(backend);
-                }
-                sums += part;
-            }
-        }
+        };
         let (mlm, rtd) = (
             sums.mlm / masked.max(1) as f64,
             sums.rtd / tokens.max(1) as f64,
@@ -151,7 +125,6 @@ impl<'a, B: Backend> Trainer<'a, B> {
         );
         let loss = weighted(generator, config.gen_weight, mlm)
             + weighted(discriminator, config.disc_weight, rtd);
-        let norm = self.training.gradient_norm(backend);
         let place = match norm.non_finite {
             None if loss.is_finite() && norm.norm.is_finite() => None,
             // What is wrong in forward is wrong in every gradient: it is named first.
@@ -194,8 +167,51 @@ impl<'a, B: Backend> Trainer<'a, B> {
         Ok(Stepped {
             metrics,
             skipped: place,
-            attended,
+            attended: batch.attended,
         })
+    }
+
+    /// Adds the gradients of a step's losses, of tokens with these weights, and makes the next step's batch meanwhile. Returns the
+    /// losses, and what was not finite in a part's forward pass: later parts leave nothing of it.
+    fn gradients(
+        &mut self,
+        backend: &mut B,
+        index: u64,
+        batch: &StepBatch,
+        weights: [f64; 2],
+    ) -> (StepSums, Option<String>) {
+        let (job, config) = (self.job, &self.job.config);
+        let [mlm_scale, rtd_scale] = weights.map(|w| (w * self.training.loss_scale()) as f32);
+        let options = StepOptions {
+            rng: Rng::new(config.seed, index),
+            dropout: true,
+            replacements: None,
+            temperature: config.temperature as f32,
+            disallow_correct: config.disallow_correct,
+            mlm_scale,
+            rtd_scale,
+        };
+        let (mut sums, mut in_forward) = (StepSums::default(), None);
+        for (i, (part, first)) in batch.parts.iter().enumerate() {
+            let (params, grads) = (&self.training.params, &mut self.training.grads);
+            let launched = with_input(job, part, *first, options, |input, options| {
+                let networks = &job.networks;
+                let grads = Some(grads);
+                self.arrays
+                    .launch(backend, networks, params, input, options, grads, false)
+            });
+            if i + 1 == batch.parts.len() && self.ahead.is_none() {
+                self.ahead = Some(Made::new(job, (index + 1, batch.next)));
+            }
+            if let Some(launched) = launched {
+                let part = self.arrays.finish(backend, launched, None);
+                if in_forward.is_none() && !(part.mlm + part.rtd).is_finite() {
+                    in_forward = self.arrays.first_not_finite(backend);
+                }
+                sums += part;
+            }
+        }
+        (sums, in_forward)
     }
 
     /// Measures on the held-out part, without dropout; always the same masks. Also some

@@ -167,7 +167,7 @@ fn replay<B: Backend>(backend: &mut B, family: &str) {
             options: &options,
             scale: 1.0 / weight,
         };
-        state.zero_grads(backend);
+        state.begin(backend, loss.scale);
         // Dropout is on, at the configuration's rate of zero.
         let rng = Rng::new(0, s as u64);
         let params = &state.params;

@@ -160,7 +160,13 @@ fn replay<B: Backend>(
     for s in 0..10 {
         let (batch, [original, rows, targets, sampled]) = trace.batch(s);
         let parts = split(&batch, micro_batches);
-        state.zero_grads(backend);
+        let weights = [
+            number("gen_weight") / rows.len() as f64,
+            number("disc_weight") / batch.tokens() as f64,
+        ];
+        state.begin(backend, weights[0].max(weights[1]));
+        let scale = state.loss_scale();
+        let [mlm_scale, rtd_scale] = weights.map(|weight| (scale * weight) as f32);
         let mut sums = StepSums::default();
         let mut logits = Vec::new();
         for part in parts {
@@ -187,8 +193,8 @@ fn replay<B: Backend>(
                 replacements: Some(&sampled),
                 temperature: 1.0,
                 disallow_correct: false,
-                mlm_scale: (number("gen_weight") / rows.len() as f64) as f32,
-                rtd_scale: (number("disc_weight") / batch.tokens() as f64) as f32,
+                mlm_scale,
+                rtd_scale,
             };
             let mut detections = Detections::default();
             sums += step.run(
@@ -225,6 +231,7 @@ fn replay<B: Backend>(
             );
             let mut grads = vec![0.0; networks.layout.len()];
             backend.read_flat(&state.grads, &mut grads);
+            grads.iter_mut().for_each(|g| *g /= scale as f32);
             let want = trace.flat("grad", &networks);
             for param in networks.layout.params() {
                 let range = param.view.range();

@@ -254,17 +254,17 @@ impl DeviceArgs {
         if let Some(notice) = backend.notice() {
             tell!("{notice}");
         }
-        let (precision, products) = match backend.precision() {
-            CpuPrecision::F32 => ("f32", Products::F32),
-            CpuPrecision::Bf16 => ("bf16", Products::Bf16),
-            CpuPrecision::Int8 => ("int8", Products::Int8),
+        let precision = match backend.precision() {
+            CpuPrecision::F32 => "f32",
+            CpuPrecision::Bf16 => "bf16",
+            CpuPrecision::Int8 => "int8",
         };
         // As many as the system granted.
         let threads = backend.threads();
         let row = |key: &str, value: String| (key.to_owned(), value);
         let facts = Facts {
             precision,
-            selftest: products,
+            selftest: backend.products(),
             environment: vec![
                 row("device", format!("cpu ({})", backend.isa().name())),
                 row("threads", threads.to_string()),

@@ -223,8 +223,9 @@ fn bf16_and_int8_hardly_change_what_a_model_trained_on_real_text_says() {
             && found.1 <= bounds.1
             && found.2 <= bounds.2
             && found.3 <= bounds.3;
-        // Where the CPU has no bf16, its products are f32's.
-        let same = precision == Precision::Bf16 && *dir == model && !Isa::available()[0].has_bf16();
+        // Where the CPU has neither bf16 nor f16, its products are f32's.
+        let same =
+            precision == Precision::Bf16 && *dir == model && !Isa::available()[0].has_halves();
         assert!(
             within && (found.1 > 0.0) != same,
             "{name}: {found:?} beyond {bounds:?}"

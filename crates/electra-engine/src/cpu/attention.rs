@@ -5,7 +5,7 @@ use super::dropout::{GROUP, RowDropout};
 use super::gemm::{Form, Panels, Product, Start};
 use super::isa::{Isa, Kernel};
 use super::linear::source;
-use super::math::{exp2, exp2_bf16};
+use super::math::{exp2, exp2_half};
 use super::pack::{Columns, Source, pack_panel};
 use super::simd::{LANES, Simd};
 use super::view::{View, spread};
@@ -83,7 +83,7 @@ fn greatest<S: Simd>(row: &[f32]) -> f32 {
 #[inline(always)]
 pub(super) fn power<S: Simd>(form: Form, x: S::V) -> S::V {
     match form {
-        Form::Bf16 => exp2_bf16::<S>(x),
+        Form::Half => exp2_half::<S>(x),
         _ => exp2::<S>(x),
     }
 }
@@ -126,9 +126,9 @@ fn exponentials<S: Simd>(
                     S::mul(e[1], factors[2 * pair + 1]),
                 ];
             }
-            if form == Form::Bf16 {
+            if form == Form::Half {
                 let words = (end - at).div_ceil(2).min(LANES);
-                S::write(&mut row[at / 2..][..words], S::row_bf16(e[0], e[1]));
+                S::write(&mut row[at / 2..][..words], S::row_half(e[0], e[1]));
             } else {
                 let part = &mut row[at..end.min(at + 2 * LANES)];
                 for (part, e) in part.chunks_mut(LANES).zip(e) {
@@ -140,12 +140,12 @@ fn exponentials<S: Simd>(
     S::sum(S::add(sums[0], sums[1]))
 }
 
-/// Values to pairs of bf16, in place from the beginning.
+/// Values to pairs of halves, in place from the beginning.
 #[inline(always)]
 pub(super) fn narrow<S: Simd>(row: &mut [f32]) {
     for first in (0..row.len()).step_by(2 * LANES) {
         let (low, high) = (first, row.len().min(first + LANES));
-        let pairs = S::row_bf16(S::read(&row[low..]), S::read(&row[high..]));
+        let pairs = S::row_half(S::read(&row[low..]), S::read(&row[high..]));
         let words = (row.len() - first).div_ceil(2).min(LANES);
         S::write(&mut row[first / 2..][..words], pairs);
     }
@@ -174,11 +174,11 @@ impl Kernel for ScaleRows<'_> {
             let words = self.to.form.units(self.cols);
             // SAFETY: in bounds by construction; whoever makes the kernel owns these places.
             let to = unsafe { std::slice::from_raw_parts_mut(self.to.word(r, column), words) };
-            if self.to.form == Form::Bf16 {
+            if self.to.form == Form::Half {
                 for (x, to) in row.chunks(2 * LANES).zip(to.chunks_mut(LANES)) {
                     let low = S::mul(S::read(x), factor);
                     let high = S::mul(S::read(&x[x.len().min(LANES)..]), factor);
-                    S::write(to, S::row_bf16(low, high));
+                    S::write(to, S::row_half(low, high));
                 }
             } else {
                 for (x, to) in row.chunks(LANES).zip(to.chunks_mut(LANES)) {

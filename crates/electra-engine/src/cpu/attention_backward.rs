@@ -277,8 +277,8 @@ impl Cpu {
                     let (p, ds) = (matrix(scores), matrix(gradient));
                     multiply_transposed(isa, form, p, transposed, dy_b, d_values, start);
                     multiply_transposed(isa, form, ds, transposed, queries_b, d_keys, start);
-                    if form == Form::Bf16 {
-                        isa.run_bf16(Narrow {
+                    if form == Form::Half {
+                        isa.run_half(Narrow {
                             rows: &mut gradient[..rows.len() * stride],
                             stride,
                             len,
@@ -302,7 +302,7 @@ impl Cpu {
     }
 }
 
-/// Rows of f32 to pairs of bf16, each in place from its beginning.
+/// Rows of f32 to pairs of halves, each in place from its beginning.
 struct Narrow<'a> {
     rows: &'a mut [f32],
     stride: usize,

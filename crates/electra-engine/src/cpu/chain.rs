@@ -265,7 +265,7 @@ pub(super) struct AddNorm<'a> {
 impl AddNorm<'_> {
     pub(super) fn run_on(self, isa: Isa) {
         match self.rounded.as_ref().map(|rounded| rounded.left().form) {
-            Some(Form::Bf16) => isa.run_bf16(self),
+            Some(Form::Half) => isa.run_half(self),
             _ => isa.run(self),
         }
     }

@@ -3,7 +3,7 @@
 use super::Cpu;
 use super::gemm::Form;
 use super::isa::Kernel;
-use super::math::{gelu_slope_bf16, normal_cdf, normal_cdf_bf16, sigmoid};
+use super::math::{gelu_slope_half, normal_cdf, normal_cdf_half, sigmoid};
 use super::simd::{LANES, Simd};
 use crate::backend::{Activation, Array, Ints};
 use std::marker::PhantomData;
@@ -20,7 +20,7 @@ pub(super) enum Accuracy {
     /// As closely as f32 can.
     F32,
     /// As closely as products of bf16 or bytes can tell.
-    Bf16,
+    Half,
 }
 
 impl Accuracy {
@@ -28,7 +28,7 @@ impl Accuracy {
     pub(super) fn of(form: Form) -> Self {
         match form {
             Form::F32 => Accuracy::F32,
-            Form::Bf16 | Form::Int8 => Accuracy::Bf16,
+            Form::Half | Form::Int8 => Accuracy::Half,
         }
     }
 }
@@ -63,7 +63,7 @@ impl Function for Gelu {
 impl Function for RoughGelu {
     #[inline(always)]
     fn value_and_slope<S: Simd>(z: S::V) -> (S::V, S::V) {
-        (S::mul(z, normal_cdf_bf16::<S>(z)), gelu_slope_bf16::<S>(z))
+        (S::mul(z, normal_cdf_half::<S>(z)), gelu_slope_half::<S>(z))
     }
 }
 
@@ -91,7 +91,7 @@ macro_rules! with_function {
                 type $function = $crate::cpu::elementwise::Gelu;
                 $body
             }
-            (Activation::Gelu, Accuracy::Bf16) => {
+            (Activation::Gelu, Accuracy::Half) => {
                 type $function = $crate::cpu::elementwise::RoughGelu;
                 $body
             }

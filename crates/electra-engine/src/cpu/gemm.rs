@@ -23,8 +23,9 @@ const APART: usize = 16;
 pub(crate) enum Form {
     /// One f32 a word.
     F32,
-    /// Two bf16 that are neighbours along the depth a word.
-    Bf16,
+    /// Two values of sixteen bits that are neighbours along the depth a word: bf16, or f16 where the
+    /// instruction set multiplies these, see [`Isa::has_f16`].
+    Half,
     /// Four bytes that are neighbours along the depth a word: unsigned on the left side, signed on
     /// the right; see [`Start::Scaled`].
     Int8,
@@ -35,7 +36,7 @@ impl Form {
     pub(crate) fn values(self) -> usize {
         match self {
             Form::F32 => 1,
-            Form::Bf16 => 2,
+            Form::Half => 2,
             Form::Int8 => 4,
         }
     }
@@ -177,11 +178,11 @@ impl Product {
         self.check(isa, form);
         #[cfg(target_arch = "x86_64")]
         if isa.multiplies_tiles(form) {
-            return isa.run_bf16(Tiles(self, form));
+            return isa.run_half(Tiles(self, form));
         }
         match form {
             Form::F32 => isa.run(Blocked::<F32>(self, PhantomData)),
-            Form::Bf16 => isa.run_bf16(Blocked::<Bf16>(self, PhantomData)),
+            Form::Half => isa.run_half(Blocked::<Half>(self, PhantomData)),
             Form::Int8 => isa.run_int8(Blocked::<Int8>(self, PhantomData)),
         }
     }
@@ -202,7 +203,7 @@ impl Product {
         if isa.multiplies_tiles(form) {
             let tiles = EpilogueTiles::new(self, form, epilogue);
             let rows = tiles.rows();
-            isa.run_bf16(tiles);
+            isa.run_half(tiles);
             return rows;
         }
         let _ = epilogue;
@@ -217,11 +218,22 @@ pub(crate) const BESIDE_WORDS: usize = 2 * 2 * LANES * PANEL;
 trait Unit {
     /// Units of depth that are taken at once, so that a panel stays in the L2 cache.
     const DEPTH: usize;
+    /// `acc +` the products of words.
     fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V;
+    /// Units that are summed at most, before [`add`](Unit::add) adds them to what was summed before.
+    #[inline(always)]
+    fn span<S: Simd>() -> usize {
+        usize::MAX
+    }
+    /// `total + part`, where [`span`](Unit::span) says that parts are summed by themselves.
+    #[inline(always)]
+    fn add<S: Simd>(_part: S::V, total: S::V) -> S::V {
+        total
+    }
 }
 
 struct F32;
-struct Bf16;
+struct Half;
 struct Int8;
 
 impl Unit for F32 {
@@ -233,12 +245,22 @@ impl Unit for F32 {
     }
 }
 
-impl Unit for Bf16 {
+impl Unit for Half {
     const DEPTH: usize = 1024;
 
     #[inline(always)]
     fn dot<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
-        S::dot_bf16(acc, a, b)
+        S::dot_half(acc, a, b)
+    }
+
+    #[inline(always)]
+    fn span<S: Simd>() -> usize {
+        S::HALF_SPAN
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(part: S::V, total: S::V) -> S::V {
+        S::add(total, S::sum_of_halves(part))
     }
 }
 
@@ -374,6 +396,49 @@ impl Tile {
         }
     }
 
+    /// `acc +` some units of `ROWS` rows by `VECTORS · 16` columns from `first`.
+    ///
+    /// # Safety
+    /// As for [`Product::run`].
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    unsafe fn units<S: Simd, U: Unit, const ROWS: usize, const VECTORS: usize>(
+        &self,
+        first: usize,
+        units: Range<usize>,
+        mut acc: [[S::V; VECTORS]; ROWS],
+    ) -> [[S::V; VECTORS]; ROWS] {
+        let mut a = self.a.wrapping_add(units.start * self.unit_step);
+        let mut b = self.b.wrapping_add(units.start * self.width + first);
+        // Some every few units: all at once would wait for each other.
+        let lines = self.lines.div_ceil(self.depth.div_ceil(APART).max(1));
+        let mut ahead = self.ahead.wrapping_add(units.start / APART * lines * LINE);
+        for unit in units.clone().step_by(APART) {
+            for _ in 0..lines {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(LINE);
+            }
+            for _ in unit..units.end.min(unit + APART) {
+                // SAFETY: as the caller says.
+                unsafe {
+                    let mut right = [S::splat(0.0); VECTORS];
+                    for j in 0..VECTORS {
+                        right[j] = S::load(b.add(j * LANES));
+                    }
+                    for i in 0..ROWS {
+                        let left = S::splat(*a.add(i * self.row_step));
+                        for j in 0..VECTORS {
+                            acc[i][j] = U::dot::<S>(left, right[j], acc[i][j]);
+                        }
+                    }
+                }
+                a = a.wrapping_add(self.unit_step);
+                b = b.wrapping_add(self.width);
+            }
+        }
+        acc
+    }
+
     /// `ROWS` rows by `VECTORS · 16` columns from `first`, in registers.
     ///
     /// # Safety
@@ -400,28 +465,18 @@ impl Tile {
                     };
                 }
             }
-            let (mut a, mut b) = (self.a, self.b.add(first));
-            // Some every few units: all at once would wait for each other.
-            let lines = self.lines.div_ceil(self.depth.div_ceil(APART).max(1));
-            let mut ahead = self.ahead;
-            for unit in (0..self.depth).step_by(APART) {
-                for _ in 0..lines {
-                    prefetch(ahead);
-                    ahead = ahead.wrapping_add(LINE);
-                }
-                for _ in unit..self.depth.min(unit + APART) {
-                    let mut right = [S::splat(0.0); VECTORS];
-                    for j in 0..VECTORS {
-                        right[j] = S::load(b.add(j * LANES));
-                    }
+            if U::span::<S>() == usize::MAX {
+                acc = self.units::<S, U, ROWS, VECTORS>(first, 0..self.depth, acc);
+            } else {
+                for unit in (0..self.depth).step_by(U::span::<S>()) {
+                    let units = unit..self.depth.min(unit + U::span::<S>());
+                    let zeros = [[S::splat(0.0); VECTORS]; ROWS];
+                    let part = self.units::<S, U, ROWS, VECTORS>(first, units, zeros);
                     for i in 0..ROWS {
-                        let left = S::splat(*a.add(i * self.row_step));
                         for j in 0..VECTORS {
-                            acc[i][j] = U::dot::<S>(left, right[j], acc[i][j]);
+                            acc[i][j] = U::add::<S>(part[i][j], acc[i][j]);
                         }
                     }
-                    a = a.wrapping_add(self.unit_step);
-                    b = b.wrapping_add(self.width);
                 }
             }
             if let Start::Scaled {

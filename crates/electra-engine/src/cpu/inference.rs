@@ -109,7 +109,7 @@ impl Run<'_> {
     /// are.
     fn context_form(&self) -> Form {
         match self.form {
-            Form::Bf16 => self.attention,
+            Form::Half => self.attention,
             _ => Form::F32,
         }
     }

@@ -10,6 +10,8 @@ use super::simd::{LANES, Portable, Simd};
 pub enum Isa {
     /// AVX-512 with BF16 and VNNI, and the matrix unit AMX for products of bf16 and of bytes.
     Amx,
+    /// AVX-512 with products of f16, in the place of bf16, and dot products of bytes (FP16, VNNI).
+    Avx512Fp16,
     /// AVX-512 (F, BW, DQ, VL) with its dot products of bf16 and of bytes (BF16, VNNI).
     Avx512Bf16,
     /// AVX-512 with its dot products of bytes alone.
@@ -26,8 +28,9 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set that there is, the best first.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Amx,
+        Isa::Avx512Fp16,
         Isa::Avx512Bf16,
         Isa::Avx512Vnni,
         Isa::Avx512,
@@ -36,24 +39,18 @@ impl Isa {
         Isa::Portable,
     ];
 
-    /// Every instruction set of this CPU, the best first. Without the matrix unit, dot products of
-    /// bf16 are not the best where f32 is multiplied faster.
+    /// Every instruction set of this CPU, the best first.
     pub fn available() -> Vec<Isa> {
         let mut sets = Isa::ALL.to_vec();
-        if has_slow_bf16() {
+        if !has_slow_bf16() {
+            // Dot products of bf16 are summed in f32 for nothing.
             let place = |isa| sets.iter().position(|&other| other == isa);
-            if let (Some(bf16), Some(vnni)) = (place(Isa::Avx512Bf16), place(Isa::Avx512Vnni)) {
-                sets.swap(bf16, vnni);
+            if let (Some(f16), Some(bf16)) = (place(Isa::Avx512Fp16), place(Isa::Avx512Bf16)) {
+                sets.swap(f16, bf16);
             }
         }
         sets.retain(|isa| isa.is_here());
         sets
-    }
-
-    /// Whether this set is the best there is because products of bf16 are slow.
-    pub(super) fn avoids_bf16(self) -> bool {
-        let sets = Isa::available();
-        self == Isa::Avx512Vnni && sets[0] == self && sets.contains(&Isa::Avx512Bf16)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -61,6 +58,7 @@ impl Isa {
         use std::arch::is_x86_feature_detected as has;
         match self {
             Isa::Amx => Isa::Avx512Bf16.is_here() && super::amx::is_here(),
+            Isa::Avx512Fp16 => Isa::Avx512Vnni.is_here() && has!("avx512fp16"),
             Isa::Avx512Bf16 => Isa::Avx512Vnni.is_here() && has!("avx512bf16"),
             Isa::Avx512Vnni => Isa::Avx512.is_here() && has!("avx512vnni"),
             Isa::Avx512 => {
@@ -82,6 +80,7 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Amx => "amx",
+            Isa::Avx512Fp16 => "avx512-fp16",
             Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Avx512Vnni => "avx512-vnni",
             Isa::Avx512 => "avx512",
@@ -96,9 +95,14 @@ impl Isa {
         Isa::ALL.into_iter().find(|isa| isa.name() == name)
     }
 
-    /// Whether there are products of bf16.
-    pub fn has_bf16(self) -> bool {
-        matches!(self, Isa::Amx | Isa::Avx512Bf16)
+    /// Whether there are products of values of sixteen bits: of bf16, or of f16 in its place.
+    pub fn has_halves(self) -> bool {
+        matches!(self, Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Fp16)
+    }
+
+    /// Whether these are of f16.
+    pub fn has_f16(self) -> bool {
+        self == Isa::Avx512Fp16
     }
 
     /// Whether it has a matrix unit.
@@ -125,7 +129,9 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe { avx512(kernel) },
+            Isa::Amx | Isa::Avx512Fp16 | Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe {
+                avx512(kernel)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx2Vnni | Isa::Avx2 => unsafe { avx2(kernel) },
@@ -133,16 +139,17 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel on bf16, for which [`has_bf16`](Isa::has_bf16) must hold.
-    pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
-        assert!(self.has_bf16(), "{} has no products of bf16", self.name());
-        #[cfg(target_arch = "x86_64")]
-        {
+    /// Runs a kernel on halves, for which [`has_halves`](Isa::has_halves) must hold.
+    pub(crate) fn run_half<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            unsafe { avx512_bf16(kernel) }
+            Isa::Amx | Isa::Avx512Bf16 => unsafe { avx512_bf16(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the CPU has the instructions.
+            Isa::Avx512Fp16 => unsafe { avx512_fp16(kernel) },
+            _ => unreachable!("{} has no products of halves", self.name()),
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        kernel.run::<Portable>()
     }
 
     /// Runs a kernel that multiplies bytes. AVX-512 without VNNI does that no better than AVX2.
@@ -150,7 +157,9 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
-            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe { avx512_vnni(kernel) },
+            Isa::Amx | Isa::Avx512Fp16 | Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe {
+                avx512_vnni(kernel)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx2Vnni => unsafe { avx2_vnni(kernel) },
@@ -165,7 +174,7 @@ impl Isa {
     pub(crate) fn run_in<K: Kernel>(self, form: Form, kernel: K) -> K::Output {
         match form {
             Form::F32 => self.run(kernel),
-            Form::Bf16 => self.run_bf16(kernel),
+            Form::Half => self.run_half(kernel),
             Form::Int8 => self.run_int8(kernel),
         }
     }
@@ -200,21 +209,28 @@ pub(crate) trait Kernel {
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx512>()
+    kernel.run::<Avx512<false>>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
 #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx512>()
+    kernel.run::<Avx512<false>>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avx512fp16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn avx512_fp16<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512<true>>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
 #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512_vnni<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx512>()
+    kernel.run::<Avx512<false>>()
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -24,11 +24,11 @@ use crate::rng::Purpose;
 use std::ops::Range;
 
 impl Cpu {
-    /// The form of what a layer keeps, and in which attention reads it: pairs of bf16 are not cut.
+    /// The form of what a layer keeps, and in which attention reads it: pairs of halves are not cut.
     pub(super) fn kept_form(&self, spec: &LayerSpec) -> Form {
         let pairs = [spec.hidden / spec.heads, spec.hidden, spec.intermediate];
         match self.form {
-            Form::Bf16 if pairs.iter().all(|n| n % 2 == 0) => Form::Bf16,
+            Form::Half if pairs.iter().all(|n| n % 2 == 0) => Form::Half,
             _ => Form::F32,
         }
     }

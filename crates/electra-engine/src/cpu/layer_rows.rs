@@ -86,10 +86,10 @@ unsafe fn write_row<S: Simd>(from: &[f32], view: View, row: usize) {
     let words = view.form.units(view.cols);
     // SAFETY: in bounds by construction; ours, says the caller.
     let to = unsafe { std::slice::from_raw_parts_mut(view.word(row, 0), words) };
-    if view.form == Form::Bf16 {
+    if view.form == Form::Half {
         for (x, to) in from.chunks(2 * LANES).zip(to.chunks_mut(LANES)) {
             let high = S::read(&x[x.len().min(LANES)..]);
-            S::write(to, S::row_bf16(S::read(x), high));
+            S::write(to, S::row_half(S::read(x), high));
         }
     } else {
         to.copy_from_slice(from);
@@ -160,9 +160,9 @@ unsafe fn read_row<S: Simd>(view: View, row: usize, to: &mut [f32]) {
     let words = view.form.units(view.cols);
     // SAFETY: in bounds by construction; not written to, says the caller.
     let from = unsafe { std::slice::from_raw_parts(view.word(row, 0), words) };
-    if view.form == Form::Bf16 {
+    if view.form == Form::Half {
         for (pairs, to) in from.chunks(LANES).zip(to.chunks_mut(2 * LANES)) {
-            let (first, second) = S::values_bf16(S::read(pairs));
+            let (first, second) = S::values_half(S::read(pairs));
             let (low, high) = to.split_at_mut(to.len().min(LANES));
             S::write(low, first);
             S::write(high, second);
@@ -193,12 +193,12 @@ unsafe fn write_dropped<S: Simd>(
         let words = view.form.units(from.len());
         // SAFETY: in bounds by construction; ours, says the caller.
         let to = unsafe { std::slice::from_raw_parts_mut(part.word(row, 0), words) };
-        if view.form == Form::Bf16 {
+        if view.form == Form::Half {
             let values = from.chunks(2 * LANES).zip(factors.chunks_exact(2));
             for ((x, factors), to) in values.zip(to.chunks_mut(LANES)) {
                 let low = S::mul(S::read(x), factors[0]);
                 let high = S::mul(S::read(&x[x.len().min(LANES)..]), factors[1]);
-                S::write(to, S::row_bf16(low, high));
+                S::write(to, S::row_half(low, high));
             }
         } else {
             let values = from.chunks(LANES).zip(factors);

@@ -5,7 +5,7 @@ use super::clock::Part;
 use super::gemm::{Form, PANEL, Panels, Product, Start};
 use super::isa::Isa;
 use super::pack::{
-    Source, Strips, add_column_sums, pack_rows, pack_rows_bf16, pack_strips, quantize_row,
+    Source, Strips, add_column_sums, pack_rows, pack_rows_half, pack_strips, quantize_row,
     quantize_rows,
 };
 use super::params::CpuParams;
@@ -82,7 +82,7 @@ pub(super) fn packed_step(form: Form, depth: usize) -> usize {
 pub(super) fn left_words(form: Form, rows: usize, depth: usize) -> usize {
     match form {
         Form::F32 => 0,
-        Form::Bf16 => rows * packed_step(form, depth),
+        Form::Half => rows * packed_step(form, depth),
         Form::Int8 => rows * (packed_step(form, depth) + 2),
     }
 }
@@ -105,7 +105,7 @@ pub(super) unsafe fn left_side(isa: Isa, form: Form, source: Source, room: &mut 
     } = rounded;
     match form {
         // SAFETY: as the caller says.
-        Form::Bf16 => unsafe { pack_rows_bf16(isa, source, step, words) },
+        Form::Half => unsafe { pack_rows_half(isa, source, step, words) },
         // SAFETY: as the caller says.
         Form::Int8 => unsafe { quantize_rows(isa, source, step, words, ranges) },
         Form::F32 => unreachable!("values that are kept as bf16 are multiplied as bf16"),
@@ -164,7 +164,7 @@ impl<'a> Rounded<'a> {
             _ => {
                 for (x, to) in x.chunks(2 * LANES).zip(to.chunks_mut(LANES)) {
                     let high = S::read(&x[x.len().min(LANES)..]);
-                    S::write(to, S::row_bf16(S::read(x), high));
+                    S::write(to, S::row_half(S::read(x), high));
                 }
             }
         }

@@ -47,7 +47,7 @@ pub(crate) fn exp2<S: Simd>(x: S::V) -> S::V {
 /// `2^x` for `x` below 255, within 8e-5 of itself from −126 on, for values that are rounded to bf16 next;
 /// 0 below −150, infinite from 129 on. Fitted to the least relative error for |f| ≤ 1/2.
 #[inline(always)]
-pub(crate) fn exp2_bf16<S: Simd>(x: S::V) -> S::V {
+pub(crate) fn exp2_half<S: Simd>(x: S::V) -> S::V {
     // Gives its second argument where that is not a number.
     let cut = S::max(S::splat(-200.0), x);
     let n = S::round(cut);
@@ -99,7 +99,7 @@ fn odd<S: Simd, const N: usize>(x: S::V, limit: f32, coefficients: [f32; N]) -> 
 /// Φ(x) within 1e-4 absolutely, `x Φ(x)` within 1e-4 · max(1, |x|): for values that are rounded to
 /// bf16 or bytes next. Fitted by minimax on −4..4.
 #[inline(always)]
-pub(crate) fn normal_cdf_bf16<S: Simd>(x: S::V) -> S::V {
+pub(crate) fn normal_cdf_half<S: Simd>(x: S::V) -> S::V {
     let coefficients = [
         3.986_734e-1,
         -6.588_784_6e-2,
@@ -116,7 +116,7 @@ pub(crate) fn normal_cdf_bf16<S: Simd>(x: S::V) -> S::V {
 /// The derivative of `x Φ(x)` within 4e-4 absolutely: for values that are rounded to bf16 next.
 /// Fitted by minimax on −4.2..4.2.
 #[inline(always)]
-pub(crate) fn gelu_slope_bf16<S: Simd>(x: S::V) -> S::V {
+pub(crate) fn gelu_slope_half<S: Simd>(x: S::V) -> S::V {
     let coefficients = [
         7.977_742_6e-1,
         -2.654_612_4e-1,
@@ -159,9 +159,9 @@ mod tests {
                         0 => exp::<S>(v),
                         1 => normal_cdf::<S>(v).0,
                         2 => sigmoid::<S>(v),
-                        3 => normal_cdf_bf16::<S>(v),
-                        4 => gelu_slope_bf16::<S>(v),
-                        6 => exp2_bf16::<S>(v),
+                        3 => normal_cdf_half::<S>(v),
+                        4 => gelu_slope_half::<S>(v),
+                        6 => exp2_half::<S>(v),
                         _ => exp2::<S>(v),
                     },
                 );

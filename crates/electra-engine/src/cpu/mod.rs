@@ -44,6 +44,7 @@ pub use pool::barrier_ns;
 
 use crate::backend::*;
 use crate::params::{ParamLayout, ParamView};
+use crate::selftest::Products;
 use clock::PartClock;
 use gemm::Form;
 use pool::Pool;
@@ -60,12 +61,18 @@ pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// Both sides rounded to bf16, to the nearest, summed in f32.
+    /// Both sides rounded to bf16, to the nearest, summed in f32; or where [`Isa::has_f16`] says so
+    /// to f16, of which up to 256 are summed before their sum is added in f32. Errors are as
+    /// large. Values end at 65,504 there, and below 6e-8 is nothing: see [`Backend::loss_scale`].
     Bf16,
     /// For inference: the layers' products in bytes, a scale and an offset for each token, a
     /// scale for each output, summed exactly; all others as in `Bf16`.
     Int8,
 }
+
+/// What a token's loss weighs at most in f16, about. Its gradients by activations are 1e-2 to 1e-7 of
+/// that, and such numbers are kept whole down to 6e-5, in part to 6e-8; sums over tokens may reach 65,504.
+const F16_LOSS_WEIGHT: f64 = 64.0;
 
 /// Settings of a [`Cpu`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,7 +125,7 @@ impl Cpu {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
         });
         let form = match options.precision {
-            Precision::Bf16 | Precision::Int8 if isa.has_bf16() => Form::Bf16,
+            Precision::Bf16 | Precision::Int8 if isa.has_halves() => Form::Half,
             _ => Form::F32,
         };
         Ok(Cpu {
@@ -153,24 +160,33 @@ impl Cpu {
     pub fn precision(&self) -> Precision {
         match self.layer_form {
             Form::F32 => Precision::F32,
-            Form::Bf16 => Precision::Bf16,
+            Form::Half => Precision::Bf16,
             Form::Int8 => Precision::Int8,
         }
     }
 
-    /// What the user should know once: a precision that this CPU has not, or not to advantage.
+    /// In what products are computed.
+    pub fn products(&self) -> Products {
+        match (self.precision(), self.isa.has_f16()) {
+            (Precision::F32, _) => Products::F32,
+            (Precision::Bf16, false) => Products::Bf16,
+            (Precision::Bf16, true) => Products::F16,
+            (Precision::Int8, false) => Products::Int8,
+            (Precision::Int8, true) => Products::Int8AndF16,
+        }
+    }
+
+    /// What the user should know once: a precision that this CPU has not, or takes another for.
     pub fn notice(&self) -> Option<String> {
         let name = self.isa.name();
-        (self.precision() != self.precision).then(|| match self.isa.avoids_bf16() {
-            true => format!(
-                "computing in f32 with {name}: products of bf16 would take this CPU longer; \
-                 ELECTRA_ISA={} computes in bf16, in less memory",
-                Isa::Avx512Bf16.name()
-            ),
-            false => {
-                format!("bf16 products need AVX512_BF16, which {name} has not: computing in f32")
-            }
-        })
+        if self.precision() != self.precision {
+            return Some(format!(
+                "bf16 products need AVX512_BF16 or AVX512_FP16, which {name} has not: computing \
+                 in f32"
+            ));
+        }
+        let f16 = self.products() == Products::F16;
+        f16.then(|| format!("computing with {name}: f16, as exact and faster, in place of bf16"))
     }
 
     fn view(&self, array: Array) -> View {
@@ -199,6 +215,13 @@ impl Cpu {
 impl Backend for Cpu {
     type Params = CpuParams;
     type Flat = Flat;
+
+    fn loss_scale(&self, weight: f64) -> f64 {
+        match self.form == Form::Half && self.isa.has_f16() {
+            true => (F16_LOSS_WEIGHT / weight).log2().floor().exp2(),
+            false => 1.0,
+        }
+    }
 
     fn array(&mut self, rows: usize, cols: usize) -> Array {
         self.array_in(Form::F32, rows, cols)

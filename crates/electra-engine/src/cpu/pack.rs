@@ -1,11 +1,11 @@
 //! Packing: values into the order and the form in which a product reads them.
 
-mod bf16;
 mod bytes;
+mod halves;
 mod strips;
 
-pub(crate) use bf16::{pack_rows_bf16, zip_rows};
 pub(crate) use bytes::{pack_panel_int8, quantize_row, quantize_rows};
+pub(crate) use halves::{pack_rows_half, zip_rows};
 pub(crate) use strips::{Strips, pack_strips};
 
 use super::gemm::{Form, PANEL, Panels};
@@ -17,7 +17,7 @@ use std::ops::Range;
 /// Units of depth that are prefetched.
 const AHEAD: usize = 8;
 
-/// A matrix to pack, of f32 or of pairs of bf16: row `r` starts at word `r · stride`.
+/// A matrix to pack, of f32 or of pairs of halves: row `r` starts at word `r · stride`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {
     pub(crate) form: Form,
@@ -65,7 +65,7 @@ impl Source {
         unsafe { self.words::<S>(row, col, self.cols) }
     }
 
-    /// Up to thirty-two values as pairs of bf16 from an even column on; zeros outside.
+    /// Up to thirty-two values as pairs of halves from an even column on; zeros outside.
     ///
     /// # Safety
     /// The matrix can be read.
@@ -74,8 +74,8 @@ impl Source {
         // SAFETY: as the caller says.
         unsafe {
             match self.form {
-                Form::Bf16 => self.words::<S>(row, col / 2, self.cols.div_ceil(2)),
-                _ => S::row_bf16(self.read::<S>(row, col), self.read::<S>(row, col + LANES)),
+                Form::Half => self.words::<S>(row, col / 2, self.cols.div_ceil(2)),
+                _ => S::row_half(self.read::<S>(row, col), self.read::<S>(row, col + LANES)),
             }
         }
     }
@@ -89,7 +89,7 @@ impl Source {
         // SAFETY: as the caller says.
         unsafe {
             match self.form {
-                Form::Bf16 => S::values_bf16(self.pairs::<S>(row, col)).0,
+                Form::Half => S::values_half(self.pairs::<S>(row, col)).0,
                 _ => self.read::<S>(row, col),
             }
         }
@@ -112,10 +112,10 @@ impl Source {
         // SAFETY: as the caller says.
         unsafe {
             match self.form {
-                Form::Bf16 => S::zip_bf16(self.pairs::<S>(row, col), self.pairs::<S>(row + 1, col)),
+                Form::Half => S::zip_half(self.pairs::<S>(row, col), self.pairs::<S>(row + 1, col)),
                 _ => (
-                    S::pair_bf16(self.read::<S>(row, col), self.read::<S>(row + 1, col)),
-                    S::pair_bf16(
+                    S::pair_half(self.read::<S>(row, col), self.read::<S>(row + 1, col)),
+                    S::pair_half(
                         self.read::<S>(row, col + LANES),
                         self.read::<S>(row + 1, col + LANES),
                     ),
@@ -135,9 +135,9 @@ trait Way {
 
 /// f32 as they are.
 struct Exact;
-/// Pairs of bf16 as they are.
+/// Pairs of halves as they are.
 struct Pairs;
-/// f32, rounded to pairs of bf16.
+/// f32, rounded to pairs of halves.
 struct Rounded;
 
 impl Way for Exact {
@@ -146,16 +146,16 @@ impl Way for Exact {
 }
 
 impl Way for Pairs {
-    const FORM: Form = Form::Bf16;
-    const SOURCE: Form = Form::Bf16;
+    const FORM: Form = Form::Half;
+    const SOURCE: Form = Form::Half;
 }
 
 impl Way for Rounded {
-    const FORM: Form = Form::Bf16;
+    const FORM: Form = Form::Half;
     const SOURCE: Form = Form::F32;
 }
 
-/// Sixteen words of a row: f32, or pairs of bf16 that thirty-two values make.
+/// Sixteen words of a row: f32, or pairs of halves that thirty-two values make.
 ///
 /// # Safety
 /// They can be read.
@@ -164,7 +164,7 @@ unsafe fn sixteen<S: Simd, W: Way>(row: *const f32) -> S::V {
     // SAFETY: as the caller says.
     unsafe {
         match (W::FORM, W::SOURCE) {
-            (Form::Bf16, Form::F32) => S::row_bf16(S::load(row), S::load(row.add(LANES))),
+            (Form::Half, Form::F32) => S::row_half(S::load(row), S::load(row.add(LANES))),
             _ => S::load(row),
         }
     }
@@ -181,10 +181,10 @@ unsafe fn zipped<S: Simd, W: Way>(row: *const f32, stride: usize) -> (S::V, S::V
     unsafe {
         let below = row.add(stride);
         match W::SOURCE {
-            Form::Bf16 => S::zip_bf16(S::load(row), S::load(below)),
+            Form::Half => S::zip_half(S::load(row), S::load(below)),
             _ => (
-                S::pair_bf16(S::load(row), S::load(below)),
-                S::pair_bf16(S::load(row.add(LANES)), S::load(below.add(LANES))),
+                S::pair_half(S::load(row), S::load(below)),
+                S::pair_half(S::load(row.add(LANES)), S::load(below.add(LANES))),
             ),
         }
     }
@@ -288,8 +288,8 @@ impl Kernel for PackRows {
         unsafe {
             match (self.form, self.source.form) {
                 (Form::F32, Form::F32) => self.rows::<S, Exact>(),
-                (Form::Bf16, Form::Bf16) => self.rows::<S, Pairs>(),
-                (Form::Bf16, Form::F32) => self.rows::<S, Rounded>(),
+                (Form::Half, Form::Half) => self.rows::<S, Pairs>(),
+                (Form::Half, Form::F32) => self.rows::<S, Rounded>(),
                 (to, from) => unreachable!("{from:?} is not packed as {to:?} here"),
             }
         }
@@ -392,8 +392,8 @@ impl Kernel for Transpose {
         unsafe {
             match (self.form, self.source.form) {
                 (Form::F32, Form::F32) => self.blocks::<S, Exact>(),
-                (Form::Bf16, Form::Bf16) => self.blocks::<S, Pairs>(),
-                (Form::Bf16, Form::F32) => self.blocks::<S, Rounded>(),
+                (Form::Half, Form::Half) => self.blocks::<S, Pairs>(),
+                (Form::Half, Form::F32) => self.blocks::<S, Rounded>(),
                 (to, from) => unreachable!("{from:?} is not packed as {to:?} here"),
             }
         }
@@ -487,10 +487,7 @@ impl Kernel for ColumnSums<'_> {
                     let words = unsafe { S::load(panels.at(panel, unit).wrapping_add(first)) };
                     *sum = match self.form {
                         Form::F32 => S::add(*sum, words),
-                        _ => {
-                            let ones = S::pair_bf16(S::splat(1.0), S::splat(1.0));
-                            S::dot_bf16(*sum, words, ones)
-                        }
+                        _ => S::add_pair_half(*sum, words),
                     };
                 }
             }

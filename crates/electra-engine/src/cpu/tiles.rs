@@ -32,7 +32,7 @@ impl Kernel for Tiles {
     fn run<S: Simd>(self) {
         configure();
         match self.1 {
-            Form::Bf16 => parts::<S, Pairs>(&self.0),
+            Form::Half => parts::<S, Pairs>(&self.0),
             Form::Int8 => parts::<S, Fours>(&self.0),
             Form::F32 => unreachable!("the unit has no products of f32"),
         }
@@ -60,7 +60,7 @@ fn parts<S: Simd, U: Dot>(product: &Product) {
                 part.panels::<S, U>(0, whole, a, product.row_step);
             }
             for row in (whole..product.rows).step_by(BLOCK) {
-                Isa::Amx.run_bf16(Packed(&part, row, PhantomData::<U>));
+                Isa::Amx.run_half(Packed(&part, row, PhantomData::<U>));
             }
         }
         done += depth;

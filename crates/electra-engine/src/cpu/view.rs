@@ -5,7 +5,7 @@ use super::gemm::Form;
 use crate::backend::Array;
 use std::ops::Range;
 
-/// A matrix inside a buffer, of f32 or of pairs of bf16; in bounds by construction.
+/// A matrix inside a buffer, of f32 or of pairs of halves; in bounds by construction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) form: Form,

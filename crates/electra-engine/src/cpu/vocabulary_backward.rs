@@ -26,7 +26,7 @@ const PANELS: usize = 3;
 const CHUNK: usize = PANELS * PANEL;
 /// Distance of rows of gradients: not a power of two.
 const STRIDE: usize = CHUNK + LANES;
-/// The same of rows of pairs of bf16.
+/// The same of rows of pairs of halves.
 const HALF_STRIDE: usize = CHUNK / 2 + LANES;
 /// Chunks that a task takes.
 const SEGMENT: usize = 10;
@@ -100,11 +100,11 @@ impl Kernel for Round<'_> {
             for j in (0..PANEL).step_by(2 * LANES) {
                 let (a, b) = (S::read(&upper[j..]), S::read(&upper[j + LANES..]));
                 let (c, d) = (S::read(&lower[j..]), S::read(&lower[j + LANES..]));
-                S::write(&mut pairs[j..][..LANES], S::pair_bf16(a, c));
-                S::write(&mut pairs[j + LANES..][..LANES], S::pair_bf16(b, d));
-                S::write(&mut wide[j / 2..][..LANES], S::row_bf16(a, b));
+                S::write(&mut pairs[j..][..LANES], S::pair_half(a, c));
+                S::write(&mut pairs[j + LANES..][..LANES], S::pair_half(b, d));
+                S::write(&mut wide[j / 2..][..LANES], S::row_half(a, b));
                 let second = &mut wide[HALF_STRIDE + j / 2..][..LANES];
-                S::write(second, S::row_bf16(c, d));
+                S::write(second, S::row_half(c, d));
             }
         }
     }
@@ -150,7 +150,7 @@ impl Chunk<'_> {
             for start in (0..block.rows.len()).step_by(BLOCK) {
                 let count = BLOCK.min(block.rows.len() - start);
                 let (tile, stride) = match form {
-                    Form::Bf16 => (&mut self.tile[..], PANEL),
+                    Form::Half => (&mut self.tile[..], PANEL),
                     _ => {
                         let at = start * STRIDE + p * PANEL;
                         let end = at + (count - 1) * STRIDE + PANEL;
@@ -176,10 +176,10 @@ impl Chunk<'_> {
                         sums[place] -= block.scale;
                     }
                 }
-                if form == Form::Bf16 {
+                if form == Form::Half {
                     let even = count.next_multiple_of(2);
                     self.tile[count * PANEL..even * PANEL].fill(0.0);
-                    isa.run_bf16(Round {
+                    isa.run_half(Round {
                         tile: &self.tile[..even * PANEL],
                         along_entries: &mut self.along_entries
                             [start * HALF_STRIDE + p * PANEL / 2..],
@@ -200,7 +200,7 @@ impl Block<'_> {
         let (isa, form) = (self.logits.isa, self.logits.form);
         let (rows, cols) = (self.rows.len(), self.logits.x.cols);
         let (tile, wide, pairs) = match form {
-            Form::Bf16 => {
+            Form::Half => {
                 let even = rows.next_multiple_of(2);
                 (BLOCK * PANEL, even * HALF_STRIDE, even / 2 * STRIDE)
             }
@@ -226,7 +226,7 @@ impl Block<'_> {
             chunk.fill(self, left, first, panels);
             let entries = first * PANEL..self.logits.weight.cols.min((first + panels) * PANEL);
             let (row_step, by_rows) = match form {
-                Form::Bf16 => (HALF_STRIDE, chunk.along_rows.as_ptr()),
+                Form::Half => (HALF_STRIDE, chunk.along_rows.as_ptr()),
                 _ => (STRIDE, chunk.along_entries.as_ptr()),
             };
             let by_input = Product {

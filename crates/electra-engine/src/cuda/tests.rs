@@ -232,6 +232,7 @@ fn layer<B: Backend>(backend: &mut B, spec: &LayerSpec, lengths: &[usize]) -> Ve
             name: format!("layer of {} and {} heads: {name}", hidden, spec.heads),
             values,
             bound: Bound::Product(1e-4),
+            magnitude: 1.0,
         })
         .collect()
 }

@@ -211,7 +211,9 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
         measured[0].push((-backend.sum(log_prob) / count as f64) as f32);
         measured[1].push((backend.sum(loss) / tokens as f64) as f32);
 
-        let (by_row, by_token) = (1.0 / count as f32, 10.0 / tokens as f32);
+        let scale = backend.loss_scale(10.0 / tokens as f64);
+        let by_row = (scale / count as f64) as f32;
+        let by_token = (scale * 10.0 / tokens as f64) as f32;
         backend.binary_cross_entropy_backward(logits, labels, by_token, d_logits);
         backend.linear_backward_params(output, d_logits, &network.detect, &mut grads);
         backend.linear_backward_input(&params, d_logits, &network.detect, d.hidden, false);
@@ -256,9 +258,9 @@ pub fn trace<B: Backend>(backend: &mut B) -> Vec<Output> {
         backend.embed_backward(&tables, d_sum, &mut grads);
         let mut norms = vec![0.0; views.len()];
         backend.squared_norms(&grads, &views, &mut norms);
-        let norm = norms.iter().sum::<f64>().sqrt();
+        let norm = norms.iter().sum::<f64>().sqrt() / scale;
         measured[2].push(norm as f32);
-        let clip = (1.0 / norm).min(1.0) as f32;
+        let clip = ((1.0 / norm).min(1.0) / scale) as f32;
         let adam = Adam::default();
         backend.adamw(
             &mut params,
@@ -291,6 +293,7 @@ fn output(name: &str, values: Vec<f32>, bound: Bound) -> Output {
         name: format!("training: {name}"),
         values,
         bound,
+        magnitude: 1.0,
     }
 }
 

@@ -116,36 +116,15 @@ impl<'a, B: Backend> Trainer<'a, B> {
             false if weight > 0.0 => 1.0 / weight,
             false => 0.0,
         };
-        self.training.zero_grads(backend);
-        let (mut loss, mut tokens) = (0.0, 0);
-        // What was not finite in a part's forward pass: later parts leave nothing of it.
-        let mut in_forward = None;
-        for part in &parts {
-            tokens += part.tokens();
-            let Some(targets) = &part.targets else {
-                continue;
-            };
-            let asked = TaskLoss {
-                targets,
-                options,
-                scale,
-            };
-            let output = self.arrays.run(
-                backend,
-                self.network,
-                head,
-                &self.training.params,
-                &part.input(),
-                Some(&asked),
-                Some(rng),
-                Some(&mut self.training.grads),
-            );
-            if in_forward.is_none() && !output.loss.is_finite() {
-                in_forward = self.arrays.first_not_finite(backend);
+        self.training.begin(backend, scale);
+        let tokens = parts.iter().map(HostBatch::tokens).sum();
+        let (loss, in_forward, norm) = loop {
+            let (loss, in_forward) = self.gradients(backend, head, &parts, options, scale, rng);
+            let norm = self.training.gradient_norm(backend);
+            if in_forward.is_some() || !self.training.begin_again(backend, &norm) {
+                break (loss, in_forward, norm);
             }
-            loss += scale * output.loss;
-        }
-        let norm = self.training.gradient_norm(backend);
+        };
         let skipped = match norm.non_finite {
             None if loss.is_finite() && norm.norm.is_finite() => None,
             // What is wrong in forward is wrong in every gradient: it is named first.
@@ -169,5 +148,44 @@ impl<'a, B: Backend> Trainer<'a, B> {
             tokens,
             skipped,
         }
+    }
+
+    /// Adds the gradients of a batch's loss. Returns the loss, and what was not finite in a part's
+    /// forward pass: later parts leave nothing of it.
+    fn gradients(
+        &mut self,
+        backend: &mut B,
+        head: usize,
+        parts: &[HostBatch],
+        options: &ClassOptions,
+        scale: f64,
+        rng: &Rng,
+    ) -> (f64, Option<String>) {
+        let (mut loss, mut in_forward) = (0.0, None);
+        for part in parts {
+            let Some(targets) = &part.targets else {
+                continue;
+            };
+            let asked = TaskLoss {
+                targets,
+                options,
+                scale: self.training.loss_scale() * scale,
+            };
+            let output = self.arrays.run(
+                backend,
+                self.network,
+                head,
+                &self.training.params,
+                &part.input(),
+                Some(&asked),
+                Some(rng),
+                Some(&mut self.training.grads),
+            );
+            if in_forward.is_none() && !output.loss.is_finite() {
+                in_forward = self.arrays.first_not_finite(backend);
+            }
+            loss += scale * output.loss;
+        }
+        (loss, in_forward)
     }
 }

@@ -139,10 +139,10 @@ struct Measured {
 fn measure(args: &Args, dir: &ModelDir) -> Result<Measured> {
     let tokenizer = predict::tokenizer_of(dir)?;
     let batch = sample(args.sample.as_deref(), dir, &tokenizer)?;
-    // Without products of bf16 all but bytes is f32, so that nothing else shows in the deviations.
+    // Without products of halves all but bytes is f32, so that nothing else shows in the deviations.
     let asked = asked_isa()?;
     let mut isas = asked.into_iter().chain(Isa::available());
-    let isa = isas.find(|isa| !isa.has_bf16());
+    let isa = isas.find(|isa| !isa.has_halves());
     if let (Some(asked), Some(isa)) = (asked, isa)
         && asked != isa
     {

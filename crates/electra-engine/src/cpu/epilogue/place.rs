@@ -1,4 +1,4 @@
-//! Where an epilogue reads and writes: rows of f32, or of pairs of bf16.
+//! Where an epilogue reads and writes: rows of f32, or of pairs of halves.
 
 use crate::cpu::gemm::Form;
 use crate::cpu::simd::{LANES, Simd};
@@ -16,7 +16,7 @@ pub(super) trait Words: Copy {
 pub(super) struct F32Words;
 
 #[derive(Clone, Copy)]
-pub(super) struct Bf16Words;
+pub(super) struct HalfWords;
 
 impl Words for F32Words {
     const FORM: Form = Form::F32;
@@ -34,17 +34,17 @@ impl Words for F32Words {
     }
 }
 
-impl Words for Bf16Words {
-    const FORM: Form = Form::Bf16;
+impl Words for HalfWords {
+    const FORM: Form = Form::Half;
 
     #[inline(always)]
     fn read<S: Simd>(from: &[f32]) -> [S::V; 2] {
-        S::values_bf16(S::read(from)).into()
+        S::values_half(S::read(from)).into()
     }
 
     #[inline(always)]
     fn write<S: Simd>(to: &mut [f32], values: [S::V; 2]) {
-        S::write(to, S::row_bf16(values[0], values[1]));
+        S::write(to, S::row_half(values[0], values[1]));
     }
 }
 
@@ -56,8 +56,8 @@ macro_rules! with_words {
                 type $words = $crate::cpu::epilogue::place::F32Words;
                 $body
             }
-            Form::Bf16 => {
-                type $words = $crate::cpu::epilogue::place::Bf16Words;
+            Form::Half => {
+                type $words = $crate::cpu::epilogue::place::HalfWords;
                 $body
             }
             Form::Int8 => unreachable!("no epilogue writes bytes"),

@@ -8,7 +8,7 @@ use crate::cpu::buffer::Buffer;
 use crate::cpu::elementwise::Accuracy;
 use crate::cpu::epilogue::{ActivationGradient, PanelEpilogue, Place, Store};
 use crate::cpu::pack::{
-    Columns, Source, pack_panel, pack_panel_int8, pack_rows_bf16, quantize_rows, zip_rows,
+    Columns, Source, pack_panel, pack_panel_int8, pack_rows_half, quantize_rows, zip_rows,
 };
 use crate::cpu::view::View;
 
@@ -34,9 +34,12 @@ fn values(count: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
-fn bf16(x: f32) -> f64 {
+/// The nearest of the halves that an instruction set multiplies, for a value that is normal in these.
+fn half(isa: Isa, x: f32) -> f64 {
+    let dropped = if isa.has_f16() { 13 } else { 16 };
     let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    let below = (1 << dropped) - 1;
+    let rounded = bits.wrapping_add((below >> 1) + (bits >> dropped & 1)) & !below;
     f32::from_bits(rounded).into()
 }
 
@@ -71,8 +74,8 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
     unsafe {
         match form {
             Form::F32 => words.copy_from_slice(x),
-            Form::Bf16 => {
-                pack_rows_bf16(isa, source(Form::F32, x, rows, depth), step, &mut words);
+            Form::Half => {
+                pack_rows_half(isa, source(Form::F32, x, rows, depth), step, &mut words);
             }
             Form::Int8 => {
                 quantize_rows(
@@ -90,7 +93,7 @@ fn left(isa: Isa, form: Form, x: &[f32], [rows, depth]: [usize; 2]) -> LeftSide 
         let (row, k) = (at / depth, at % depth);
         match form {
             Form::F32 => x[at].into(),
-            Form::Bf16 => bf16(x[at]),
+            Form::Half => half(isa, x[at]),
             Form::Int8 => {
                 let [scale, offset] = [ranges[2 * row], ranges[2 * row + 1]].map(f64::from);
                 let value = scale * f64::from(byte(row, k)) + offset;
@@ -171,7 +174,7 @@ fn right(isa: Isa, form: Form, w: &[f32], [depth, cols]: [usize; 2]) -> RightSid
         let (k, col) = (at / cols, at % cols);
         match form {
             Form::F32 => w[at].into(),
-            Form::Bf16 => bf16(w[at]),
+            Form::Half => half(isa, w[at]),
             Form::Int8 => {
                 let (panel, place) = (col / PANEL, col % PANEL);
                 let lanes = panels
@@ -258,8 +261,13 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
                 _ => 0.0,
             };
             let error = (f64::from(c) - (sum + from)).abs();
+            // Sums of f16 are rounded at each term, by no more than the sum so far.
+            let bound = match isa.has_f16() && form == Form::Half {
+                true => 1e-3,
+                false => 1e-5,
+            };
             assert!(
-                error <= 1e-5 * size,
+                error <= bound * size,
                 "{what}, {col}: {c} for {}",
                 sum + from
             );
@@ -271,7 +279,7 @@ fn check(isa: Isa, form: Form, [rows, depth, cols]: [usize; 3], a: &LeftSide, st
 fn every_product_is_the_sum_of_its_terms_and_touches_nothing_else() {
     for isa in Isa::available() {
         let mut forms = vec![Form::F32, Form::Int8];
-        forms.extend(isa.has_bf16().then_some(Form::Bf16));
+        forms.extend(isa.has_halves().then_some(Form::Half));
         for form in forms {
             for shape @ [rows, depth, _] in SHAPES {
                 let x = values(rows * depth, 1);
@@ -288,7 +296,7 @@ fn every_product_is_the_sum_of_its_terms_and_touches_nothing_else() {
     }
 }
 
-/// Some words, as places of results: of f32, or pairs of bf16.
+/// Some words, as places of results: of f32, or pairs of halves.
 fn place(form: Form, words: &mut [f32], [rows, cols]: [usize; 2]) -> Place {
     assert!(words.len() >= rows * form.units(cols));
     Place::new(View::of(form, words.as_mut_ptr(), rows, cols), &(0..rows))
@@ -348,8 +356,8 @@ fn check_epilogue<F: Epilogue>(
 
 #[test]
 fn results_that_are_taken_while_the_product_goes_on_have_the_same_bits() {
-    for isa in Isa::available().into_iter().filter(|isa| isa.has_bf16()) {
-        for form in [Form::Bf16, Form::Int8] {
+    for isa in Isa::available().into_iter().filter(|isa| isa.has_halves()) {
+        for form in [Form::Half, Form::Int8] {
             for [rows, depth, cols] in [
                 [1, 64, 64],
                 [16, 32, 64],
@@ -361,9 +369,9 @@ fn results_that_are_taken_while_the_product_goes_on_have_the_same_bits() {
                 [40, 64, 70],
                 [20, 4160, 64],
             ] {
-                for to in [Form::F32, Form::Bf16] {
+                for to in [Form::F32, Form::Half] {
                     let shape = [rows, depth, cols];
-                    let kind = (Activation::Gelu, Accuracy::Bf16);
+                    let kind = (Activation::Gelu, Accuracy::Half);
                     check_epilogue(isa, form, shape, to, true, |[plain, _]| Store::plain(plain));
                     check_epilogue(isa, form, shape, to, true, |[plain, activated]| Store {
                         plain: Some(plain),

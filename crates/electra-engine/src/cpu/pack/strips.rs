@@ -39,7 +39,7 @@ impl Strips {
     }
 }
 
-/// Packs strips of a source as pairs of bf16. Adds the sums of its columns to `sums`, unless that is
+/// Packs strips of a source as pairs of halves. Adds the sums of its columns to `sums`, unless that is
 /// empty.
 ///
 /// # Safety
@@ -51,12 +51,12 @@ pub(crate) unsafe fn pack_strips(
     to: &mut [f32],
     sums: &mut [f32],
 ) {
-    assert!(strips.units == Form::Bf16.units(source.rows));
+    assert!(strips.units == Form::Half.units(source.rows));
     assert!(to.len() == strips.all(source.cols));
     assert!(sums.is_empty() || sums.len() == source.cols);
     let mut sums = sums.chunks_mut(Strips::ROWS);
     for (index, to) in to.chunks_exact_mut(strips.words()).enumerate() {
-        isa.run_bf16(PackStrip {
+        isa.run_half(PackStrip {
             source,
             first: index * Strips::ROWS,
             strips,
@@ -83,7 +83,7 @@ impl Kernel for PackStrip<'_> {
         // SAFETY: the caller of `pack_strips` says that the source can be read.
         unsafe {
             match self.source.form {
-                Form::Bf16 => self.strip::<S, Pairs>(),
+                Form::Half => self.strip::<S, Pairs>(),
                 Form::F32 => self.strip::<S, Rounded>(),
                 Form::Int8 => unreachable!("bytes are no left side that is turned"),
             }
@@ -125,7 +125,6 @@ impl PackStrip<'_> {
             W::SOURCE.units(Strips::ROWS),
         );
         let inside = 2 * (unit + LANES) <= source.rows && first + Strips::ROWS <= source.cols;
-        let ones = S::pair_bf16(S::splat(1.0), S::splat(1.0));
         let mut halves = [[S::splat(0.0); LANES]; 2];
         for i in 0..LANES {
             // SAFETY: as the caller says; what is outside reads as zeros.
@@ -136,8 +135,8 @@ impl PackStrip<'_> {
                 }
             };
             row = row.wrapping_add(2 * source.stride);
-            sums[0] = S::dot_bf16(sums[0], low, ones);
-            sums[1] = S::dot_bf16(sums[1], high, ones);
+            sums[0] = S::add_pair_half(sums[0], low);
+            sums[1] = S::add_pair_half(sums[1], high);
             halves[0][i] = low;
             halves[1][i] = high;
         }

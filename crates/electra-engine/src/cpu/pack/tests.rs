@@ -1,4 +1,4 @@
-//! Packing from pairs of bf16 gives the words that packing from f32 gives, for sizes that fill panels
+//! Packing from pairs of halves gives the words that packing from f32 gives, for sizes that fill panels
 //! and blocks, and such that do not.
 
 use super::*;
@@ -21,7 +21,7 @@ fn bits(words: &[f32]) -> Vec<u32> {
 
 #[test]
 fn pairs_and_the_values_that_they_stand_for_are_packed_alike() {
-    for isa in Isa::available().into_iter().filter(|isa| isa.has_bf16()) {
+    for isa in Isa::available().into_iter().filter(|isa| isa.has_halves()) {
         for [rows, cols] in SHAPES {
             // Whole numbers up to 255 are bf16.
             let values: Vec<f32> = (0..rows * cols).map(|i| (i * 37 % 256) as f32).collect();
@@ -34,9 +34,9 @@ fn pairs_and_the_values_that_they_stand_for_are_packed_alike() {
             };
             let mut words = vec![0.0; rows * cols / 2];
             // SAFETY: as many rows and columns.
-            unsafe { pack_rows_bf16(isa, exact, cols / 2, &mut words) };
+            unsafe { pack_rows_half(isa, exact, cols / 2, &mut words) };
             let pairs = Source {
-                form: Form::Bf16,
+                form: Form::Half,
                 data: words.as_ptr(),
                 stride: cols / 2,
                 ..exact
@@ -48,10 +48,10 @@ fn pairs_and_the_values_that_they_stand_for_are_packed_alike() {
                 };
                 let packed = [exact, pairs].map(|source| {
                     let room = Buffer::zeroed(Panels::words(depth, width));
-                    let to = Panels::new(isa, Form::Bf16, room.as_ptr(), [depth, width]);
+                    let to = Panels::new(isa, Form::Half, room.as_ptr(), [depth, width]);
                     for index in 0..to.count() {
                         // SAFETY: as many rows and columns; the panels are ours.
-                        unsafe { pack_panel(isa, Form::Bf16, source, columns, to, index) };
+                        unsafe { pack_panel(isa, Form::Half, source, columns, to, index) };
                     }
                     bits(room.as_slice())
                 });

@@ -20,7 +20,7 @@ pub(crate) const LANES: usize = 16;
 /// The functions may use its instructions, so they are called only from a
 /// [`Kernel`](super::isa::Kernel) that [`Isa::run`](super::isa::Isa::run) has started.
 pub(crate) trait Simd: Copy + 'static {
-    /// Sixteen f32, or sixteen pairs of bf16.
+    /// Sixteen f32, or sixteen pairs of halves: of bf16, or of f16 on the set that multiplies these.
     type V: Copy;
     /// Sixteen u32.
     type U: Copy;
@@ -113,27 +113,48 @@ pub(crate) trait Simd: Copy + 'static {
     /// else zero.
     fn keep(bits: Self::U, half: u32, threshold: u32, v: Self::V) -> Self::V;
 
-    /// `acc +` the dot product of each lane's pair of bf16.
-    fn dot_bf16(_acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
-        unreachable!("no products of bf16 here")
+    /// Dot products of pairs of halves that may be summed with [`dot_half`](Simd::dot_half) from zero
+    /// before their sum has to go through [`sum_of_halves`](Simd::sum_of_halves); any number where
+    /// sums are of f32 already.
+    const HALF_SPAN: usize = usize::MAX;
+    /// `acc +` the dot product of each lane's pair of halves.
+    fn dot_half(_acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        unreachable!("no products of halves here")
     }
-    /// Pairs of bf16: one of `low` in the lower half, one of `high` in the upper.
-    fn pair_bf16(_low: Self::V, _high: Self::V) -> Self::V {
-        unreachable!("no bf16 here")
+    /// The f32 that a sum of [`dot_half`](Simd::dot_half) stands for.
+    #[inline(always)]
+    fn sum_of_halves(sum: Self::V) -> Self::V {
+        sum
     }
-    /// Pairs of bf16 of thirty-two values in a row.
-    fn row_bf16(_first: Self::V, _second: Self::V) -> Self::V {
-        unreachable!("no bf16 here")
+    /// `acc +` the sum of each lane's pair of halves, in f32.
+    #[inline(always)]
+    fn add_pair_half(acc: Self::V, pairs: Self::V) -> Self::V {
+        let ones = Self::pair_half(Self::splat(1.0), Self::splat(1.0));
+        match Self::HALF_SPAN {
+            usize::MAX => Self::dot_half(acc, pairs, ones),
+            _ => {
+                let sum = Self::dot_half(Self::splat(0.0), pairs, ones);
+                Self::add(acc, Self::sum_of_halves(sum))
+            }
+        }
+    }
+    /// Pairs of halves: one of `low` in the lower half, one of `high` in the upper.
+    fn pair_half(_low: Self::V, _high: Self::V) -> Self::V {
+        unreachable!("no halves here")
+    }
+    /// Pairs of halves of thirty-two values in a row.
+    fn row_half(_first: Self::V, _second: Self::V) -> Self::V {
+        unreachable!("no halves here")
     }
 
-    /// Thirty-two values of pairs of bf16 in a row: the first sixteen, and the others.
-    fn values_bf16(_pairs: Self::V) -> (Self::V, Self::V) {
-        unreachable!("no bf16 here")
+    /// Thirty-two values of pairs of halves in a row: the first sixteen, and the others.
+    fn values_half(_pairs: Self::V) -> (Self::V, Self::V) {
+        unreachable!("no halves here")
     }
-    /// Two rows of thirty-two bf16 to pairs of one of `low` and one of `high`: for the first sixteen
+    /// Two rows of thirty-two halves to pairs of one of `low` and one of `high`: for the first sixteen
     /// columns, and for the others.
-    fn zip_bf16(_low: Self::V, _high: Self::V) -> (Self::V, Self::V) {
-        unreachable!("no bf16 here")
+    fn zip_half(_low: Self::V, _high: Self::V) -> (Self::V, Self::V) {
+        unreachable!("no halves here")
     }
 
     /// `acc +` the dot product of each lane's four bytes: unsigned of `a`, signed of `b`. The bits

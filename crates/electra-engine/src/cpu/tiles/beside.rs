@@ -248,7 +248,7 @@ impl<F: Epilogue, S: Simd> EpilogueLoop for BlockLoop<F, S> {
         // SAFETY: the caller of `Product::run_beside` vouches for all memory.
         unsafe {
             match self.0.form {
-                Form::Bf16 => self.0.blocks::<S, Pairs, E>(epilogue),
+                Form::Half => self.0.blocks::<S, Pairs, E>(epilogue),
                 Form::Int8 => self.0.blocks::<S, Fours, E>(epilogue),
                 Form::F32 => unreachable!("the unit has no products of f32"),
             }

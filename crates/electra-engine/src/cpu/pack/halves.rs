@@ -4,22 +4,22 @@ use super::Source;
 use crate::cpu::isa::{Isa, Kernel};
 use crate::cpu::simd::{LANES, Simd};
 
-/// Rows as pairs of bf16: `to` gets `rows` rows of `cols.div_ceil(2)` words, `step` words apart.
+/// Rows as pairs of halves: `to` gets `rows` rows of `cols.div_ceil(2)` words, `step` words apart.
 ///
 /// # Safety
 /// The source can be read.
-pub(crate) unsafe fn pack_rows_bf16(isa: Isa, source: Source, step: usize, to: &mut [f32]) {
+pub(crate) unsafe fn pack_rows_half(isa: Isa, source: Source, step: usize, to: &mut [f32]) {
     assert!(to.len() == source.rows * step && step >= source.cols.div_ceil(2));
-    isa.run_bf16(RowsBf16 { source, step, to });
+    isa.run_half(RowsHalf { source, step, to });
 }
 
-struct RowsBf16<'a> {
+struct RowsHalf<'a> {
     source: Source,
     step: usize,
     to: &'a mut [f32],
 }
 
-impl Kernel for RowsBf16<'_> {
+impl Kernel for RowsHalf<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -27,7 +27,7 @@ impl Kernel for RowsBf16<'_> {
         let units = self.source.cols.div_ceil(2);
         for (row, to) in self.to.chunks_exact_mut(self.step.max(1)).enumerate() {
             for (i, words) in to[..units].chunks_mut(LANES).enumerate() {
-                // SAFETY: the caller of `pack_rows_bf16` says that the source can be read.
+                // SAFETY: the caller of `pack_rows_half` says that the source can be read.
                 let pairs = unsafe { self.source.pairs::<S>(row, 2 * i * LANES) };
                 S::write(words, pairs);
             }
@@ -35,14 +35,14 @@ impl Kernel for RowsBf16<'_> {
     }
 }
 
-/// Pairs of rows as pairs of bf16: unit `u`, column `j` of `to` at `u · stride + j` holds rows `2u`
+/// Pairs of rows as pairs of halves: unit `u`, column `j` of `to` at `u · stride + j` holds rows `2u`
 /// and `2u + 1` of column `j`. A left side whose depth runs over the rows.
 ///
 /// # Safety
 /// The source can be read.
 pub(crate) unsafe fn zip_rows(isa: Isa, source: Source, to: &mut [f32], stride: usize) {
     assert!(stride >= source.cols && to.len() >= source.rows.div_ceil(2) * stride);
-    isa.run_bf16(ZipRows { source, to, stride });
+    isa.run_half(ZipRows { source, to, stride });
 }
 
 struct ZipRows<'a> {
