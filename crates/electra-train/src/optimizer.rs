@@ -42,7 +42,7 @@ impl Default for OptimizerConfig {
 
 /// What a loss scale is divided by where gradients overflow, and how often in a step.
 const LESS: f64 = 16.0;
-const LOWERED: u32 = 3;
+const LOWERINGS: u32 = 3;
 
 /// Parameters, gradients and moments on a device.
 #[derive(Debug)]
@@ -66,8 +66,8 @@ pub struct TrainingState<B: Backend> {
     updates: Vec<ParamUpdate>,
     /// What the losses of the step under way are multiplied by, and so its gradients.
     loss_scale: f64,
-    /// How often that was lowered in this step.
-    lowered: u32,
+    /// How often it may still be lowered.
+    lowerings: u32,
 }
 
 /// The gradients of a step, measured.
@@ -94,7 +94,7 @@ impl<B: Backend> TrainingState<B> {
             squares: vec![0.0; layout.params().len()],
             updates: Vec::with_capacity(layout.params().len()),
             loss_scale: 1.0,
-            lowered: 0,
+            lowerings: 0,
         }
     }
 
@@ -112,17 +112,16 @@ impl<B: Backend> TrainingState<B> {
             true => backend.loss_scale(weight),
             false => 1.0,
         };
-        self.lowered = 0;
+        self.lowerings = if self.loss_scale == 1.0 { 0 } else { LOWERINGS };
         backend.zero_flat(&mut self.grads);
     }
 
     /// Begins the step again where gradients are not finite and a lower scale may help: says whether.
     pub fn begin_again(&mut self, backend: &mut B, norm: &GradientNorm) -> bool {
-        let scaled = self.loss_scale != 1.0;
-        let again = norm.non_finite.is_some() && scaled && self.lowered < LOWERED;
+        let again = norm.non_finite.is_some() && self.lowerings > 0;
         if again {
             self.loss_scale /= LESS;
-            self.lowered += 1;
+            self.lowerings -= 1;
             backend.zero_flat(&mut self.grads);
         }
         again

@@ -171,8 +171,9 @@ impl<'a, B: Backend> Trainer<'a, B> {
         })
     }
 
-    /// Adds the gradients of a step's losses, of tokens with these weights, and makes the next step's batch meanwhile. Returns the
-    /// losses, and what was not finite in a part's forward pass: later parts leave nothing of it.
+    /// Adds the gradients of a step's losses, of tokens with these weights, and makes the next step's batch
+    /// meanwhile. Returns the losses, and what was not finite in a part's forward pass: later parts
+    /// leave nothing of it.
     fn gradients(
         &mut self,
         backend: &mut B,

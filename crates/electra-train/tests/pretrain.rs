@@ -4,6 +4,7 @@
 mod small_run;
 
 use electra_data::cooccurrence::TokenCounts;
+use electra_engine::cpu::{Cpu, CpuOptions, Isa, Precision};
 use electra_engine::reference::Reference;
 use electra_model::files::{ModelDir, ModelKind};
 use electra_train::config::PretrainConfig;
@@ -476,6 +477,45 @@ fn what_is_not_finite_is_named_in_whichever_part_it_is() {
     let stepped = trainer.step(&mut cpu, 0, 1e-3).expect("a step");
     let place = "the embeddings of the generator";
     assert_eq!(stepped.skipped.as_deref(), Some(place));
+}
+
+/// Weights behind the logits so large that gradients times the loss scale of f16 are no numbers of it.
+#[test]
+fn gradients_that_overflow_are_taken_with_a_lower_loss_scale() {
+    let dir = TempDir::new().expect("a directory");
+    let shards = corpus(dir.path());
+    let job = PretrainJob::open(config(&[]), &shards, None, None).expect("a job");
+    let layout = &job.networks.layout;
+    let zeros = vec![0.0; layout.len()];
+    let mut values = job.initial_values(&mut |_| ()).expect("values");
+    let view = layout
+        .get("discriminator.discriminator_predictions.dense_prediction.weight")
+        .expect("a tensor")
+        .view;
+    values[view.range()].iter_mut().for_each(|w| *w *= 3e4);
+    let stepped = [Precision::F32, Precision::Bf16].map(|precision| {
+        let mut cpu = Cpu::new(CpuOptions {
+            precision,
+            ..CpuOptions::default()
+        })
+        .expect("the best instruction set");
+        let arrays = [&values[..], &zeros, &zeros];
+        let mut trainer = Trainer::new(&mut cpu, &job, arrays, Position::default());
+        let stepped = trainer.step(&mut cpu, 0, 1e-3).expect("a step");
+        (stepped, trainer.training.loss_scale())
+    });
+    let [(exact, _), (rounded, scale)] = &stepped;
+    assert_eq!((&exact.skipped, &rounded.skipped), (&None, &None));
+    let ratio = rounded.metrics.grad_norm / exact.metrics.grad_norm;
+    assert!(
+        (0.95..1.05).contains(&ratio),
+        "{ratio} at a scale of {scale}"
+    );
+    // It began at 256, where there is one.
+    match Isa::available()[0].has_f16() {
+        true => assert!(*scale <= 16.0, "{scale}"),
+        false => assert_eq!(*scale, 1.0),
+    }
 }
 
 #[test]

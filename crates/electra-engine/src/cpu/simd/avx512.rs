@@ -9,9 +9,10 @@ use std::mem::transmute;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const F16: bool>;
 
-/// Pairs of f16 that are multiplied and added in f16 before their sum is widened. A sum of n products
-/// of size p has in each addition an error of about 2^-13 of what is summed, √(n / 2) 2^-13 √n p in the end;
-/// rounding factors to bf16 gives 2^-9.5 √(2 n) p in a sum of 2 n: as much where n is 128.
+/// Pairs of f16 that are multiplied and added in f16 before their sum is widened. An addition's error is
+/// about 2^-13 of the sum, which after k products of size p is √k p; the n of a lane so have √(Σ k) 2^-13 p =
+/// n 2^-13.5 p, and both lanes of a column n 2^-13 p. Factors that are rounded to bf16 give each of those 2 n
+/// products an error of 2^-9.8 p, together √(2 n) 2^-9.8 p: as much where n is 170.
 const F16_SPAN: usize = 128;
 
 /// To the nearest number, silently.
