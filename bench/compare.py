@@ -57,6 +57,17 @@ class Row:
         return self.measure == "ms"
 
 
+def cpu_flags() -> set[str]:
+    """What the system says that the processor has; nothing where it does not."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return set(next((line.split() for line in lines if line.startswith("flags")), []))
+
+
+# Intel's processors whose matrix unit is hidden multiply bf16 slowly: peers may be better off with another type.
+SLOW_BF16 = "avx512_fp16" in cpu_flags() and "amx_bf16" not in cpu_flags()
+
+
 def openvino(precision: str, *options: str) -> list[str]:
     return ["infer_openvino.py", "--models", str(MODELS), "--precision", precision, *options]
 
@@ -84,13 +95,17 @@ def rows(threads: int) -> Iterator[Row]:
     ours, shape = infer(32, 128, "bf16")
     yield Row("infer", "infer 32×128 bf16", ours, {
         "OpenVINO bf16": openvino("bf16", *shape), "OpenVINO bf16, streams": openvino("bf16", *shape, *streams),
-        "PyTorch eager bf16": torch("bf16", "--bf16-weights", *shape),
-        "PyTorch compiled bf16": torch("bf16", "--bf16-weights", "--compile", *shape),
+        "PyTorch eager bf16": torch("bf16", "--half-weights", *shape),
+        "PyTorch compiled bf16": torch("bf16", "--half-weights", "--compile", *shape),
+        **({"OpenVINO f16, streams": openvino("f16", *shape, *streams),
+            "PyTorch eager f16": torch("f16", "--half-weights", *shape),
+            "OpenVINO f32, streams": openvino("f32", *shape, *streams)} if SLOW_BF16 else {}),
     }, "17,000; ≥ 1.1× OpenVINO bf16; ≥ 80% of peak", models="small")  # fmt: skip
     ours, shape = infer(32, 128, "int8")
     yield Row("infer", "infer 32×128 int8", ours, {
         "OpenVINO int8": openvino("int8", *shape), "OpenVINO int8, streams": openvino("int8", *shape, *streams),
         "ONNX Runtime int8": onnxruntime("int8", *shape),
+        **({"OpenVINO int8, rest f32, streams": openvino("int8", "--rest", "f32", *shape, *streams)} if SLOW_BF16 else {}),
     }, "28,600; ≥ 1.3× OpenVINO int8", models="small")  # fmt: skip
 
     for seq, precision, target in [
@@ -101,16 +116,22 @@ def rows(threads: int) -> Iterator[Row]:
         peers = {f"OpenVINO {precision}": openvino(precision, *shape)}
         if precision == "int8":
             peers["ONNX Runtime int8"] = onnxruntime("int8", *shape)
+        if SLOW_BF16 and precision == "int8":
+            peers["OpenVINO int8, rest f32"] = openvino("int8", "--rest", "f32", *shape)
+        if SLOW_BF16 and precision == "bf16":
+            peers |= {f"OpenVINO {other}": openvino(other, *shape) for other in ("f16", "f32")}
         yield Row("latency", f"latency 1×{seq} {precision}", ours, peers, target, "ms", models="small")
 
     ragged = ["--preset", "small", "--batch", str(BATCH), "--lengths", str(LENGTHS)]
-    half = "--bf16-weights"
+    half = "--half-weights"
     yield Row("ragged", "ragged, SST-2 dev, 32 in order of arrival, bf16", ["infer", *ragged, "--precision", "bf16"], {
         "OpenVINO bf16": openvino("bf16", *ragged), "OpenVINO bf16, streams": openvino("bf16", *ragged, *streams),
         "OpenVINO bf16, sorted": openvino("bf16", "--sorted", *ragged),
         "OpenVINO bf16, sorted, streams": openvino("bf16", "--sorted", *ragged, *streams),
         "PyTorch eager bf16": torch("bf16", half, *ragged),
         "PyTorch eager bf16, sorted": torch("bf16", half, "--sorted", *ragged),
+        **({"OpenVINO f32, streams": openvino("f32", *ragged, *streams),
+            "OpenVINO f32, sorted, streams": openvino("f32", "--sorted", *ragged, *streams)} if SLOW_BF16 else {}),
     }, "16,900; ≥ 2.1× the best padded; ≥ 1.05× the best sorted", models="small")  # fmt: skip
     yield Row("ragged", "the same, int8", ["infer", *ragged, "--precision", "int8"], {
         "OpenVINO int8": openvino("int8", *ragged), "OpenVINO int8, streams": openvino("int8", *ragged, *streams),
@@ -129,6 +150,8 @@ def rows(threads: int) -> Iterator[Row]:
         }
         if precision == "bf16":  # not on every processor the faster one
             peers["PyTorch eager f32"] = ["pretrain_step.py", *step, "f32"]
+        if precision == "bf16" and SLOW_BF16:
+            peers["PyTorch eager f16"] = ["pretrain_step.py", *step, "f16"]
         yield Row("train", f"pre-train step 16×128 {precision}", ["train", *step, precision], peers, target)
 
     step = ["--preset", "small", "--batch", str(BATCH), "--lengths", str(LENGTHS_OF_SOME)]
@@ -137,6 +160,7 @@ def rows(threads: int) -> Iterator[Row]:
         "PyTorch eager bf16, sorted": ["finetune_step.py", *step, "--precision", "bf16", "--sorted"],
         "PyTorch eager f32": ["finetune_step.py", *step, "--precision", "f32"],
         "PyTorch compiled bf16": ["finetune_step.py", *step, "--precision", "bf16", "--compile"],
+        **({"PyTorch eager f16": ["finetune_step.py", *step, "--precision", "f16"]} if SLOW_BF16 else {}),
     }, "4,200; ≥ 3.8× PyTorch")  # fmt: skip
 
     for precision in ("bf16", "int8"):
@@ -144,6 +168,7 @@ def rows(threads: int) -> Iterator[Row]:
         yield Row("base", f"`base` infer 8×128 {precision}", ours, {
             f"OpenVINO {precision}": openvino(precision, *shape),
             f"OpenVINO {precision}, streams": openvino(precision, *shape, *streams),
+            **({"OpenVINO f32, streams": openvino("f32", *shape, *streams)} if SLOW_BF16 and precision == "bf16" else {}),
         }, "≥ 1.1× OpenVINO", models="base")  # fmt: skip
 
     vocabulary, texts = VOCABULARY, sorted(DATA.glob("pretrain/en_*.txt"))
@@ -360,8 +385,8 @@ def scripts() -> str:
 
 def machine() -> Iterator[str]:
     cpu = processors()
-    flags = Path("/proc/cpuinfo").read_text()
-    sets = [name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if f" {name}" in flags]
+    known = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_int8")
+    sets = [name for name in known if name in cpu_flags()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield f"- {cpu[0]}, {len(cpu)} cores seen, {memory:.0f} GiB, {', '.join(sets)}"
     yield f"- {platform.system()} {platform.release()}, Python {platform.python_version()}, {run(['rustc', '--version']).strip()}"

@@ -2,7 +2,7 @@
 
     python bench/peers/infer_torch.py --preset small --batch 32 --seq 128 --precision bf16 --threads 2 [--compile]
 
-bf16 is autocast over f32 weights, or weights in bf16 with --bf16-weights. With --compile, torch.compile.
+bf16 and f16 are autocast over f32 weights, or weights in that with --half-weights. With --compile, torch.compile.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import torch
 from measured import SIZES, VOCABULARY, add_options, batches, repeat, report
 from transformers import ElectraConfig, ElectraModel
 
+HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
+
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(p)
-    p.add_argument("--precision", choices=["f32", "bf16"], default="f32")
-    p.add_argument("--bf16-weights", action="store_true")
+    p.add_argument("--precision", choices=["f32", *HALVES], default="f32")
+    p.add_argument("--half-weights", action="store_true")
     p.add_argument("--compile", action="store_true")
     args = p.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = ElectraModel(ElectraConfig(vocab_size=VOCABULARY, **SIZES[args.preset])).eval()
-    half = args.precision == "bf16"
-    if half and args.bf16_weights:
-        model = model.to(torch.bfloat16)
-    autocast = torch.autocast("cpu", torch.bfloat16) if half and not args.bf16_weights else contextlib.nullcontext()
+    half = HALVES.get(args.precision)
+    if half and args.half_weights:
+        model = model.to(half)
+    autocast = torch.autocast("cpu", half) if half and not args.half_weights else contextlib.nullcontext()
     if args.compile:  # weights as constants, which the compiler may pack
         torch._inductor.config.freezing = True
     run = torch.compile(model, dynamic=bool(args.lengths)) if args.compile else model

@@ -221,10 +221,11 @@ class Trainer:
         self.optimizer = er.Optimizer(self.pair, h.weight_decay_rate, beta2=h.adam_beta2)
         special = {vocab[s] for s in SPECIAL}
         self.words = torch.tensor([i for i in range(len(vocab)) if i not in special])
-        self.bf16 = precision == "bf16"
+        self.half = {"bf16": torch.bfloat16, "f16": torch.float16}.get(precision)
+        self.loss_scale = 1024.0 if self.half == torch.float16 else 1.0
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        return torch.autocast("cpu", self.half) if self.half else contextlib.nullcontext()
 
     @torch.no_grad()
     def sample(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -260,7 +261,10 @@ class Trainer:
 
     def step(self, index: int, batch: Batch) -> dict[str, float]:
         out = self.forward(batch)
-        out["loss"].backward()
+        (out["loss"] * self.loss_scale).backward()
+        if self.loss_scale != 1.0:
+            gradients = [p.grad for p in self.pair.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.loss_scale)
         lr = er.learning_rate(index, self.h.learning_rate, self.h.num_train_steps, self.h.num_warmup_steps)
         norm = self.optimizer.step(lr)
         losses = {k: out[k].item() for k in ("loss", "mlm_loss", "rtd_loss") if k in out}

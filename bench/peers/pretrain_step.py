@@ -3,7 +3,7 @@
     python bench/peers/pretrain_step.py --preset small --batch 16 --seq 128 --precision bf16 --threads 2 [--compile]
 
 A step is masking, both networks with dropout 0.1, sampling, losses, backward, clipping and AdamW: PyTorch's own, fused,
-whose correction of bias costs nothing that shows. bf16 is autocast. With --compile, torch.compile on both encoders and their heads. One setting a process, for the peak memory.
+whose correction of bias costs nothing that shows. bf16 and f16 are autocast, f16 with a loss scale. With --compile, torch.compile on both encoders and their heads. One setting a process, for the peak memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(p, batch=16)
     p.add_argument("--vocab-size", type=int, default=30522)
-    p.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    p.add_argument("--precision", choices=["f32", "bf16", "f16"], default="f32")
     p.add_argument("--compile", action="store_true")
     args = p.parse_args()
     if args.preset not in PRESETS:
