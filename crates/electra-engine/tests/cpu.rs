@@ -536,6 +536,26 @@ fn read_alone(backend: &mut Cpu, l: &Layer, chosen: Option<&[u32]>) -> [Vec<Vec<
     [trained, split(backend, inferred)]
 }
 
+/// Activations of tens of thousands, and the products of queries and keys after them, are numbers of every
+/// form but f16.
+#[test]
+fn what_f16_has_no_number_for_is_noticed_in_inference() {
+    for (isa, precision) in kinds() {
+        let mut backend = cpu(isa, precision, 2);
+        let mut l = layer(&mut backend, [64, 128], &[3, 0]);
+        read_alone(&mut backend, &l, None);
+        assert!(!backend.overflowed(), "{isa:?} {precision:?}");
+        let hidden = l.spec.hidden;
+        l.inputs[..hidden].iter_mut().for_each(|x| *x *= 3e4);
+        let f16 = isa.has_f16() && precision != Precision::F32;
+        for rows in [None, Some(&[0u32][..])] {
+            let [_, inferred] = read_alone(&mut backend, &l, rows);
+            assert_eq!(inferred[0][0].is_finite(), !f16, "{isa:?} {precision:?}");
+            assert_eq!(backend.overflowed(), f16, "{isa:?} {precision:?}");
+        }
+    }
+}
+
 #[test]
 fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
     for (isa, precision) in kinds() {

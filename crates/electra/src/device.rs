@@ -275,7 +275,16 @@ impl DeviceArgs {
             isa: Some(backend.isa()),
             measured_flops: None,
         };
-        work.run(&mut backend, &facts)
+        let done = work.run(&mut backend, &facts)?;
+        // Training names what is no number itself.
+        if backend.overflowed() && !W::TRAINS {
+            bail!(
+                "some results are no numbers: activations were beyond 65,504, where f16 ends; use \
+                 --precision f32, or ELECTRA_ISA={} with --precision bf16",
+                Isa::Avx512Bf16.name()
+            );
+        }
+        Ok(done)
     }
 
     fn say_what_the_environment_set(&self) {

@@ -346,6 +346,27 @@ impl Cpu {
         x: Array,
         wanted: Option<(Ints, Array)>,
     ) {
+        self.take_through(params, spec, layers, sequences, x, wanted);
+        if self.isa.has_f16() && self.layer_form != Form::F32 && !layers.is_empty() {
+            // A norm makes all values of a row what one of them is.
+            let rows = self.view(wanted.map_or(x, |(_, to)| to));
+            let is_number = |row| {
+                // SAFETY: nobody writes to the array now.
+                unsafe { rows.at(row, 0).read() }.is_finite()
+            };
+            self.overflowed |= !(0..rows.rows).all(is_number);
+        }
+    }
+
+    fn take_through(
+        &mut self,
+        params: &CpuParams,
+        spec: &LayerSpec,
+        layers: &[LayerParams],
+        sequences: &Sequences,
+        x: Array,
+        wanted: Option<(Ints, Array)>,
+    ) {
         let form = self.layer_form;
         let weights: Vec<LayerWeights> = layers
             .iter()

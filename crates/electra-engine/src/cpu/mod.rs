@@ -103,6 +103,8 @@ pub struct Cpu {
     form: Form,
     /// Of products of layers in inference.
     layer_form: Form,
+    /// Whether results of layers in inference were no numbers in f16.
+    overflowed: bool,
     arrays: Vec<(Buffer, Form)>,
     clock: PartClock,
     ints: Vec<Vec<u32>>,
@@ -137,6 +139,7 @@ impl Cpu {
                 Precision::Int8 => Form::Int8,
                 _ => form,
             },
+            overflowed: false,
             arrays: Vec::new(),
             clock: PartClock::default(),
             ints: Vec::new(),
@@ -187,6 +190,12 @@ impl Cpu {
         }
         let f16 = self.products() == Products::F16;
         f16.then(|| format!("computing with {name}: f16, as exact and faster, in place of bf16"))
+    }
+
+    /// Whether layers in inference put out what is no number although products were of f16, which end
+    /// at 65,504: f32 may do.
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     fn view(&self, array: Array) -> View {
