@@ -148,7 +148,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has the instructions.
             Isa::Avx512Fp16 => unsafe { avx512_fp16(kernel) },
+            #[cfg(target_arch = "x86_64")]
             _ => unreachable!("{} has no products of halves", self.name()),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => kernel.run::<Portable>(),
         }
     }
 
